@@ -1,0 +1,96 @@
+"""What a plugin may implement: the whole contract.
+
+A plugin is an attrs class whose fields are the options that a user may write. It is found through
+an entry point, built once for each configured backend, and its methods marked with `@hookimpl`
+are called as said below. All hooks are called from many threads at once.
+
+Beside its hooks, the router reads these attributes of a provider, each of them optional:
+
+- `model`: the model that this backend asks by default (usually a field).
+- `capabilities`: a set of "tools", "schema", "images". A request that needs one goes only there.
+- `local`: True if nothing leaves this machine. `local_only` requests go only there.
+- `context_window`: tokens that fit the model, or None if unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+from pluggy import HookimplMarker, HookspecMarker
+
+from .values import Chunk, Completion, Health, Request
+
+if TYPE_CHECKING:
+    from ._backends import Backend
+
+hookspec = HookspecMarker("pointsman")
+#: Marks a method as the implementation of a hook: `@hookimpl`, or `@hookimpl(wrapper=True)` in a middleware.
+hookimpl = HookimplMarker("pointsman")
+
+
+@hookspec(firstresult=True)
+def generate(request: Request) -> Completion:
+    """Answer the request, whole.
+
+    Called for each attempt. Send what `request` sets and leave out what is None. Return within
+    `request.scope.remaining()` seconds and stop when `request.scope` is cancelled. Raise a
+    `BackendError` for everything that goes wrong. Never retry, never sleep, never fall back: the
+    router does.
+    """
+
+
+@hookspec(firstresult=True)
+def stream(request: Request) -> Iterator[Chunk]:
+    """Answer the request in pieces, each as soon as it is there.
+
+    The last chunk has `finish_reason`. Errors are raised while iterating. When the iterator is
+    closed or `request.scope` cancelled, stop the work and release what it holds at once. A
+    provider without this hook is asked with `generate`, and its answer is sent as one chunk;
+    one without `generate` has its stream collected.
+    """
+
+
+@hookspec(firstresult=True)
+def health() -> Health:
+    """Say whether the backend is installed, configured and reachable.
+
+    Called in the background and by `Router.health()`, never in the path of a call. Costs no
+    tokens, returns within seconds, does not raise: what is wrong goes into the reason, with what a
+    person can do about it.
+    """
+
+
+@hookspec
+def close() -> None:
+    """Release processes, connections and threads. Called once, when the router closes."""
+
+
+@hookspec(firstresult=True)
+def order(request: Request, backends: Sequence[Backend]) -> Sequence[Backend]:
+    """Return the fallback order for this request: the first is asked first.
+
+    `backends` are those that can serve it, in the order of the configuration. Called for each
+    request; return some or all of them, and change nothing.
+    """
+
+
+@hookspec
+def answered(request: Request, completion: Completion) -> None:
+    """Observe an answer after the fact: receipts, metrics. What it raises is logged, not passed on."""
+
+
+@hookspec(firstresult=True)
+def store(source: BinaryIO) -> str:
+    """Keep the bytes of `source` and return their content identifier (CID).
+
+    Durable when it returns. Read in pieces: never the whole in memory.
+    """
+
+
+@hookspec(firstresult=True)
+def fetch(cid: str, offset: int, length: int | None) -> Iterator[bytes]:
+    """Give back the bytes kept under `cid`, from `offset`, `length` of them (None: to the end).
+
+    Every piece has been verified against the CID before it is handed out.
+    """

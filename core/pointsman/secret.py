@@ -1,0 +1,74 @@
+"""Keys that nothing shows.
+
+A `Secret` holds a key. Only `reveal()` gives it out; its repr, its text and its format are masked,
+and it refuses to be pickled. `redact` takes every key that the process holds, and everything that
+looks like one, out of a text: each `BackendError` passes its message through it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+from weakref import WeakSet
+
+MASK = "***"
+
+_held: WeakSet[Secret] = WeakSet()
+
+#: What keys look like, so that one which we do not hold (a provider's echo, a foreign key) is masked too.
+_KEY_LIKE = re.compile(
+    r"""\b(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghu|github_pat|AIza|AQ\.)[-_]?[A-Za-z0-9*._-]{12,}
+      | (?<=bearer\ )[^\s"',;]{4,}
+      | (?<=[?&]key=)[^\s&"']+
+      | (?<=[?&]api_key=)[^\s&"']+""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+class Secret:
+    """A key. White space around it is stripped: a line break in a header would send it nowhere."""
+
+    __slots__ = ("__weakref__", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value.strip()
+        _held.add(self)
+
+    @classmethod
+    def of(cls, value: str | Secret | None) -> Secret | None:
+        """Return `value` as a secret; empty text is no key. Fits as an attrs converter."""
+        if value is None or isinstance(value, Secret):
+            return value
+        if not isinstance(value, str):
+            raise TypeError(f"a key must be text, found {type(value).__name__}")
+        return cls(value) if value.strip() else None
+
+    def reveal(self) -> str:
+        """Return the key itself, for the one place that sends it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})"
+
+    __str__ = __repr__
+
+    def __format__(self, _spec: str) -> str:
+        return repr(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is never pickled: let the other process read it from its own configuration")
+
+
+def redact(text: str) -> str:
+    """Return `text` without any key: those that this process holds, and all that looks like one."""
+    for secret in list(_held):
+        value = secret.reveal()
+        if len(value) >= 4 and value in text:
+            text = text.replace(value, MASK)
+    return _KEY_LIKE.sub(MASK, text)

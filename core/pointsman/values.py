@@ -1,0 +1,328 @@
+"""The frozen values that go in and out of every hook.
+
+All of them are immutable, comparable, and (apart from the `Scope` of a running call) picklable.
+A `Request` goes to a provider, a `Completion` or a stream of `Chunk` comes back. Times are
+seconds, sizes are tokens, and every name says which.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from attrs import evolve, field, frozen
+
+from .scope import Scope
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
+Capability = Literal["tools", "schema", "images"]
+HealthStatus = Literal["healthy", "degraded", "unavailable", "unconfigured"]
+Outcome = Literal["answered", "failed", "cancelled"]
+
+#: Parameters that shape the sampling but not the meaning of a request: the only ones that the
+#: router may leave out when a model refuses them.
+DROPPABLE = frozenset({"temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed"})
+
+
+@frozen
+class Image:
+    """A picture in a message: either its bytes or the URL where the provider finds it."""
+
+    data: bytes | None = field(default=None, repr=lambda value: f"<{len(value or b'')} bytes>")
+    url: str | None = None
+    media_type: str = "image/png"  #: of `data`: "image/png", "image/jpeg", "image/gif" or "image/webp"
+
+    def __attrs_post_init__(self) -> None:
+        if (self.data is None) == (self.url is None):
+            raise ValueError("Image: give either data (the bytes) or url, and not both")
+
+    def as_url(self) -> str:
+        """Return `url`, or the bytes as a `data:` URL (RFC 2397)."""
+        if self.data is None:
+            return self.url or ""
+        return f"data:{self.media_type};base64,{b64encode(self.data).decode('ascii')}"
+
+
+@frozen
+class ToolCall:
+    """The model's wish to call a tool. `arguments` is the JSON text exactly as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+    def parsed(self) -> Any:
+        """Return `arguments` as Python values.
+
+        :raises ValueError: the model wrote something that is not JSON.
+        """
+        return json.loads(self.arguments or "{}")
+
+
+@frozen
+class Tool:
+    """A function that the model may ask to have called. `parameters` is its JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(factory=lambda: {"type": "object", "properties": {}})
+
+
+@frozen
+class Message:
+    """One turn of a conversation.
+
+    An assistant's turn may carry `tool_calls`; a turn of role `tool` gives the result of the call
+    named by `tool_call_id`.
+    """
+
+    role: Role
+    content: str | tuple[str | Image, ...] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.role not in ("system", "user", "assistant", "tool"):
+            raise ValueError(f"Message.role: found {self.role!r}, expected system, user, assistant or tool")
+        if self.role == "tool" and not self.tool_call_id:
+            raise ValueError("Message: a message of role tool needs tool_call_id, the id of the call it answers")
+
+    @property
+    def text(self) -> str:
+        """The text of this turn, without its images."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part for part in self.content if isinstance(part, str))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images of this turn, in order."""
+        if isinstance(self.content, str):
+            return ()
+        return tuple(part for part in self.content if isinstance(part, Image))
+
+
+class Options(TypedDict, total=False):
+    """What `Router.generate` and `Router.stream` take as keywords: the fields of `Request`."""
+
+    system: str | None
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    stop: str | Sequence[str]
+    seed: int | None
+    tools: Sequence[Tool | Mapping[str, Any]]
+    tool_choice: str | None
+    schema: Mapping[str, Any] | None
+    extra: Mapping[str, Any]
+    timeout: float | None
+    first_token_timeout: float | None
+    idle_timeout: float | None
+    max_retries: int | None
+    on_refusal: Literal["raise", "next"] | None
+    local_only: bool
+    backend: str | None
+
+
+#: field -> (lowest, highest) that any provider takes.
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_tokens": (1, 1 << 31),
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_k": (0, 1 << 31),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "timeout": (0, 1 << 31),
+    "first_token_timeout": (0, 1 << 31),
+    "idle_timeout": (0, 1 << 31),
+    "max_retries": (0, 100),
+}
+_WHOLE = frozenset({"max_tokens", "top_k", "max_retries"})
+
+
+@frozen
+class Request:
+    """What is asked. Providers send what is set and leave out what is `None`.
+
+    `timeout` is the whole time that the caller waits, shared by every attempt; `scope` is what a
+    provider obeys while it works (it knows the time left, and whether anybody still waits).
+    """
+
+    messages: tuple[Message, ...]
+    system: str | None = None
+    model: str | None = None  #: for the first backend of the order; the others use their own
+    max_tokens: int | None = None  #: of the answer
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str | None = None  #: "auto", "none", "required", or the name of a tool
+    schema: Mapping[str, Any] | None = None  #: JSON Schema that the answer must fulfil
+    extra: Mapping[str, Any] = field(factory=dict)  #: fields of the provider's own wire format, sent unchanged
+    timeout: float | None = None
+    first_token_timeout: float | None = None
+    idle_timeout: float | None = None  #: longest silence between two pieces of content of a stream
+    max_retries: int | None = None  #: further attempts at the same backend
+    on_refusal: Literal["raise", "next"] | None = None  #: whether another backend is asked after a refusal
+    local_only: bool = False  #: never leave this machine
+    backend: str | None = None  #: ask only this one
+    scope: Scope = field(factory=Scope, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.messages:
+            raise ValueError("Request.messages: found none, expected at least one message")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                _check_number(name, value, low, high)
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last user message ("" where there is none)."""
+        for message in reversed(self.messages):
+            if message.role == "user":
+                return message.text
+        return ""
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What a backend must be capable of to serve this request."""
+        needs: set[Capability] = set()
+        if self.tools or any(m.tool_calls or m.role == "tool" for m in self.messages):
+            needs.add("tools")
+        if self.schema is not None:
+            needs.add("schema")
+        if any(m.content.__class__ is not str and m.images for m in self.messages):
+            needs.add("images")
+        return frozenset(needs)
+
+    def without(self, *names: str) -> Request:
+        """Return this request with the named fields unset."""
+        unset: dict[str, Any] = dict.fromkeys(names)
+        return evolve(self, **unset)
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    whole = name in _WHOLE
+    kind = "a whole number" if whole else "a number"
+    good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not good or not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"Request.{name}: found {value!r}, expected {kind} from {low:g} to {high:g}")
+
+
+@frozen
+class Usage:
+    """Tokens that a provider counted. `input_tokens` includes cached, `output_tokens` includes reasoning."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+@frozen
+class Attempt:
+    """One call of one backend on the way to an answer."""
+
+    backend: str
+    model: str | None
+    outcome: Outcome
+    error: str | None = None  #: name of the error's class
+    reason: str | None = None  #: its message, shortened, without secrets
+    duration_s: float = 0.0
+
+
+@frozen
+class Completion:
+    """A whole answer. A provider fills what it knows; the router adds `backend`, `attempts` and `warnings`."""
+
+    text: str = ""
+    finish_reason: FinishReason = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
+    model: str | None = None  #: the model that answered, as the provider names it
+    reasoning: str = ""  #: what the model thought aloud, where the provider shows it
+    raw_finish_reason: str | None = None  #: the provider's own word
+    request_id: str | None = None  #: the provider's id of this exchange
+    cost: float | None = None  #: US dollars; `None` if unknown
+    backend: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def parsed(self) -> Any:
+        """Return `text` as the Python values of its JSON.
+
+        :raises ValueError: the text is not JSON; ask with `schema=` to be sure that it is.
+        """
+        return json.loads(self.text)
+
+
+@frozen
+class Chunk:
+    """A piece of a streamed answer.
+
+    Text comes in pieces. A tool call is whole or absent. The last chunk carries `finish_reason`,
+    and `usage` where the provider counts; a stream that ends without one is an incomplete answer.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    raw_finish_reason: str | None = None
+    request_id: str | None = None
+    backend: str | None = None
+
+
+@frozen
+class Health:
+    """Whether a backend can work. `reason` tells a person what to do about it."""
+
+    status: HealthStatus
+    reason: str = ""
+
+    @classmethod
+    def ok(cls) -> Health:
+        """It is installed, configured and answers."""
+        return _HEALTHY
+
+    @classmethod
+    def degraded(cls, reason: str) -> Health:
+        """It works, but not as it should; it stays in the order."""
+        return cls("degraded", reason)
+
+    @classmethod
+    def unavailable(cls, reason: str) -> Health:
+        """It is configured but cannot be reached or does not work now."""
+        return cls("unavailable", reason)
+
+    @classmethod
+    def unconfigured(cls, reason: str) -> Health:
+        """Something is missing that only a person can add: a key, a program, a file."""
+        return cls("unconfigured", reason)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the router asks this backend."""
+        return self.status in ("healthy", "degraded")
+
+
+_HEALTHY = Health("healthy")
