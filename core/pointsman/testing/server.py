@@ -1,0 +1,255 @@
+"""A server that plays faults: what a provider's worst day looks like, on loopback, byte for byte.
+
+    with FaultServer([faults.status(503), faults.well()]) as server:
+        ...                     # point the provider at server.url
+        server.log              # what it saw
+
+It speaks OpenAI's wire formats (`/v1/chat/completions`, `/v1/responses`, `/v1/models`); any other is
+given as `wires`. It runs in a thread of its own and leaves nothing behind when it stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from attrs import define, field
+
+from . import faults as _faults
+from ._connection import ClientGone, Connection, Exchange, serve
+from .answers import Wire
+from .faults import Fault
+from .openai_chat import Chat
+from .openai_responses import Responses
+
+#: One fault or callable, or several to be played one after another; the last is played again and again.
+Script = Fault | Callable[["Seen"], Fault] | Iterable[Fault | Callable[["Seen"], Fault]]
+
+_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"})
+
+
+@define(eq=False)
+class Seen:
+    """One request as the server saw it. Times are of `time.monotonic()`."""
+
+    number: int  #: from 1, over all paths; connections that were reset before they asked count too
+    method: str = ""
+    path: str = ""
+    headers: Mapping[str, str] = field(factory=dict)  #: names in lower case, keys masked
+    raw: bytes = field(default=b"", repr=False)  #: the body as it came
+    key: str | None = field(default=None, repr=False)  #: the key that came in a header, without "Bearer"
+    arrived_at: float = field(factory=monotonic, repr=False)
+    fault: str = ""  #: name of what was played
+    sent: int = 0  #: bytes of the answer
+    ended_at: float | None = field(default=None, repr=False)  #: when the server had played to the end
+    closed_at: float | None = field(default=None, repr=False)  #: when the client closed the connection
+    _left: threading.Event = field(factory=threading.Event, init=False, repr=False)
+
+    @property
+    def body(self) -> Any:
+        """The body's JSON; None if it is none."""
+        try:
+            return json.loads(self.raw)
+        except ValueError:
+            return None
+
+    @property
+    def request_id(self) -> str:
+        """What the server sends as `x-request-id`."""
+        return f"req_{self.number:032d}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the client went before the server had played to the end."""
+        return self.closed_at is not None and self.ended_at is None
+
+    def wait_closed(self, timeout: float = 10.0) -> bool:
+        """Wait until the client has closed the connection; False if it has not in `timeout` seconds."""
+        return self._left.wait(timeout)
+
+    def client_left(self) -> None:
+        """Note that the client closed the connection."""
+        self.closed_at = monotonic()
+        self._left.set()
+
+
+class FaultServer:
+    """An HTTP server on a loopback port of its own that answers each request as its script says.
+
+    :param script: what to play for POST requests; nothing means `faults.well()`.
+    :param paths: scripts of their own for some paths, GET or POST ("/v1/models"); every one counts by itself.
+    :param wires: end of a path -> the wire format that is spoken there.
+
+    Thread-safe. Errors of your own callables are raised by `stop`.
+    """
+
+    def __init__(
+        self, script: Script = (), *, paths: Mapping[str, Script] | None = None, wires: Mapping[str, Wire] | None = None
+    ) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._log: list[Seen] = []
+        self._errors: list[Exception] = []
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._ready: Future[int] = Future()
+        self._wires = wires or {"/chat/completions": Chat(), "/responses": Responses()}
+        self._paths = {path: _Steps(own) for path, own in (paths or {}).items()}
+        self.play(script)
+        self._thread = threading.Thread(target=self._run, name="pointsman-fault-server", daemon=True)
+
+    def play(self, script: Script) -> None:
+        """Play another script from the next request on."""
+        self._steps = _Steps(script)
+
+    def start(self) -> FaultServer:
+        """Begin to listen; `with` does it."""
+        self._thread.start()
+        self.port = self._ready.result(30)
+        return self
+
+    def stop(self) -> None:
+        """End every connection, task and the thread; the port is free afterwards.
+
+        :raises ExceptionGroup: a callable of the script failed.
+        """
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(30)
+        if self._errors:
+            raise ExceptionGroup("the fault server's script failed", self._errors)
+
+    def __enter__(self) -> FaultServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """What a provider takes as `base_url`."""
+        return f"{self.origin}/v1"
+
+    @property
+    def tls_url(self) -> str:
+        """The same with https: no TLS is spoken here, so the handshake fails (row 6)."""
+        return f"https://127.0.0.1:{self.port}/v1"
+
+    @property
+    def log(self) -> tuple[Seen, ...]:
+        """All requests so far, in the order in which they came."""
+        with self._lock:
+            return tuple(self._log)
+
+    @property
+    def asked(self) -> tuple[Seen, ...]:
+        """The requests for answers: the log without `GET`."""
+        return tuple(seen for seen in self.log if seen.method != "GET")
+
+    def wait_for(self, count: int, timeout: float = 10.0) -> tuple[Seen, ...]:
+        """Wait until `count` requests for answers have come, and return them.
+
+        :raises TimeoutError: they have not in `timeout` seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: sum(s.method != "GET" for s in self._log) >= count, timeout):
+                raise TimeoutError(f"the server saw {len(self._log)} requests in {timeout:g} s, expected {count}")
+        return self.asked
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        listener = await self._loop.create_server(lambda: Connection(self._opened, self._closed), "127.0.0.1", 0)
+        self._ready.set_result(listener.sockets[0].getsockname()[1])
+        await self._stopping.wait()
+        listener.close()
+        tasks = list(self._connections.values())
+        for connection, task in list(self._connections.items()):
+            task.cancel()
+            connection.transport.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await listener.wait_closed()
+        await asyncio.sleep(0)  # lets the aborted transports close their sockets
+
+    def _opened(self, connection: Connection) -> None:
+        self._connections[connection] = self._loop.create_task(self._serve(connection))
+
+    def _closed(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            if self._steps.resets_on_connect():
+                self._see(Seen(self._next_number(), fault=self._steps.next(None).name))
+                connection.reset()
+                return
+            await serve(connection, self._fault_for, self._exchange)
+        except ClientGone:
+            pass
+        except Exception as error:
+            self._errors.append(error)
+        finally:
+            connection.close()
+
+    def _next_number(self) -> int:
+        return len(self._log) + 1
+
+    def _see(self, seen: Seen) -> None:
+        with self._changed:
+            self._log.append(seen)
+            self._changed.notify_all()
+
+    def _exchange(
+        self, connection: Connection, method: str, target: str, headers: dict[str, str], raw: bytes
+    ) -> Exchange:
+        given = next((headers[name] for name in sorted(_KEY_HEADERS) if name in headers), None)
+        masked = {name: "***" if name in _KEY_HEADERS else value for name, value in headers.items()}
+        key = given and given.removeprefix("Bearer ")
+        seen = Seen(self._next_number(), method, target, masked, raw, key)
+        self._see(seen)
+        path = target.partition("?")[0]
+        wire = next((wire for end, wire in self._wires.items() if path.endswith(end)), None)
+        return Exchange(connection, seen, wire or next(iter(self._wires.values())), self.origin)
+
+    def _fault_for(self, seen: Seen) -> Fault:
+        path = seen.path.partition("?")[0]
+        if path in self._paths:
+            return self._paths[path].next(seen)
+        if seen.method == "POST":
+            return self._steps.next(seen)
+        return _faults.models() if path.endswith("/models") else _faults.no_such_page()
+
+
+class _Steps:
+    """A script and the place in it. Used by the server's loop only."""
+
+    def __init__(self, script: Script) -> None:
+        single = isinstance(script, Fault) or callable(script)
+        steps = [script] if single else list(script)  # type: ignore[arg-type]  # told apart just before
+        self._steps: list[Fault | Callable[[Seen], Fault]] = steps or [_faults.well()]  # type: ignore[assignment]
+
+    def resets_on_connect(self) -> bool:
+        step = self._steps[0]
+        return isinstance(step, Fault) and step.on_connect
+
+    def next(self, seen: Seen | None) -> Fault:
+        step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+        return step if isinstance(step, Fault) or seen is None else step(seen)  # type: ignore[return-value]
