@@ -71,7 +71,7 @@ class BackendError(PointsmanError):
 
     retry_same: bool = False
     try_next: bool = True
-    cooldown: ClassVar[float] = 0.0
+    cooldown: ClassVar[float] = 5.0
     #: Whether it says something about the model only, and not about the backend as a whole.
     of_model: ClassVar[bool] = False
 
@@ -145,6 +145,7 @@ class InvalidRequestError(BackendError):
     """The request is wrong and would be wrong for every backend: it is raised at once."""
 
     try_next = False
+    cooldown = 0.0
 
 
 class ContextLengthError(InvalidRequestError):
@@ -162,13 +163,13 @@ class ContentFilterError(BackendError):
     """The model or its filter refused. Asking another one is the caller's decision (`on_refusal="next"`)."""
 
     try_next = False
+    cooldown = 0.0
 
 
 class UnavailableError(BackendError):
     """The backend cannot be reached, is overloaded, or failed inside."""
 
     retry_same = True
-    cooldown = 5.0
 
 
 class BackendTimeout(UnavailableError, TimeoutError):
@@ -182,6 +183,7 @@ class UnusableAnswer(BackendError):
     """What came back is no answer: empty, broken, cut, or not of the form that was asked for."""
 
     retry_same = True
+    cooldown = 0.0
 
 
 class IncompleteAnswer(UnusableAnswer):

@@ -13,58 +13,56 @@ from time import monotonic
 
 
 class Scope:
-    """The limits of one attempt. Thread-safe: any thread may cancel what another one runs.
+    """The limits of one call, and of its running attempt. Thread-safe: any thread may cancel what another one runs.
 
-    :param timeout: seconds that the whole attempt may take; `None` means no limit.
-    :param first_byte_timeout: seconds until the provider must have begun to answer.
+    :param timeout: seconds that the whole call may take; `None` means no limit.
     :param idle_timeout: seconds that a stream may be silent between two pieces of content.
-    :param parent: the scope of the call that this attempt belongs to. It is cancelled with it and
-        never outlives it.
     """
 
-    __slots__ = ("_callbacks", "_cancelled", "deadline", "first_byte_by", "idle_timeout", "parent")
+    __slots__ = ("_call_ends", "_callbacks", "_cancelled", "deadline", "first_byte_by", "idle_timeout")
 
-    def __init__(
-        self,
-        timeout: float | None = None,
-        *,
-        first_byte_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        parent: Scope | None = None,
-    ) -> None:
-        now = monotonic()
-        #: `time.monotonic()` by which all must be done
-        self.deadline = inf if timeout is None else now + timeout
-        if parent is not None and parent.deadline < self.deadline:
-            self.deadline = parent.deadline
-        #: `time.monotonic()` by which the answer must have begun
-        self.first_byte_by = (
-            self.deadline if first_byte_timeout is None else min(now + first_byte_timeout, self.deadline)
-        )
-        self.idle_timeout = idle_timeout
-        self.parent = parent
+    def __init__(self, timeout: float | None = None, *, idle_timeout: float | None = None) -> None:
         self._cancelled = False
         self._callbacks: tuple[Callable[[], None], ...] = ()
+        self.restart(timeout, idle_timeout)
+
+    def restart(self, timeout: float | None, idle_timeout: float | None) -> None:
+        """Start the clock of the whole call, with these limits in seconds."""
+        self._call_ends = inf if timeout is None else monotonic() + timeout
+        #: `time.monotonic()` by which this attempt must be done
+        self.deadline = self._call_ends
+        #: `time.monotonic()` by which the answer must have begun: the first content of a stream, the first byte else
+        self.first_byte_by = self._call_ends
+        self.idle_timeout = idle_timeout
+
+    def begin(self, timeout: float | None = None, first_byte_timeout: float | None = None) -> None:
+        """Start an attempt, with its own limits in seconds within those of the call."""
+        now = monotonic()
+        self.deadline = self._call_ends if timeout is None else min(self._call_ends, now + timeout)
+        self.first_byte_by = (
+            self.deadline if first_byte_timeout is None else min(self.deadline, now + first_byte_timeout)
+        )
 
     def remaining(self) -> float:
-        """Seconds left for the whole attempt: `inf` without a limit, never below 0."""
+        """Seconds left for this attempt: `inf` without a limit, never below 0."""
         return max(0.0, self.deadline - monotonic())
 
     @property
     def expired(self) -> bool:
-        """Whether the time is up."""
-        return monotonic() >= self.deadline
+        """Whether the time of the whole call is up."""
+        return monotonic() >= self._call_ends
+
+    def left(self) -> float:
+        """Seconds left for the whole call, with all its attempts: `inf` without a limit, never below 0."""
+        return max(0.0, self._call_ends - monotonic())
 
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits any more."""
-        return self._cancelled if self.parent is None else self.parent.cancelled
+        return self._cancelled
 
     def cancel(self) -> None:
         """Say that nobody waits any more: the whole call ends, and every registered callback runs here, once."""
-        if self.parent is not None:
-            self.parent.cancel()
-            return
         with _LOCK:
             self._cancelled = True
             callbacks, self._callbacks = self._callbacks, ()
@@ -77,8 +75,6 @@ class Scope:
         The callback runs in the cancelling thread: it must be short, must not block and must not
         raise. Call what this returns to forget the callback.
         """
-        if self.parent is not None:
-            return self.parent.on_cancel(callback)
         with _LOCK:
             if not self._cancelled:
                 self._callbacks += (callback,)

@@ -289,7 +289,6 @@ class Chunk:
     model: str | None = None
     raw_finish_reason: str | None = None
     request_id: str | None = None
-    backend: str | None = None
 
 
 @frozen

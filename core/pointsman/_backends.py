@@ -1,0 +1,245 @@
+"""Configured providers, registered in pluggy under their ids.
+
+pluggy validates and wraps; which backend is called is the router's decision. Each backend is
+called through a caller that sees its hooks and those of the middleware, and of no other backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from attrs import evolve
+
+from . import _log
+from ._discovery import PROVIDERS, Catalogue, check, holder, new_manager
+from .errors import LONG, BackendError, ConfigError, UnusableAnswer
+from .values import DROPPABLE, Capability, Chunk, Completion, Health, Request, Usage
+
+T = TypeVar("T")
+
+#: What a backend may preset for requests that leave it open.
+DEFAULTS = frozenset({"max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty"})
+
+
+class Backend:
+    """One configured provider with an id: what the router chooses between.
+
+    :param provider: an instance of a provider class.
+    :param id: unique in its router; the provider's type by default.
+    :param priority: lower is asked first.
+    :param weight: share among equals of priority, for the order `weighted`.
+    :param model: what it is asked by default; the provider's own `model` otherwise.
+    :param timeout: seconds that one attempt may take here; `None` leaves it to the call.
+    :param max_retries: further attempts here after the first; `None` leaves it to the call.
+    :param defaults: request fields used where the caller sets none (`max_tokens`, `temperature`, `top_p`, penalties).
+    :param prices: US dollars for a million tokens: {"input": ..., "output": ..., "cached": ...}.
+    :param verbose: show every attempt on stderr.
+    :raises ConfigError: the provider does not fit, or an argument is wrong.
+    """
+
+    def __init__(  # noqa: PLR0913 - the options that every backend has, by name
+        self,
+        provider: object,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        priority: float = 100,
+        weight: float = 1.0,
+        model: str | None = None,
+        enabled: bool = True,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        prices: Mapping[str, float] | None = None,
+        verbose: bool = False,
+        missing: str = "",
+    ) -> None:
+        check(provider.__class__, PROVIDERS)
+        self.provider = provider
+        self.type = type or provider.__class__.__name__.lower()
+        self.id = id or self.type
+        self.priority = priority
+        self.weight = weight
+        self.model: str | None = model or getattr(provider, "model", None)
+        self.enabled = enabled
+        self.timeout = timeout
+        self.max_retries = max_retries
+        self.defaults = {name: value for name, value in (defaults or {}).items() if value is not None}
+        self.prices = prices
+        self.verbose = verbose
+        #: why it cannot be used at all: a variable that is not set, say
+        self.missing = missing
+        #: model -> parameters that it refused
+        self.refused: dict[str | None, frozenset[str]] = {}
+        unknown = self.defaults.keys() - DEFAULTS
+        if unknown:
+            raise ConfigError(f"backend {self.id!r}: defaults may not hold {', '.join(sorted(unknown))}")
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it declares itself capable of, beyond text."""
+        return getattr(self.provider, "capabilities", frozenset())
+
+    @property
+    def local(self) -> bool:
+        """Whether nothing that it is asked leaves this machine."""
+        return getattr(self.provider, "local", False) is True
+
+    @property
+    def context_window(self) -> int | None:
+        """Tokens that fit its model, if known."""
+        return getattr(self.provider, "context_window", None)
+
+    def __repr__(self) -> str:
+        return f"Backend(id={self.id!r}, type={self.type!r}, model={self.model!r}, priority={self.priority:g})"
+
+    def fitted(self, request: Request, *, first: bool) -> Request:
+        """Return the request as this backend is asked it: its model, its defaults, without what the model refused."""
+        model = (request.model if first else None) or self.model or request.model
+        changes: dict[str, Any] = {}
+        if model != request.model:
+            changes["model"] = model
+        for name, value in self.defaults.items():
+            if getattr(request, name) is None:
+                changes[name] = value
+        if self.refused:
+            changes |= dict.fromkeys(self.refused.get(model, ()))
+        return evolve(request, **changes) if changes else request
+
+    def refuse(self, model: str | None, parameter: str | None, request: Request) -> bool:
+        """Remember that `model` refuses `parameter`; say whether the request may be sent again without it."""
+        if parameter not in DROPPABLE or getattr(request, parameter) is None:
+            return False
+        self.refused[model] = self.refused.get(model, frozenset()) | {parameter}
+        return True
+
+    def cost(self, usage: Usage | None) -> float | None:
+        """Return US dollars for `usage`, or `None` if its prices are unknown."""
+        if usage is None or not self.prices:
+            return None
+        price_in, price_out = self.prices.get("input", 0.0), self.prices.get("output", 0.0)
+        fresh = usage.input_tokens - usage.cached_tokens
+        cached = usage.cached_tokens * self.prices.get("cached", price_in)
+        return (fresh * price_in + cached + usage.output_tokens * price_out) / 1e6
+
+
+class Registry:
+    """Every backend and middleware of one router, in pluggy."""
+
+    def __init__(self, backends: Iterable[Backend], middleware: Iterable[object], catalogue: Catalogue) -> None:
+        self.backends = tuple(backends)
+        self._catalogue = catalogue
+        self._manager = new_manager()
+        wrappers = [holder(one) for one in middleware]
+        for number, wrapper in enumerate(wrappers):
+            self._manager.register(wrapper, f"middleware {number}")
+        self._holders: dict[str, Any] = {}
+        for backend in self.backends:
+            if backend.id in self._holders:
+                raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
+            self._holders[backend.id] = holder(backend.provider)
+            self._manager.register(self._holders[backend.id], backend.id)
+        self._manager.check_pending()
+        self._callers = {(b.id, hook): self._caller(b, hook) for b in self.backends for hook in _KINDS}
+        self.observed = any(hasattr(wrapper, "answered") for wrapper in wrappers)
+
+    def generate(self, backend: Backend, request: Request) -> Completion:
+        """Ask one backend, through every middleware; put a stream together where that is all it has."""
+        caller = self._callers[backend.id, "generate"]
+        if caller is None:
+            return collect(self.stream(backend, request))
+        answer = caller(request=request)
+        return answer if answer.__class__ is Completion else self._expect(Completion, answer, "generate", backend)
+
+    def stream(self, backend: Backend, request: Request) -> Iterator[Chunk]:
+        """Ask one backend for pieces, through every middleware; send a whole answer as one where that is all it has."""
+        caller = self._callers[backend.id, "stream"]
+        if caller is None:
+            yield chunk_of(self.generate(backend, request))
+            return
+        chunks = self._expect(Iterable, caller(request=request), "stream", backend)
+        try:
+            for chunk in chunks:
+                yield chunk if chunk.__class__ is Chunk else self._expect(Chunk, chunk, "stream", backend)
+        finally:
+            getattr(chunks, "close", bool)()
+
+    def health(self, backend: Backend) -> Health:
+        """Ask one backend how it is; one that has no such hook is well."""
+        caller = self._callers[backend.id, "health"]
+        return Health.ok() if caller is None else self._expect(Health, caller(), "health", backend)
+
+    def close(self, backend: Backend) -> None:
+        """Let one backend release what it holds."""
+        caller = self._callers[backend.id, "close"]
+        if caller is not None:
+            caller()
+
+    def answered(self, request: Request, completion: Completion) -> None:
+        """Tell every observer. What one raises is logged and not passed on."""
+        try:
+            self._manager.subset_hook_caller("answered", self._holders.values())(request=request, completion=completion)
+        except Exception as error:
+            _log.warning("observer failed", error=type(error).__name__, reason=str(error))
+
+    def _caller(self, backend: Backend, hook: str) -> Callable[..., Any] | None:
+        """Return the caller that sees this backend and every middleware, or None if it lacks the hook."""
+        own = self._holders[backend.id]
+        if not hasattr(own, hook):
+            return None
+        return self._manager.subset_hook_caller(hook, [other for other in self._holders.values() if other is not own])
+
+    def _expect(self, kind: type[T], found: object, hook: str, backend: Backend) -> T:
+        """Return `found` if it is of the type that the hook promises.
+
+        :raises BackendError: it is not: the plugin is quarantined and the backend left alone for long.
+        """
+        if isinstance(found, kind):
+            return found
+        text = f"hook {hook} returned {type(found).__name__}, expected {kind.__name__}: the plugin is at fault"
+        self._catalogue.quarantine(PROVIDERS, backend.type, text)
+        raise BackendError(text, retry_after=LONG)
+
+
+def chunk_of(completion: Completion) -> Chunk:
+    """Return a whole answer as one chunk."""
+    return Chunk(
+        completion.text,
+        completion.tool_calls,
+        completion.reasoning,
+        completion.finish_reason,
+        completion.usage,
+        completion.model,
+        completion.raw_finish_reason,
+        completion.request_id,
+    )
+
+
+def collect(chunks: Iterable[Chunk]) -> Completion:
+    """Put the pieces of a stream together.
+
+    :raises UnusableAnswer: it ended without a finish reason.
+    """
+    pieces = list(chunks)
+    finish = last_of(pieces, "finish_reason")
+    if finish is None:
+        raise UnusableAnswer("the stream ended without a finish reason")
+    return Completion(
+        "".join(piece.text for piece in pieces),
+        finish,
+        tuple(call for piece in pieces for call in piece.tool_calls),
+        last_of(pieces, "usage"),
+        last_of(pieces, "model"),
+        "".join(piece.reasoning for piece in pieces),
+        last_of(pieces, "raw_finish_reason"),
+        last_of(pieces, "request_id"),
+    )
+
+
+def last_of(pieces: list[Chunk], name: str) -> Any:
+    """Return the last value of a field that any piece has."""
+    return next((value for piece in reversed(pieces) if (value := getattr(piece, name)) is not None), None)
+
+
+_KINDS = ("generate", "stream", "health", "close")

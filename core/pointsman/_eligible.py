@@ -1,0 +1,93 @@
+"""Who can serve a request, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from attrs import frozen
+
+from ._backends import Backend
+from ._breaker import Breaker
+from ._health import Monitor
+from .errors import ConfigError
+from .values import Capability, Request
+
+
+@frozen
+class Place:
+    """What the router would do with one backend: its place in the order, or why it is left out."""
+
+    backend: Backend
+    position: int | None  #: 1 is asked first; `None` means left out
+    reason: str
+
+
+class Gate:
+    """Lets through the backends that can serve a request."""
+
+    def __init__(self, backends: Sequence[Backend], monitor: Monitor, breaker: Breaker) -> None:
+        self._backends = backends
+        self._monitor = monitor
+        self._breaker = breaker
+
+    def able(self, request: Request) -> list[Backend]:
+        """Return those that may be asked, in the order of the configuration.
+
+        Where only soft reasons stand against all (unwell, or a short cool-down), those are let
+        through rather than none: least pause first.
+        """
+        needs = request.needs
+        able = [b for b in self._backends if not (self.never(b, request, needs) or self.not_now(b, request))]
+        return able or self._least_bad(request, needs)
+
+    def why_not(self, backend: Backend, request: Request) -> str:
+        """Return why this backend is not asked ("" if it is)."""
+        return self.never(backend, request, request.needs) or self.not_now(backend, request)
+
+    def never(self, backend: Backend, request: Request, needs: frozenset[Capability]) -> str:
+        """Return why this backend must not serve this request ("" if it may)."""
+        if not backend.enabled:
+            return "disabled in the configuration"
+        if request.backend is not None and request.backend != backend.id:
+            return f"the request asks for {request.backend!r} only"
+        if backend.missing:
+            return f"unconfigured: {backend.missing}"
+        if request.local_only and not backend.local:
+            return "local_only: it sends requests off this machine"
+        if needs and not needs <= backend.capabilities:
+            return f"not capable of {', '.join(sorted(needs - backend.capabilities))}"
+        health = self._monitor.known(backend)
+        if health is not None and health.status == "unconfigured":
+            return f"unconfigured: {health.reason}"
+        pause = self._breaker.pause(backend.id, request.model or backend.model)
+        if pause is not None and not pause.soft:
+            return f"cooling down for {pause.left():.0f} s more: {pause.error.message}"
+        return ""
+
+    def not_now(self, backend: Backend, request: Request) -> str:
+        """Return why this backend had better not be asked now ("" if it may)."""
+        health = self._monitor.known(backend)
+        if health is not None and not health.usable:
+            return f"unavailable: {health.reason}"
+        pause = self._breaker.pause(backend.id, request.model or backend.model)
+        if pause is not None:
+            return f"cooling down for {pause.left():.0f} s more: {pause.error.message}"
+        return ""
+
+    def _least_bad(self, request: Request, needs: frozenset[Capability]) -> list[Backend]:
+        able = [b for b in self._backends if not self.never(b, request, needs)]
+        return sorted(
+            able, key=lambda b: p.until if (p := self._breaker.pause(b.id, request.model or b.model)) else 0.0
+        )
+
+    def check_named(self, request: Request) -> None:
+        """See that the backend which the request names exists.
+
+        :raises ConfigError: it does not, with the nearest id.
+        """
+        ids = [backend.id for backend in self._backends]
+        if request.backend is not None and request.backend not in ids:
+            near = get_close_matches(request.backend, ids, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ids) or 'none'}"
+            raise ConfigError(f"no backend {request.backend!r}; {hint}")

@@ -1,0 +1,83 @@
+"""How the backends are: cached, refreshed off the path of calls, bounded in time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from time import monotonic
+
+from ._backends import Backend, Registry
+from .secret import redact
+from .values import Health
+
+#: Seconds that one health hook may take.
+LIMIT = 5.0
+
+
+class Monitor:
+    """The health of every backend of one router. Thread-safe.
+
+    :param ttl: seconds for which a finding is good.
+    """
+
+    def __init__(self, registry: Registry, ttl: float) -> None:
+        self._registry = registry
+        self._ttl = ttl
+        self._lock = threading.Lock()
+        self._found: dict[str, tuple[Health, float]] = {}
+        self._asking: dict[str, threading.Thread] = {}
+
+    def known(self, backend: Backend) -> Health | None:
+        """Return the last finding without waiting; an old one is looked into in the background."""
+        found = self._found.get(backend.id)
+        if found is None:
+            return None
+        if monotonic() > found[1]:
+            self._ask(backend)
+        return found[0]
+
+    def check(self, backends: Iterable[Backend]) -> dict[str, Health]:
+        """Return the findings about all, asking side by side those that have none or an old one."""
+        backends = tuple(backends)
+        deadline = monotonic() + LIMIT
+        asked = [self._ask(b) for b in backends if b.id not in self._found or monotonic() > self._found[b.id][1]]
+        for thread in asked:
+            thread.join(max(0.0, deadline - monotonic()))
+        slow = Health.unavailable(f"health did not answer within {LIMIT:g} s: the plugin or its service hangs")
+        return {b.id: self._found[b.id][0] if b.id in self._found else self._note(b, slow) for b in backends}
+
+    def well(self, backend: Backend) -> None:
+        """An answer has shown that the backend is well."""
+        found = self._found.get(backend.id)
+        if found is not None and not found[0].usable:
+            self._note(backend, Health.ok())
+
+    def _ask(self, backend: Backend) -> threading.Thread:
+        """Start looking, unless somebody already does."""
+        with self._lock:
+            thread = self._asking.get(backend.id)
+            if thread is None or not thread.is_alive():
+                thread = threading.Thread(
+                    target=self._look, args=(backend,), name=f"health of {backend.id}", daemon=True
+                )
+                self._asking[backend.id] = thread
+                thread.start()
+            return thread
+
+    def _look(self, backend: Backend) -> None:
+        if backend.missing:
+            self._note(backend, Health.unconfigured(backend.missing))
+            return
+        try:
+            health = self._registry.health(backend)
+        except Exception as error:
+            health = Health.unavailable(f"health raised {type(error).__name__}: {redact(str(error))}")
+        if not isinstance(health, Health):
+            health = Health.unavailable(
+                f"health returned {type(health).__name__}, expected Health: the plugin is at fault"
+            )
+        self._note(backend, health)
+
+    def _note(self, backend: Backend, health: Health) -> Health:
+        self._found[backend.id] = (health, monotonic() + self._ttl)
+        return health

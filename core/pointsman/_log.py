@@ -1,0 +1,90 @@
+"""The log: silent unless asked, through stdlib logging, rendered by structlog.
+
+A program that configures logging for "pointsman" gets every line. `POINTSMAN_LOG=debug` (or info,
+warning) writes them to stderr for people who have no such program. Prompts and answers are in it
+only where `log_content=True` says so; keys never are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from .secret import redact
+
+if TYPE_CHECKING:
+    from ._discovery import PluginInfo
+    from .values import Attempt, Completion, Request
+
+INFO = logging.INFO
+
+_logger = logging.getLogger("pointsman")
+_logger.addHandler(logging.NullHandler())  # without it, the last resort of logging would write to stderr
+
+
+def wanted() -> bool:
+    """Whether anybody reads lines of level debug."""
+    return _logger.isEnabledFor(logging.DEBUG)
+
+
+def attempt(made: Attempt, *, verbose: bool = False, **facts: Any) -> None:
+    """Report one attempt: ids, outcome, duration and sizes."""
+    level = logging.DEBUG if not verbose else logging.INFO
+    shown = {
+        "backend": made.backend,
+        "model": made.model,
+        "outcome": made.outcome,
+        "seconds": round(made.duration_s, 4),
+    }
+    if made.error:
+        shown |= {"error": made.error, "reason": made.reason}
+    write(level, "attempt", **shown, **facts)
+
+
+def content(request: Request, completion: Completion) -> None:
+    """Report what was asked and answered: only where `log_content=True` allows it."""
+    messages = [(message.role, message.text) for message in request.messages]
+    write(logging.DEBUG, "content", backend=completion.backend, messages=messages, answer=completion.text)
+
+
+def quarantined(info: PluginInfo) -> None:
+    """Report a plugin that is unfit."""
+    write(
+        logging.WARNING,
+        "plugin quarantined",
+        plugin=info.name,
+        group=info.group,
+        distribution=info.distribution,
+        version=info.version,
+        cause=info.cause,
+    )
+
+
+def write(level: int, event: str, **facts: Any) -> None:
+    """Write one line, if anybody reads it."""
+    if _logger.isEnabledFor(level):
+        import structlog  # costs as much as all of the core: imported when a line is really written
+
+        render = structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True, sort_keys=False)
+        facts = {key: value for key, value in facts.items() if value is not None}
+        _logger.log(level, "%s", redact(str(render(None, "", {"event": event, **facts}))))
+
+
+def warning(event: str, **facts: Any) -> None:
+    """Write one line of level warning."""
+    write(logging.WARNING, event, **facts)
+
+
+def to_stderr(level: int | None = None) -> None:
+    """Write lines to stderr from now on, if `level` or POINTSMAN_LOG asks for it. Repeating it changes nothing."""
+    name = os.environ.get("POINTSMAN_LOG", "").upper()
+    chosen = level or logging.getLevelNamesMapping().get(name)
+    if chosen is None:
+        return
+    if not any(isinstance(handler, logging.StreamHandler) for handler in _logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+        _logger.addHandler(handler)
+    if _logger.level == logging.NOTSET or chosen < _logger.level:
+        _logger.setLevel(chosen)

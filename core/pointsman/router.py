@@ -1,0 +1,303 @@
+"""The face of the package: sends each request to the right backend and gets a whole answer back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar, Unpack
+
+from attrs import evolve
+
+from . import _log
+from ._answers import Opened, Stream, judged, opened
+from ._assembly import configured, installed
+from ._attempts import Answered, Call, Limits
+from ._backends import Backend, Registry
+from ._breaker import Breaker
+from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
+from ._eligible import Gate, Place
+from ._health import Monitor
+from ._requests import Prompt, build
+from .errors import AllBackendsFailed, BackendError, ConfigError
+from .values import Chunk, Completion, Health, Options, Request
+
+T = TypeVar("T")
+
+#: Threads that serve `agenerate` and `astream` of one router; more calls at once wait for one.
+_THREADS = 64
+
+__all__ = ["Router", "Stream"]
+
+
+class Router:
+    """Chooses between backends, falls back, and records what it did. Thread-safe.
+
+    :param backends: `Backend` values, bare provider instances (in the order of preference), or a
+        mapping of ids to either. Without it, every installed provider that says it is configured,
+        and last of all a small model that an installed package ships.
+    :param order: the name of an installed `pointsman.orders` plugin, or an instance of one.
+    :param timeout: seconds that a whole call may take, with all its attempts.
+    :param first_token_timeout: seconds to the first content of a stream, for each attempt.
+    :param idle_timeout: seconds between two pieces of content of a stream.
+    :param max_retries: further attempts at the same backend, where trying again may help.
+    :param on_refusal: "next" asks another backend when a model refuses; "raise" does not.
+    :param health_ttl: seconds for which a finding about health is good.
+    :param middleware: names of installed `pointsman.middleware` plugins, or instances.
+    :param log_content: let prompts and answers into the log.
+    :raises ConfigError: with every problem that was found.
+    """
+
+    def __init__(  # noqa: PLR0913 - the settings of DESIGN section 5, by name
+        self,
+        backends: Iterable[object] | Mapping[str, object] | None = None,
+        *,
+        order: str | object = "priority",
+        timeout: float | None = 120.0,
+        first_token_timeout: float | None = 60.0,
+        idle_timeout: float | None = 60.0,
+        max_retries: int = 1,
+        on_refusal: Literal["raise", "next"] = "raise",
+        health_ttl: float = 60.0,
+        middleware: Iterable[str | object] = (),
+        log_content: bool = False,
+    ) -> None:
+        self._catalogue = Catalogue()
+        self._limits = Limits(timeout, first_token_timeout, idle_timeout, max_retries, on_refusal)
+        self._log_content = log_content
+        made = installed(self._catalogue) if backends is None else _backends(backends)
+        wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]
+        self._registry = Registry(made, wrappers, self._catalogue)
+        self._order = self._plugin(ORDERS, order)
+        self._breaker = Breaker()
+        self._monitor = Monitor(self._registry, health_ttl)
+        if backends is None:
+            self._monitor.check(made)  # "configured" is theirs to say
+        self._gate = Gate(self._registry.backends, self._monitor, self._breaker)
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
+        _log.to_stderr(_log.INFO if any(b.verbose for b in self._registry.backends) else None)
+
+    @classmethod
+    def from_config(cls, source: str | Path | Mapping[str, Any]) -> Router:
+        """Return the router that a JSON or TOML file, or a mapping of the same form, describes.
+
+        :raises ConfigError: with every problem, each with its path.
+        """
+        return cls(**configured(source))
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """All backends, in the order of the configuration."""
+        return self._registry.backends
+
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        """Return a whole answer to `prompt`: text, a list of messages, or a `Request`.
+
+        :raises InvalidRequestError: the request is wrong for every backend.
+        :raises BackendError: the only backend that could be asked did not answer.
+        :raises AllBackendsFailed: several were tried in vain.
+        :raises ConfigError: an option is unknown or out of range.
+        """
+        return self._generate(self._request(prompt, options))
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
+        """Return the answer in pieces: an iterator of `Chunk`, and a context manager.
+
+        Raises what `generate` does, on the first piece; and `IncompleteAnswer` with the partial text
+        where the answer breaks after content has been handed out.
+        """
+        return self._stream(self._request(prompt, options))
+
+    async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        """Do as `generate`, in a thread. Cancelling it closes the connection at once."""
+        request = self._request(prompt, options)
+        try:
+            return await self._in_thread(lambda: self._generate(request))
+        except asyncio.CancelledError:
+            request.scope.cancel()
+            raise
+
+    async def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncIterator[Chunk]:
+        """Do as `stream`, with a thread that reads. Cancelling or leaving it closes the connection at once."""
+        stream = self.stream(prompt, **options)
+        try:
+            while (chunk := await self._in_thread(lambda: next(stream, None))) is not None:
+                yield chunk
+        finally:
+            stream.close()
+
+    def health(self) -> dict[str, Health]:
+        """Return how each backend is, asking those that were not asked lately, side by side, within seconds."""
+        return self._monitor.check(self._registry.backends)
+
+    def order(self, prompt: Prompt = "?", **options: Unpack[Options]) -> tuple[Place, ...]:
+        """Tell what would happen to this request: for each backend its place, or why it is left out."""
+        request = self._request(prompt, options)
+        order = self._ordered(request)
+        places = [Place(backend, n, f"priority {backend.priority:g}") for n, backend in enumerate(order, 1)]
+        for backend in self._registry.backends:
+            if backend not in order:
+                places.append(
+                    Place(backend, None, self._gate.why_not(backend, request) or "left out by the order plugin")
+                )
+        return tuple(places)
+
+    def plugins(self) -> tuple[PluginInfo, ...]:
+        """Return every installed plugin: loaded, available, or quarantined with the cause."""
+        return self._catalogue.infos()
+
+    def close(self) -> None:
+        """Release all processes, connections and threads. Repeating it changes nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for backend in self._registry.backends:
+            try:
+                self._registry.close(backend)
+            except Exception as error:
+                _log.warning("close failed", backend=backend.id, error=type(error).__name__, reason=str(error))
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- one call ------------------------------------------------------------------------------
+
+    def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> Request:
+        if self._closed:
+            raise ConfigError("this router is closed; make another one")
+        request = build(prompt, options)
+        limits = self._limits
+        request.scope.restart(
+            limits.timeout if request.timeout is None else request.timeout,
+            limits.idle_timeout if request.idle_timeout is None else request.idle_timeout,
+        )
+        return request
+
+    def _generate(self, request: Request) -> Completion:
+        call = Call(request, self._limits, self._breaker, self._ask, streamed=False)
+        answered = call.run(self._candidates(request))
+        return self._finished(call, answered.answer, answered)
+
+    def _ask(self, backend: Backend, request: Request) -> Completion:
+        return judged(self._registry.generate(backend, request), request)
+
+    def _stream(self, request: Request) -> Stream:
+        def ask(backend: Backend, asked: Request) -> Opened:
+            return opened(self._registry, backend, asked)
+
+        call = Call(request, self._limits, self._breaker, ask, streamed=True)
+        return Stream(
+            call,
+            lambda: call.run(self._candidates(request)),
+            lambda whole, answered: self._finished(call, whole, answered),
+        )
+
+    def _candidates(self, request: Request) -> Sequence[Backend]:
+        """Return the fallback order.
+
+        :raises BackendError: nobody can serve this request; it says why, and when to try again.
+        """
+        return self._ordered(request) or self._nobody(request)
+
+    def _ordered(self, request: Request) -> Sequence[Backend]:
+        if request.backend is not None:
+            self._gate.check_named(request)
+        able = self._gate.able(request)
+        if len(able) < 2:
+            return able
+        try:
+            order: Sequence[Backend] = self._order.order(request, able)
+            if all(backend in able for backend in order):
+                return order
+            raise TypeError("it returned something that is not among the backends")
+        except Exception as error:  # the fault of an order plugin must not cost the caller the answer
+            _log.warning(
+                "order plugin failed", plugin=type(self._order).__name__, error=type(error).__name__, reason=str(error)
+            )
+            return sorted(able, key=lambda backend: backend.priority)
+
+    def _nobody(self, request: Request) -> Sequence[Backend]:
+        """Raise what the caller gets when no backend can be asked at all."""
+        errors = [self._hindrance(b, request) for b in self._registry.backends if request.backend in (None, b.id)]
+        if not errors:
+            raise ConfigError("no backend is configured; write a configuration, or install a provider and set its key")
+        if len(errors) == 1:
+            raise errors[0]
+        hints = [error.retry_after for error in errors if error.retry_after is not None]
+        reasons = "; ".join(str(error) for error in errors)
+        raise AllBackendsFailed(
+            f"no backend can take this request: {reasons}", errors, retry_after=min(hints, default=None)
+        )
+
+    def _hindrance(self, backend: Backend, request: Request) -> BackendError:
+        """Return why a backend cannot be asked, as the error that its cool-down remembers, if that is the reason."""
+        pause = self._breaker.pause(backend.id, request.model or backend.model)
+        why = self._gate.why_not(backend, request)
+        error = copy(pause.error) if pause is not None and why.startswith("cooling") else BackendError(why)
+        if pause is not None:
+            error.retry_after = pause.left()
+        error.backend = backend.id
+        return error
+
+    def _finished(self, call: Call[Any], whole: Completion, answered: Answered[Any]) -> Completion:
+        """Return the answer with all that the router knows of it."""
+        backend = answered.backend
+        model = whole.model or answered.request.model
+        call.record(answered, model, "answered")
+        self._breaker.succeeded(backend.id, answered.request.model)
+        self._monitor.well(backend)
+        completion = evolve(
+            whole,
+            backend=backend.id,
+            model=model,
+            cost=backend.cost(whole.usage) if whole.cost is None else whole.cost,
+            attempts=tuple(call.attempts),
+            warnings=(*whole.warnings, *call.warnings),
+        )
+        if self._log_content:
+            _log.content(call.request, completion)
+        if self._registry.observed:
+            self._registry.answered(answered.request, completion)
+        return completion
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    def _plugin(self, group: str, one: str | object) -> Any:
+        if isinstance(one, str):
+            return self._catalogue.load(group, one)()
+        check(type(one), group)
+        return one
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _backends(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
+    """Return backends of what a caller gave: values, bare providers in the order of preference, or either by id."""
+    pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
+    made = []
+    for place, (name, one) in enumerate(pairs, 1):
+        if isinstance(one, str | bytes | Mapping):
+            raise ConfigError(
+                f"backends[{place - 1}]: found {type(one).__name__}, expected a Backend or a provider; "
+                "Router.from_config takes a configuration"
+            )
+        made.append(one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place))
+    return made
