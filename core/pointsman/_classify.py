@@ -35,8 +35,12 @@ _FIELDS = {
     **dict.fromkeys(("max_completion_tokens", "max_output_tokens", "maxoutputtokens"), "max_tokens"),
     **dict.fromkeys(("response_format", "text.format", "output_config", "responsejsonschema"), "schema"),
     **dict.fromkeys(("stop_sequences", "stopsequences"), "stop"),
-    **{"topp": "top_p", "topk": "top_k", "random_seed": "seed", "toolconfig": "tool_choice"},
-    **{"frequencypenalty": "frequency_penalty", "presencepenalty": "presence_penalty"},
+    "topp": "top_p",
+    "topk": "top_k",
+    "random_seed": "seed",
+    "toolconfig": "tool_choice",
+    "frequencypenalty": "frequency_penalty",
+    "presencepenalty": "presence_penalty",
 }
 
 #: (class, codes, texts): the first line that fits wins. Codes are whole words, texts are patterns.
@@ -123,7 +127,9 @@ _UNSUPPORTED = re.compile(
     re.IGNORECASE,
 )
 _NAMED = re.compile(r"['\"`]([A-Za-z_.]{3,40})['\"`]|^([a-z_.]{3,40}):")
-_SENTENCE = re.compile(r"(?:retry|try again) (?:in|after) ((?:[\d.]+ ?(?:ms|[hms])(?:econds?|inutes?|ours?)? ?)+)", re.I)
+_SENTENCE = re.compile(
+    r"(?:retry|try again) (?:in|after) ((?:[\d.]+ ?(?:ms|[hms])(?:econds?|inutes?|ours?)? ?)+)", re.I
+)
 _PART = re.compile(r"([\d.]+) ?(ms|[hms])")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
