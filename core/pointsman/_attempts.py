@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from attrs import frozen
 
@@ -47,8 +47,7 @@ class Limits:
     on_refusal: str = "raise"  #: or "next"
 
 
-@frozen
-class Answered(Generic[T]):
+class Answered(NamedTuple, Generic[T]):
     """One attempt that got an answer: who gave it, to which request, and when it was asked (`perf_counter`)."""
 
     answer: T

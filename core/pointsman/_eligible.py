@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from attrs import frozen
 
 from ._backends import Backend
-from ._breaker import Breaker
+from ._breaker import Breaker, Pause
 from ._health import Monitor
 from .errors import ConfigError
 from .values import Capability, Request
@@ -38,14 +38,21 @@ class Gate:
         through rather than none: least pause first.
         """
         needs = request.needs
-        able = [b for b in self._backends if not (self.never(b, request, needs) or self.not_now(b, request))]
-        return able or self._least_bad(request, needs)
+        able, unwell = [], []
+        for backend in self._backends:
+            if self._never(backend, request, needs):
+                continue
+            if not self._not_now(backend, request):
+                able.append(backend)
+            elif self._may_be_wrong(backend, request):
+                unwell.append(backend)
+        return able or sorted(unwell, key=lambda b: p.until if (p := self._pause(b, request)) else 0.0)
 
     def why_not(self, backend: Backend, request: Request) -> str:
         """Return why this backend is not asked ("" if it is)."""
-        return self.never(backend, request, request.needs) or self.not_now(backend, request)
+        return self._never(backend, request, request.needs) or self._not_now(backend, request)
 
-    def never(self, backend: Backend, request: Request, needs: frozenset[Capability]) -> str:
+    def _never(self, backend: Backend, request: Request, needs: frozenset[Capability]) -> str:
         """Return why this backend must not serve this request ("" if it may)."""
         if not backend.enabled:
             return "disabled in the configuration"
@@ -57,29 +64,25 @@ class Gate:
             return "local_only: it sends requests off this machine"
         if needs and not needs <= backend.capabilities:
             return f"not capable of {', '.join(sorted(needs - backend.capabilities))}"
-        health = self._monitor.known(backend)
-        if health is not None and health.status == "unconfigured":
-            return f"unconfigured: {health.reason}"
-        pause = self._breaker.pause(backend.id, request.model or backend.model)
-        if pause is not None and not pause.soft:
-            return f"cooling down for {pause.left():.0f} s more: {pause.error.message}"
         return ""
 
-    def not_now(self, backend: Backend, request: Request) -> str:
+    def _not_now(self, backend: Backend, request: Request) -> str:
         """Return why this backend had better not be asked now ("" if it may)."""
         health = self._monitor.known(backend)
         if health is not None and not health.usable:
-            return f"unavailable: {health.reason}"
-        pause = self._breaker.pause(backend.id, request.model or backend.model)
+            return f"{health.status}: {health.reason}"
+        pause = self._pause(backend, request)
         if pause is not None:
             return f"cooling down for {pause.left():.0f} s more: {pause.error.message}"
         return ""
 
-    def _least_bad(self, request: Request, needs: frozenset[Capability]) -> list[Backend]:
-        able = [b for b in self._backends if not self.never(b, request, needs)]
-        return sorted(
-            able, key=lambda b: p.until if (p := self._breaker.pause(b.id, request.model or b.model)) else 0.0
-        )
+    def _may_be_wrong(self, backend: Backend, request: Request) -> bool:
+        """Say whether what stands against the backend now is only a guess or an old finding of ours."""
+        health, pause = self._monitor.known(backend), self._pause(backend, request)
+        return (health is None or health.status != "unconfigured") and (pause is None or pause.soft)
+
+    def _pause(self, backend: Backend, request: Request) -> Pause | None:
+        return self._breaker.pause(backend.id, request.model or backend.model)
 
     def check_named(self, request: Request) -> None:
         """See that the backend which the request names exists.

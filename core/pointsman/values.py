@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal, TypedDict
 
 from attrs import evolve, field, frozen
@@ -144,7 +145,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "idle_timeout": (0, 1 << 31),
     "max_retries": (0, 100),
 }
+_numbers = attrgetter(*_RANGES)
+_UNSET = (None,) * len(_RANGES)
 _WHOLE = frozenset({"max_tokens", "top_k", "max_retries"})
+
+
+_NOTHING: frozenset[Capability] = frozenset()
 
 
 @frozen
@@ -182,10 +188,11 @@ class Request:
     def __attrs_post_init__(self) -> None:
         if not self.messages:
             raise ValueError("Request.messages: found none, expected at least one message")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None:
-                _check_number(name, value, low, high)
+        values = _numbers(self)
+        if values != _UNSET:
+            for (name, (low, high)), value in zip(_RANGES.items(), values, strict=True):
+                if value is not None:
+                    _check_number(name, value, low, high)
 
     @property
     def prompt(self) -> str:
@@ -198,14 +205,16 @@ class Request:
     @property
     def needs(self) -> frozenset[Capability]:
         """What a backend must be capable of to serve this request."""
-        needs: set[Capability] = set()
-        if self.tools or any(m.tool_calls or m.role == "tool" for m in self.messages):
-            needs.add("tools")
+        needs: list[Capability] = []
+        if self.tools or (len(self.messages) > 1 and any(m.tool_calls or m.role == "tool" for m in self.messages)):
+            needs.append("tools")
         if self.schema is not None:
-            needs.add("schema")
-        if any(m.content.__class__ is not str and m.images for m in self.messages):
-            needs.add("images")
-        return frozenset(needs)
+            needs.append("schema")
+        for message in self.messages:
+            if message.content.__class__ is not str and message.images:
+                needs.append("images")
+                break
+        return frozenset(needs) if needs else _NOTHING
 
     def without(self, *names: str) -> Request:
         """Return this request with the named fields unset."""
