@@ -46,6 +46,7 @@ class Router:
     :param on_refusal: "next" asks another backend when a model refuses; "raise" does not.
     :param health_ttl: seconds for which a finding about health is good.
     :param middleware: names of installed `pointsman.middleware` plugins, or instances.
+    :param verbose: show every attempt on stderr.
     :param log_content: let prompts and answers into the log.
     :raises ConfigError: with every problem that was found.
     """
@@ -62,9 +63,11 @@ class Router:
         on_refusal: Literal["raise", "next"] = "raise",
         health_ttl: float = 60.0,
         middleware: Iterable[str | object] = (),
+        verbose: bool = False,
         log_content: bool = False,
+        _catalogue: Catalogue | None = None,
     ) -> None:
-        self._catalogue = Catalogue()
+        self._catalogue = _catalogue or Catalogue()
         self._limits = Limits(timeout, first_token_timeout, idle_timeout, max_retries, on_refusal)
         self._log_content = log_content
         made = installed(self._catalogue) if backends is None else _backends(backends)
@@ -79,7 +82,9 @@ class Router:
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
-        _log.to_stderr(_log.INFO if any(b.verbose for b in self._registry.backends) else None)
+        for backend in made if verbose else ():
+            backend.verbose = True
+        _log.to_stderr(_log.INFO if any(backend.verbose for backend in made) else None)
 
     @classmethod
     def from_config(cls, source: str | Path | Mapping[str, Any]) -> Router:

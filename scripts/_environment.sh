@@ -1,0 +1,16 @@
+# Makes a virtual environment with uv, from a machine that has python3 and pip. Sourced by the scripts beside it.
+# environment FOLDER GROUP...   installs the workspace, and these dependency groups, into FOLDER.
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PYTHONUTF8=1
+
+environment() {
+    local folder=$1 groups=()
+    shift
+    for group in "$@"; do groups+=(--group "$group"); done
+    if ! command -v uv >/dev/null && [ ! -x .tools/uv/bin/uv ]; then
+        python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools/uv "uv>=0.9"
+    fi
+    export PATH="$PWD/.tools/uv/bin:$PATH"
+    UV_PROJECT_ENVIRONMENT=$folder UV_PYTHON=${UV_PYTHON:-$(command -v python3)} uv sync --quiet "${groups[@]}"
+    export PATH="$PWD/$folder/bin:$PATH"
+}
