@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from attrs import evolve
+from attrs import define, evolve, field
 
 from . import _log
 from ._discovery import PROVIDERS, Catalogue, check, holder, new_manager
@@ -22,56 +22,37 @@ T = TypeVar("T")
 DEFAULTS = frozenset({"max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty"})
 
 
+@define(eq=False, kw_only=True)
 class Backend:
     """One configured provider with an id: what the router chooses between.
 
-    :param provider: an instance of a provider class.
-    :param id: unique in its router; the provider's type by default.
-    :param priority: lower is asked first.
-    :param weight: share among equals of priority, for the order `weighted`.
-    :param model: what it is asked by default; the provider's own `model` otherwise.
-    :param timeout: seconds that one attempt may take here; `None` leaves it to the call.
-    :param max_retries: further attempts here after the first; `None` leaves it to the call.
-    :param defaults: request fields used where the caller sets none (`max_tokens`, `temperature`, `top_p`, penalties).
-    :param prices: US dollars for a million tokens: {"input": ..., "output": ..., "cached": ...}.
-    :param verbose: show every attempt on stderr.
     :raises ConfigError: the provider does not fit, or an argument is wrong.
     """
 
-    def __init__(  # noqa: PLR0913 - the options that every backend has, by name
-        self,
-        provider: object,
-        *,
-        id: str | None = None,
-        type: str | None = None,
-        priority: float = 100,
-        weight: float = 1.0,
-        model: str | None = None,
-        enabled: bool = True,
-        timeout: float | None = None,
-        max_retries: int | None = None,
-        defaults: Mapping[str, Any] | None = None,
-        prices: Mapping[str, float] | None = None,
-        verbose: bool = False,
-        missing: str = "",
-    ) -> None:
-        check(provider.__class__, PROVIDERS)
-        self.provider = provider
-        self.type = type or provider.__class__.__name__.lower()
-        self.id = id or self.type
-        self.priority = priority
-        self.weight = weight
-        self.model: str | None = model or getattr(provider, "model", None)
-        self.enabled = enabled
-        self.timeout = timeout
-        self.max_retries = max_retries
-        self.defaults = {name: value for name, value in (defaults or {}).items() if value is not None}
-        self.prices = prices
-        self.verbose = verbose
-        #: why it cannot be used at all: a variable that is not set, say
-        self.missing = missing
-        #: model -> parameters that it refused
-        self.refused: dict[str | None, frozenset[str]] = {}
+    provider: object = field(kw_only=False, repr=False)  #: an instance of a provider class
+    type: str = ""  #: the name of its plugin; the name of its class by default
+    id: str = ""  #: unique in its router; its type by default
+    priority: float = 100.0  #: lower is asked first
+    weight: float = field(default=1.0, repr=False)  #: share among equals of priority, for the order `weighted`
+    model: str | None = None  #: what it is asked by default; the provider's own `model` otherwise
+    enabled: bool = field(default=True, repr=False)
+    timeout: float | None = field(default=None, repr=False)  #: seconds for one attempt; `None` leaves it to the call
+    max_retries: int | None = field(default=None, repr=False)  #: further attempts here; `None` leaves it to the call
+    #: request fields used where the caller sets none: those of `DEFAULTS`
+    defaults: Mapping[str, Any] = field(factory=dict, repr=False)
+    #: US dollars for a million tokens: {"input": ..., "output": ..., "cached": ...}
+    prices: Mapping[str, float] | None = field(default=None, repr=False)
+    verbose: bool = field(default=False, repr=False)  #: show every attempt on stderr
+    missing: str = field(default="", repr=False)  #: why it cannot be used at all: a variable that is not set, say
+    #: model -> parameters that it refused
+    refused: dict[str | None, frozenset[str]] = field(factory=dict, repr=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        check(self.provider.__class__, PROVIDERS)
+        self.type = self.type or self.provider.__class__.__name__.lower()
+        self.id = self.id or self.type
+        self.model = self.model or getattr(self.provider, "model", None)
+        self.defaults = {name: value for name, value in self.defaults.items() if value is not None}
         unknown = self.defaults.keys() - DEFAULTS
         if unknown:
             raise ConfigError(f"backend {self.id!r}: defaults may not hold {', '.join(sorted(unknown))}")
@@ -90,9 +71,6 @@ class Backend:
     def context_window(self) -> int | None:
         """Tokens that fit its model, if known."""
         return getattr(self.provider, "context_window", None)
-
-    def __repr__(self) -> str:
-        return f"Backend(id={self.id!r}, type={self.type!r}, model={self.model!r}, priority={self.priority:g})"
 
     def fitted(self, request: Request, *, first: bool) -> Request:
         """Return the request as this backend is asked it: its model, its defaults, without what the model refused."""

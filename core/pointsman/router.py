@@ -308,5 +308,5 @@ def _backends(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
                 f"backends[{place - 1}]: found {type(one).__name__}, expected a Backend or a provider; "
                 "Router.from_config takes a configuration"
             )
-        made.append(one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place))
+        made.append(one if isinstance(one, Backend) else Backend(one, id=name or "", priority=10 * place))
     return made
