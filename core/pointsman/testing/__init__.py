@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from .answers import Event as Event
     from .answers import Wire as Wire
     from .answers import WireError as WireError
+    from .contract import Failure as Failure
+    from .contract import HTTPProviderContract as HTTPProviderContract
+    from .contract import ProviderContract as ProviderContract
+    from .doubles import Scripted as Scripted
+    from .doubles import Silent as Silent
     from .faults import Fault as Fault
     from .server import FaultServer as FaultServer
     from .server import Seen as Seen
@@ -24,9 +29,14 @@ _MODULE_OF = {
     "Event": "answers",
     "Wire": "answers",
     "WireError": "answers",
+    "Failure": "contract",
     "Fault": "faults",
     "FaultServer": "server",
+    "HTTPProviderContract": "contract",
+    "ProviderContract": "contract",
+    "Scripted": "doubles",
     "Seen": "server",
+    "Silent": "doubles",
 }
 __all__ = sorted([*_MODULE_OF, "faults"])
 

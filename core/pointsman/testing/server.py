@@ -69,6 +69,11 @@ class Seen:
         """Whether the client went before the server had played to the end."""
         return self.closed_at is not None and self.ended_at is None
 
+    @property
+    def active(self) -> bool:
+        """Whether the server still plays, and the client is still there."""
+        return self.closed_at is None and self.ended_at is None
+
     def wait_closed(self, timeout: float = 10.0) -> bool:
         """Wait until the client has closed the connection; False if it has not in `timeout` seconds."""
         return self._left.wait(timeout)
@@ -103,9 +108,9 @@ class FaultServer:
         self.play(script)
         self._thread = threading.Thread(target=self._run, name="pointsman-fault-server", daemon=True)
 
-    def play(self, script: Script) -> None:
-        """Play another script from the next request on."""
-        self._steps = _Steps(script)
+    def play(self, script: Script, *, everywhere: bool = False) -> None:
+        """Play another script from the next request on; `everywhere` also for GET, whatever the path."""
+        self._steps, self._everywhere = _Steps(script), everywhere
 
     def start(self) -> FaultServer:
         """Begin to listen; `with` does it."""
@@ -161,10 +166,20 @@ class FaultServer:
 
         :raises TimeoutError: they have not in `timeout` seconds.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: sum(s.method != "GET" for s in self._log) >= count, timeout):
-                raise TimeoutError(f"the server saw {len(self._log)} requests in {timeout:g} s, expected {count}")
+        self._wait(lambda: sum(s.method != "GET" for s in self._log) >= count, timeout, f"{count} requests")
         return self.asked
+
+    def wait_active(self, timeout: float = 10.0) -> None:
+        """Wait until the server is at work on a request for an answer.
+
+        :raises TimeoutError: it is not within `timeout` seconds.
+        """
+        self._wait(lambda: any(s.method != "GET" and s.active for s in self._log), timeout, "one at work")
+
+    def _wait(self, found: Callable[[], bool], timeout: float, what: str) -> None:
+        with self._changed:
+            if not self._changed.wait_for(found, timeout):
+                raise TimeoutError(f"in {timeout:g} s the server saw {len(self._log)} requests, expected {what}")
 
     def _run(self) -> None:
         try:
@@ -231,9 +246,9 @@ class FaultServer:
 
     def _fault_for(self, seen: Seen) -> Fault:
         path = seen.path.partition("?")[0]
-        if path in self._paths:
+        if path in self._paths and not self._everywhere:
             return self._paths[path].next(seen)
-        if seen.method == "POST":
+        if seen.method == "POST" or self._everywhere:
             return self._steps.next(seen)
         return _faults.models() if path.endswith("/models") else _faults.no_such_page()
 
