@@ -1,0 +1,44 @@
+"""Backends from the complaint generator's configuration file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pointsman import Router
+from pointsman.config import load as read_settings
+
+from .llm_router_backend import LLMRouterBackend
+from .openai import OpenAIBackend
+from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed
+from .workstation import WorkstationBackend
+
+_CLASS_OF: dict[str, type[TextBackend]] = {"openai": OpenAIBackend, "local": WorkstationBackend}
+_PRESETS = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE}
+
+
+def load(source: str | Path | Mapping[str, Any]) -> dict[str, TextBackend]:
+    """Return every enabled backend of a JSON or TOML file, or of a mapping of the same form, by its id.
+
+    An entry of type `llm_router` is one backend, with its fallbacks in it. A variable that is not set
+    makes its backend raise `AuthenticationError`, and harms no other. What `ROUTER` says holds for each.
+
+    :raises ConfigError: with one line for each problem in the file, each with its path.
+    """
+    settings = read_settings(source)
+    whole = Router.from_config(source)
+    limits = {name: value for name, value in settings.router.given().items() if name in _ROUTER_TAKES}
+    # The path of a fallback, "BACKENDS[2].fallback_providers[0]", begins with that of its router.
+    paths = (one.path.partition(".")[0] for one in settings.backends)
+    made: dict[str, TextBackend] = {}
+    for _, group in groupby(zip(paths, whole.backends, strict=True), key=lambda pair: pair[0]):
+        chain = [placed(backend, backend.priority, _PRESETS) for _, backend in group]
+        kind = LLMRouterBackend if len(chain) > 1 else _CLASS_OF.get(chain[0].type, TextBackend)
+        made[chain[0].id] = kind.around(chain[0].id, Router(chain, **limits))
+    return made
+
+
+_ROUTER_TAKES = frozenset(signature(Router).parameters)

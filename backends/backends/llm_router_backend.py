@@ -1,0 +1,74 @@
+"""One provider and its spares behind one name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pointsman import Backend, Router, Secret
+
+from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed, router_for
+
+
+class LLMRouterBackend(TextBackend):
+    """Asks a provider, and when it does not answer, one fallback after another.
+
+    :param id: its name.
+    :param provider: what is asked first: a provider's name or alias (`openai`, `local`, `workstation` ...).
+    :param model: of that provider; without it, the plugin's default.
+    :param fallback_providers: what is asked next, in this order: a name, "provider/model", or another
+        backend object. Each uses its own model and key. `close` closes the objects too.
+    :param api_key: of the first provider; without it, what its plugin finds in the environment.
+    :param base_url: of the first provider.
+    :param options: further options of the first provider, as in a configuration.
+    :param max_tokens: of an answer; also of those fallbacks that are names.
+    :param temperature: from 0 to 2; also of those fallbacks that are names, and so on for the others.
+    :param timeout: seconds that one attempt may take.
+    :param max_retries: further attempts at each provider, where trying again may help.
+    :param rate_limit: requests in a window of `rate_limit_window` seconds.
+    :param verbose: show every attempt on stderr.
+    :raises ConfigError: an argument is wrong, or a plugin is not installed.
+    """
+
+    def __init__(  # noqa: PLR0913 - the complaint generator's own names
+        self,
+        *,
+        id: str = "llm-router",
+        provider: str,
+        model: str | None = None,
+        fallback_providers: Sequence[str | TextBackend | Backend] = (),
+        api_key: str | Secret | None = None,
+        base_url: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        max_tokens: int | None = MAX_TOKENS,
+        temperature: float | None = TEMPERATURE,
+        top_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        rate_limit: int | None = None,
+        rate_limit_window: float | None = None,
+        verbose: bool = False,
+    ) -> None:
+        api_key = Secret.of(api_key)  # so that no traceback shows it
+        names = [one for one in fallback_providers if isinstance(one, str)]
+        given = {**(options or {}), **locals(), "fallback_providers": names, "options": None, "names": None}
+        router = router_for(given, "llm_router")
+        if len(names) < len(fallback_providers):
+            router = Router(_chained(router.backends, fallback_providers))
+        super().__init__(id, router)
+
+
+LLMRouter = LLMRouterBackend
+
+
+def _chained(named: Sequence[Backend], fallbacks: Sequence[str | TextBackend | Backend]) -> list[Backend]:
+    """Return the first backend, then every fallback in its place: `named` has those that are names, in this order."""
+    chain, rest = [named[0]], iter(named[1:])
+    for one in fallbacks:
+        if isinstance(one, TextBackend):
+            chain += one.router.backends
+        else:
+            chain.append(next(rest) if isinstance(one, str) else one)
+    return [placed(backend, place, {}) for place, backend in enumerate(chain, 1)]

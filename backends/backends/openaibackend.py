@@ -1,0 +1,5 @@
+"""The other name of `backends.openai`, which older programs import."""
+
+from .openai import OpenAIBackend
+
+__all__ = ["OpenAIBackend"]

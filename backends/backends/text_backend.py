@@ -1,0 +1,99 @@
+"""What all backends of the complaint generator have in common: a prompt goes in, text comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from types import TracebackType
+from typing import Any, Self, TypeAlias, Unpack
+
+from pointsman import Backend, ConfigError, Message, Options, Request, Router
+
+Prompt: TypeAlias = "str | Sequence[Message | Mapping[str, Any]] | Request"
+
+#: What a backend presets unless told otherwise. A model that refuses the temperature is asked without it.
+MAX_TOKENS, TEMPERATURE = 128, 0.7
+
+
+class TextBackend:
+    """A router that answers with text. Thread-safe.
+
+    `router` is the `pointsman.Router` beneath, for whoever wants the whole `Completion`, a stream,
+    the health or the order. Use the backend as a context manager, or `close` it: that ends the
+    processes and connections of all its providers.
+
+    :param id: its name, also in errors and in the list of attempts.
+    :param router: what it asks.
+    """
+
+    def __init__(self, id: str, router: Router) -> None:
+        self.id = id
+        self.router = router
+
+    @classmethod
+    def around(cls, id: str, router: Router) -> Self:
+        """Return a backend of this class that asks `router`."""
+        made = cls.__new__(cls)
+        TextBackend.__init__(made, id, router)
+        return made
+
+    @property
+    def provider(self) -> str:
+        """The type of the provider that is asked first."""
+        return self.router.backends[0].type
+
+    @property
+    def model(self) -> str | None:
+        """The model that it is asked for; `None` leaves it to the provider."""
+        return self.router.backends[0].model
+
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str:
+        """Return the answer's text. Options given here go before those of the backend.
+
+        :raises BackendError: no answer came; which class it is says why (`backends.exceptions`).
+        :raises ConfigError: an option is unknown or out of range.
+        """
+        return self.router.generate(prompt, **options).text
+
+    def __call__(self, prompt: Prompt, **options: Unpack[Options]) -> str:
+        """Do as `generate`."""
+        return self.generate(prompt, **options)
+
+    def close(self) -> None:
+        """End all processes and connections. Repeating it changes nothing."""
+        self.router.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, provider={self.provider!r}, model={self.model!r})"
+
+
+def router_for(arguments: Mapping[str, Any], type: str) -> Router:
+    """Return the router for what a constructor was given; arguments that are `None` count as not given.
+
+    :param arguments: the constructor's `locals()`: its arguments are the options of an entry of BACKENDS.
+    :param type: of that entry.
+    :raises ConfigError: with every argument that is wrong, or the plugin that is not installed.
+    """
+    given = {name: arg for name, arg in arguments.items() if arg is not None and name not in ("self", "__class__")}
+    try:
+        return Router.from_config({"BACKENDS": [{**given, "type": type}]})
+    except ConfigError as error:
+        owner = arguments["self"].__class__.__name__
+        problems = [problem.replace("BACKENDS[0]", owner) for problem in error.problems]
+    raise ConfigError(*problems)
+
+
+def placed(backend: Backend, priority: float, presets: Mapping[str, Any]) -> Backend:
+    """Return `backend` with another priority, and with `presets` where it has no defaults of its own."""
+    copied = copy(backend)
+    copied.priority = priority
+    copied.defaults = {**presets, **backend.defaults}
+    return copied
