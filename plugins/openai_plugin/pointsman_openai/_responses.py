@@ -1,0 +1,156 @@
+"""OpenAI's Responses API, without state on the server (`store` is false)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pointsman import Chunk, Completion, ContentFilterError, Message, Request, ToolCall, UnusableAnswer
+from pointsman.http import Events, classify
+from pointsman.values import FinishReason
+
+from ._chat import usage
+from ._schema import is_strict
+
+NAME = "the Responses API"
+PATH = "responses"
+ABSENT = ("stop", "top_k", "seed", "frequency_penalty", "presence_penalty")
+_FINISH: dict[str, FinishReason] = {"max_output_tokens": "length", "content_filter": "content_filter"}
+
+
+def body(request: Request, model: str | None, *, streamed: bool) -> dict[str, Any]:
+    """Return the JSON of the request."""
+    items = [item for message in request.messages for item in _items(message)]
+    sent: dict[str, Any] = {"input": items, "store": False}
+    wanted = {
+        "model": model,
+        "instructions": request.system,
+        "max_output_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "tool_choice": request.tool_choice,
+        "stream": streamed or None,
+    }
+    sent.update((name, value) for name, value in wanted.items() if value is not None)
+    if request.tool_choice not in (None, "auto", "none", "required"):
+        sent["tool_choice"] = {"type": "function", "name": request.tool_choice}
+    if request.tools:
+        sent["tools"] = [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+                "strict": is_strict(tool.parameters),
+            }
+            for tool in request.tools
+        ]
+    if request.schema is not None:
+        shape = {"type": "json_schema", "name": "answer", "schema": request.schema, "strict": is_strict(request.schema)}
+        sent["text"] = {"format": shape}
+    return sent
+
+
+def _items(message: Message) -> Iterator[dict[str, Any]]:
+    if message.role == "tool":
+        yield {"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}
+        return
+    if isinstance(message.content, str):
+        if message.content or not message.tool_calls:
+            yield {"role": message.role, "content": message.content}
+    else:
+        kind = "output_text" if message.role == "assistant" else "input_text"
+        yield {
+            "role": message.role,
+            "content": [
+                {"type": kind, "text": part}
+                if isinstance(part, str)
+                else {"type": "input_image", "image_url": part.as_url(), "detail": "auto"}
+                for part in message.content
+            ],
+        }
+    for call in message.tool_calls:
+        yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def completion(data: Any, headers: Mapping[str, str]) -> Completion:
+    """Return what a whole answer says.
+
+    :raises BackendError: it failed, was refused, or is not whole.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("output"), list):
+        raise UnusableAnswer("the answer holds no output: does the server speak the Responses API?")
+    raw = (data.get("incomplete_details") or {}).get("reason") or data.get("status")
+    if raw == "failed":
+        raise classify(200, headers, {"error": data.get("error") or {"message": "the response failed"}})
+    text, reasoning, calls = "", "", []
+    for item in data["output"]:
+        kind = item.get("type")
+        if kind == "function_call":
+            calls.append(ToolCall(item.get("call_id") or item["id"], item["name"], item.get("arguments") or "{}"))
+        elif kind == "reasoning":
+            reasoning += "".join(part.get("text") or "" for part in item.get("summary") or ())
+        elif kind == "message":
+            said = _said(item)
+            text, reasoning = (
+                (text, reasoning + said) if item.get("phase") == "commentary" else (text + said, reasoning)
+            )
+    return Completion(
+        text=text,
+        finish_reason=_end(raw, bool(calls)),
+        tool_calls=tuple(calls),
+        usage=usage(data.get("usage")),
+        model=data.get("model"),
+        reasoning=reasoning,
+        raw_finish_reason=raw,
+        request_id=headers.get("x-request-id") or data.get("id"),
+    )
+
+
+def chunks(events: Events) -> Iterator[Chunk]:
+    """Yield what a streamed answer says.
+
+    :raises BackendError: it failed, was refused, or ended without a terminal event.
+    """
+    asides: set[str] = set()  # what the model says between its tools: no part of the answer
+    for event in events:
+        data = event.json()
+        kind = data.get("type", event.name) if isinstance(data, dict) else ""
+        delta = data.get("delta") if kind.endswith(".delta") else None
+        if delta:
+            events.content_seen()
+        if kind == "response.output_item.added" and data.get("item", {}).get("phase") == "commentary":
+            asides.add(data["item"].get("id"))
+        elif delta and ("reasoning" in kind or data.get("item_id") in asides):
+            yield Chunk(reasoning=delta)
+        elif delta and kind == "response.output_text.delta":
+            yield Chunk(text=delta)
+        elif kind in ("response.completed", "response.incomplete", "response.failed"):
+            events.ending()
+            whole = completion(data["response"], events.headers)
+            yield Chunk(
+                tool_calls=whole.tool_calls,
+                finish_reason=whole.finish_reason,
+                usage=whole.usage,
+                model=whole.model,
+                raw_finish_reason=whole.raw_finish_reason,
+                request_id=whole.request_id,
+            )
+            return
+    raise UnusableAnswer("the stream ended without its terminal event: it is cut")
+
+
+def _said(item: Mapping[str, Any]) -> str:
+    parts = [part for part in item.get("content") or () if isinstance(part, dict)]
+    refusal = next((part["refusal"] for part in parts if part.get("type") == "refusal"), None)
+    if refusal is not None:
+        raise ContentFilterError(f"the model refused: {refusal[:300]}")
+    return "".join(part.get("text") or "" for part in parts if part.get("type") == "output_text")
+
+
+def _end(raw: Any, called: bool) -> FinishReason:
+    if raw == "completed":
+        return "tool_calls" if called else "stop"
+    if raw in _FINISH:
+        return _FINISH[raw]
+    raise UnusableAnswer(f"the answer is not whole: its status is {raw!r}")
