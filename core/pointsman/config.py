@@ -151,12 +151,12 @@ class RouterSettings:
 
     def given(self) -> dict[str, Any]:
         """Return what was written, by name."""
-        return {name: value for name, value in asdict(self, recurse=False).items() if value is not None}
+        return _given(self)
 
 
 @frozen
 class _Mediator:
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] | None = None
     timeout: float | None = _number(0, above=True)
     max_retries: int | None = _as_in_request("max_retries")
 
@@ -197,14 +197,18 @@ def _load(source: Source, catalogue: Catalogue) -> tuple[Settings | None, list[s
     mediator, also_wrong = structured(_Mediator, _section(raw, "MEDIATOR", problems), "MEDIATOR")
     problems += [*wrong, *also_wrong, *_not_installed(entries, backends, catalogue)]
     ids = [backend.id for backend in backends]
-    for number, name in enumerate(mediator.backends if mediator else ()):
+    for number, name in enumerate((mediator and mediator.backends) or ()):
         if name not in ids:
             place = f"MEDIATOR.backends[{number}]"
             problems.append(f"{place}: found {found(name)}, expected the id of a backend; {_nearest(name, ids)}")
     if problems:
         problems += _wrong_options(entries, catalogue)  # so that all is told at once
         return None, sorted(dict.fromkeys(map(redact, problems)), key=_position)
-    return Settings(tuple(backends), router, asdict(mediator), tuple(stores)), []
+    return Settings(tuple(backends), router, _given(mediator), tuple(stores)), []
+
+
+def _given(settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings, recurse=False).items() if value is not None}
 
 
 def _section(raw: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, Any]:
