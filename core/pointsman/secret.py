@@ -17,7 +17,7 @@ _held: WeakSet[Secret] = WeakSet()
 
 #: What keys look like, so that one which we do not hold (a provider's echo, a foreign key) is masked too.
 _KEY_LIKE = re.compile(
-    r"""\b(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghu|github_pat|AIza|AQ\.)[-_]?[A-Za-z0-9*._-]{12,}
+    r"""\b(?:(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghu|github_pat)[-_]|AIza|AQ\.)[A-Za-z0-9*._-]{12,}
       | (?<=bearer\ )[^\s"',;]{4,}
       | (?<=[?&]key=)[^\s&"']+
       | (?<=[?&]api_key=)[^\s&"']+""",
