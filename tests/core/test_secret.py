@@ -1,0 +1,119 @@
+"""Keys that nothing shows."""
+
+import copy
+import gc
+import pickle
+from collections.abc import Callable
+
+import pytest
+from attrs import field, frozen
+from pointsman import Secret
+from pointsman.secret import MASK, redact
+
+KEY = "correct-horse-battery"
+
+
+@frozen
+class Holder:
+    """A provider's options, as far as its key goes."""
+
+    api_key: Secret | None = field(default=None, converter=Secret.of)  # type: ignore[misc] # mypy knows no classmethods here
+
+
+@pytest.mark.parametrize("show", [str, repr, "{}".format, "{!s:>40}".format, lambda value: f"{[value]} {(value,)}"])
+@pytest.mark.parametrize("value", [Secret(KEY), Holder(KEY)])
+def test_no_text_form_shows_the_key(show: Callable[[object], str], value: object) -> None:
+    """However a secret is turned into text, alone or inside something, the key is not in it."""
+    assert KEY not in show(value)
+    assert KEY not in f"{Secret(KEY):>40} {Secret(KEY):s}"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_secret_is_never_pickled(protocol: int) -> None:
+    """A pickle would carry the key away: it is refused with what to do instead, also inside other values."""
+    for value in (Secret(KEY), Holder(KEY), [Secret(KEY)]):
+        with pytest.raises(TypeError, match="never pickled: let the other process read it"):
+            pickle.dumps(value, protocol)
+    with pytest.raises(TypeError):
+        copy.deepcopy(Secret(KEY))
+
+
+def test_white_space_around_a_key_is_no_part_of_it() -> None:
+    """The line break at the end of a key file would break a header, so it is stripped."""
+    assert Secret(f"  {KEY}\n").reveal() == KEY
+    assert Secret(KEY) == Secret(f"{KEY} ")
+    assert hash(Secret(KEY)) == hash(Secret(f"{KEY} "))
+    assert Secret(KEY) != KEY
+
+
+def test_no_key_is_none() -> None:
+    """Empty text and None are no key; what is not text is refused without being shown."""
+    assert Holder(None).api_key is Holder("  ").api_key is None
+    given = Secret(KEY)
+    assert Holder(given).api_key is given
+    with pytest.raises(TypeError, match="found int"):
+        Holder(12345678)
+
+
+def test_held_keys_are_masked_wherever_they_stand() -> None:
+    """`redact` masks each key that the process holds, however it is embedded, and stops when nobody holds it."""
+    key = "a-key-of-this-test-only"
+    held = Secret(key)
+    assert redact(f"x{key}y and ({key})") == f"x{MASK}y and ({MASK})"
+    assert redact("nothing to hide") == "nothing to hide"
+    del held
+    gc.collect()
+    assert redact(key) == key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk-proj-abcDEF123456789012345",
+        "sk-ant-api03-AAAAAAAAAAAAAAAAAAAA",
+        "hf_abcdefghijklmnopqrst",
+        "gsk_abcdefghijklmnopqrst",
+        "ghp_abcdefghijklmnopqrst",
+        "gho_abcdefghijklmnopqrst",
+        "github_pat_11ABCDEFG0abcdefghij",
+        "AIzaSyA1234567890abcdefghij",
+        "xai-abcdefghijklmnopqrst",
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "Incorrect API key provided: {}.", "'{}'", "key={}&x=1", "Bearer {}"])
+def test_what_looks_like_a_key_is_masked(text: str, around: str) -> None:
+    """A key that we do not hold (a provider's echo, a neighbour's) is known by its looks."""
+    shown = redact(around.format(text))
+    assert text[-12:] not in shown
+    assert MASK in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Authorization: Bearer abcd.efgh-ijkl", "abcd.efgh-ijkl"),
+        ("authorization: bearer qwertyuiop", "qwertyuiop"),
+        ("GET /v1beta/models?key=qwertyuiop&alt=sse", "qwertyuiop"),
+        ("https://example.org/?a=1&api_key=qwertyuiop", "qwertyuiop"),
+    ],
+)
+def test_headers_and_urls_do_not_carry_keys(text: str, kept: str) -> None:
+    """What stands behind `Bearer` or in `key=` is a key, whatever it looks like."""
+    assert kept not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "skating is fun",
+        "the model gpt-4o-mini-2024-07-18",
+        "sk-short",
+        "ask-the-librarian-about-it",
+        "skeletonization-experts",
+        "pkg_resources.extern",
+        "risk-management-department",
+    ],
+)
+def test_words_are_no_keys(text: str) -> None:
+    """Ordinary words, model names and short text stay readable."""
+    assert redact(text) == text
