@@ -26,9 +26,15 @@ class TextBackend:
     :param router: what it asks.
     """
 
+    id: str = ""
+    provider: str = ""  #: the type of the provider that is asked first
+    model: str | None = None  #: what that one is asked for; `None` leaves it to the provider
+
     def __init__(self, id: str, router: Router) -> None:
         self.id = id
         self.router = router
+        self.provider = router.backends[0].type
+        self.model = router.backends[0].model
 
     @classmethod
     def around(cls, id: str, router: Router) -> Self:
@@ -36,16 +42,6 @@ class TextBackend:
         made = cls.__new__(cls)
         TextBackend.__init__(made, id, router)
         return made
-
-    @property
-    def provider(self) -> str:
-        """The type of the provider that is asked first."""
-        return self.router.backends[0].type
-
-    @property
-    def model(self) -> str | None:
-        """The model that it is asked for; `None` leaves it to the provider."""
-        return self.router.backends[0].model
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str:
         """Return the answer's text. Options given here go before those of the backend.
