@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import monotonic
 
 from attrs import define, evolve, field
 
 from ..errors import BackendTimeout, UnavailableError
 from ..hookspecs import hookimpl
-from ..values import Capability, Chunk, Completion, Health, Request
-from .answers import cut
+from ..values import Capability, Chunk, Completion, FinishReason, Health, Request
+from .answers import Ask, cut
 
 #: One thing to answer: text, a whole completion, an error to raise, the pieces of a stream (an error
 #: among them is raised in its place), or a function that makes one of these of the request.
@@ -23,7 +24,7 @@ Reply = (
 class Scripted:
     """Answers, or raises, what its script says; the last line is repeated. Without a script it echoes. Thread-safe."""
 
-    script: Iterable[Reply] = ()
+    script: Reply | Iterable[Reply] = ()
     model: str | None = "scripted-model"
     capabilities: frozenset[Capability] = frozenset({"tools", "schema", "images"})
     local: bool = True
@@ -36,7 +37,7 @@ class Scripted:
 
     def __attrs_post_init__(self) -> None:
         one = isinstance(self.script, str | Completion | BaseException) or callable(self.script)
-        self._lines = [self.script] if one else list(self.script)  # type: ignore[list-item]  # told apart just before
+        self._lines = [self.script] if one else list(self.script)  # type: ignore[list-item, arg-type]  # told apart just before
 
     @property
     def calls(self) -> int:
@@ -91,8 +92,14 @@ class Scripted:
         return Completion(line, model=self.model) if isinstance(line, str) else line
 
 
-def _echo(request: Request) -> str:
-    return f"You said: {request.prompt}"
+def _echo(request: Request) -> Completion:
+    """Answer as the fault server does when it is well."""
+    answered = request.messages[-1].role == "tool" or request.tool_choice == "none"
+    tools = () if answered else tuple((tool.name, tool.parameters) for tool in request.tools)
+    ask = Ask(request.prompt, tools=tools, tool_wanted=request.tool_choice, schema=request.schema)
+    answer = ask.answer()
+    finish: FinishReason = "tool_calls" if answer.tool_calls else "stop"
+    return Completion(answer.text or "", finish, answer.tool_calls, answer.usage, model="scripted-model")
 
 
 def _played(pieces: Sequence[Chunk | BaseException]) -> Iterator[Chunk]:
@@ -121,7 +128,7 @@ class Silent:
         forget = request.scope.on_cancel(woken.set)
         self.requests.append(request)
         self.asked.set()
-        limit = request.scope.remaining()
+        limit = max(0.0, min(request.scope.deadline, request.scope.first_byte_by) - monotonic())
         try:
             woken.wait(min(limit, threading.TIMEOUT_MAX))
         finally:
