@@ -30,12 +30,13 @@ def build(prompt: Prompt, options: Mapping[str, Any]) -> Request:
 
     :raises ConfigError: with the place, what was found, what was expected.
     """
-    if options and not options.keys() <= _CHEAP:
+    if options:
         options = _converted(options)
     try:
         if prompt.__class__ is str:
             return Request((Message("user", prompt),), **options)
         if isinstance(prompt, Request):
+            tuple(_each(prompt.messages, "messages", None, Message))
             return evolve(prompt, scope=Scope(), **options)
         return Request(_messages(prompt), **options)
     except (TypeError, ValueError) as error:
@@ -51,29 +52,14 @@ def _messages(prompt: Any) -> tuple[Message, ...]:
 
 
 def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = [name for name in options if name not in _OPTIONS]
-    if unknown:
-        raise ConfigError(*(_unknown(name) for name in unknown))
+    """Return the options as fields of `Request`; numbers are left to `Request` itself."""
+    if not options.keys() <= _OPTIONS:
+        raise ConfigError(*(_unknown(name) for name in options if name not in _OPTIONS))
     done = dict(options)
-    stop = done.get("stop")
-    if isinstance(stop, str):
-        done["stop"] = (stop,)
-    elif stop is not None:
-        done["stop"] = tuple(_each(stop, "stop", _text, str))
-    else:
-        done.pop("stop", None)
-    if "tools" in done:
-        done["tools"] = tuple(_each(done["tools"] or (), "tools", _tool, Tool))
-    for name in ("extra", "schema"):
-        if done.get(name) is not None and not isinstance(done[name], Mapping):
-            raise ConfigError(f"{name}: found {type(done[name]).__name__}, expected a mapping")
-    if done.get("extra", ...) is None:
-        del done["extra"]
+    for name, value in options.items():
+        if (convert := _CONVERTERS.get(name)) is not None:
+            done[name] = convert(value, name)
     return done
-
-
-#: Options that need no conversion: `Request` itself checks their values.
-_CHEAP = _OPTIONS - {"stop", "tools", "extra", "schema"}
 
 
 def _unknown(name: str) -> str:
@@ -82,7 +68,53 @@ def _unknown(name: str) -> str:
     return f"{name}: no such option; {hint}"
 
 
-def _each(values: Any, where: str, convert: Callable[[Mapping[str, Any], str], _T], kind: type[_T]) -> Iterable[_T]:
+def _is(kind: Any, value: Any, place: str) -> Any:
+    """Return `value` if it is of this kind."""
+    if isinstance(value, kind) and (kind is not int or not isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{place}: found {type(value).__name__}, expected {_CALLED[kind]}")
+
+
+_PART: Any = str | Image
+_CALLED: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    bool: "True or False",
+    Mapping: "a mapping",
+    _PART: "text, an Image",
+}
+
+
+def _optional(kind: Any) -> Callable[[Any, str], Any]:
+    return lambda value, place: None if value is None else _is(kind, value, place)
+
+
+def _stop(value: Any, place: str) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(_each(value or (), place, None, str))
+
+
+def _on_refusal(value: Any, place: str) -> Any:
+    if value not in ("raise", "next", None):
+        raise ConfigError(f"{place}: found {value!r}, expected 'raise' or 'next'")
+    return value
+
+
+#: option -> what makes a field of `Request` of it, or raises.
+_CONVERTERS: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("system", "model", "tool_choice", "backend"), _optional(str)),
+    "seed": _optional(int),
+    "schema": _optional(Mapping),
+    "extra": lambda value, place: _is(Mapping, {} if value is None else value, place),
+    "local_only": lambda value, place: _is(bool, value, place),
+    "on_refusal": _on_refusal,
+    "stop": _stop,
+    "tools": lambda value, place: tuple(_each(value or (), place, _tool, Tool)),
+}
+
+
+def _each(
+    values: Any, where: str, convert: Callable[[Mapping[str, Any], str], _T] | None, kind: type[_T]
+) -> Iterable[_T]:
     """Yield every value as `kind`, converting mappings, naming the place of what fits neither."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigError(f"{where}: found {type(values).__name__}, expected a list")
@@ -90,18 +122,17 @@ def _each(values: Any, where: str, convert: Callable[[Mapping[str, Any], str], _
         place = f"{where}[{index}]"
         if isinstance(value, kind):
             yield value
-        elif isinstance(value, Mapping):
+        elif convert is not None and isinstance(value, Mapping):
             try:
                 yield convert(value, place)
-            except (KeyError, TypeError, ValueError) as error:
-                what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-                raise ConfigError(f"{place}: {what}") from error
+            except KeyError as error:
+                raise ConfigError(f"{place}: the key {error} is missing") from error
+            except ValueError as error:
+                raise ConfigError(f"{place}: {error}") from error
         else:
-            raise ConfigError(f"{place}: found {type(value).__name__}, expected a {kind.__name__} or a mapping")
-
-
-def _text(value: Mapping[str, Any], place: str) -> str:
-    raise ConfigError(f"{place}: found a mapping, expected text")
+            wanted = _CALLED.get(kind) or f"a {kind.__name__}"
+            hint = " or a mapping" if convert is not None else ""
+            raise ConfigError(f"{place}: found {type(value).__name__}, expected {wanted}{hint}")
 
 
 def _message(value: Mapping[str, Any], place: str) -> Message:
@@ -110,22 +141,19 @@ def _message(value: Mapping[str, Any], place: str) -> Message:
     if content is None:
         content = ""
     elif not isinstance(content, str):
-        content = tuple(_part(part, f"{place}.content[{n}]") for n, part in enumerate(content))
+        content = tuple(_each(content, f"{place}.content", _part, _PART))
     calls = _each(value.get("tool_calls") or (), f"{place}.tool_calls", _tool_call, ToolCall)
     role: Any = "system" if value["role"] == "developer" else value["role"]
-    return Message(role, content, tuple(calls), value.get("tool_call_id"))
+    return Message(role, content, tuple(calls), _optional(str)(value.get("tool_call_id"), f"{place}.tool_call_id"))
 
 
-def _part(part: Any, place: str) -> str | Image:
-    if isinstance(part, str | Image):
-        return part
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    if kind == "text":
-        return str(part["text"])
-    if kind != "image_url":
-        raise ConfigError(f"{place}: found {kind!r}, expected text, an Image, or a part of type text or image_url")
+def _part(part: Mapping[str, Any], place: str) -> str | Image:
+    if part.get("type") == "text":
+        return str(_is(str, part["text"], f"{place}.text"))
+    if part.get("type") != "image_url":
+        raise ConfigError(f"{place}.type: found {part.get('type')!r}, expected text or image_url")
     url = part["image_url"]["url"] if isinstance(part["image_url"], Mapping) else part["image_url"]
-    return _image(url, place)
+    return _image(_is(str, url, f"{place}.image_url"), place)
 
 
 def _image(url: str, place: str) -> Image:
@@ -141,15 +169,21 @@ def _image(url: str, place: str) -> Image:
         raise ConfigError(f"{place}: the data: URL is not valid base64: {error}") from error
 
 
-def _tool(value: Mapping[str, Any], _place: str) -> Tool:
+def _tool(value: Mapping[str, Any], place: str) -> Tool:
     """OpenAI's form of a tool, with or without the envelope of chat completions."""
-    function = value.get("function", value)
+    function = _is(Mapping, value.get("function", value), f"{place}.function")
+    name = _is(str, function["name"], f"{place}.name")
+    description = _is(str, function.get("description") or "", f"{place}.description")
     parameters = function.get("parameters")
-    known = {} if parameters is None else {"parameters": parameters}
-    return Tool(function["name"], function.get("description") or "", **known)
+    known = {} if parameters is None else {"parameters": _is(Mapping, parameters, f"{place}.parameters")}
+    return Tool(name, description, **known)
 
 
-def _tool_call(value: Mapping[str, Any], _place: str) -> ToolCall:
-    function = value.get("function", value)
+def _tool_call(value: Mapping[str, Any], place: str) -> ToolCall:
+    function = _is(Mapping, value.get("function", value), f"{place}.function")
     arguments = function.get("arguments", "{}")
-    return ToolCall(value["id"], function["name"], arguments if isinstance(arguments, str) else json.dumps(arguments))
+    return ToolCall(
+        _is(str, value["id"], f"{place}.id"),
+        _is(str, function["name"], f"{place}.name"),
+        arguments if isinstance(arguments, str) else json.dumps(arguments),
+    )
