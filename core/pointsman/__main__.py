@@ -1,0 +1,8 @@
+"""`python -m pointsman` is the `pointsman` command."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

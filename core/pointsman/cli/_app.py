@@ -1,0 +1,113 @@
+"""The group of all commands, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ._output import complain, settle_output
+from .config import config
+from .generate import generate
+from .health import health
+from .order import order
+from .plugins import plugins
+
+#: The exit codes, as every --help tells them.
+CODES = """\b
+Exit codes:
+  0    done
+  1    a backend failed, or is unwell
+  2    the usage or the configuration is wrong
+  130  interrupted"""
+
+_EPILOG = f"""\b
+Examples:
+  pointsman generate "Name three rivers."
+  cat letter.txt | pointsman generate --system "Summarise in one sentence." -
+  pointsman generate --backend main --schema person.json --json "Ada, 36"
+  pointsman health
+  pointsman config check pointsman.toml
+
+\b
+The configuration is the file named by --config, else by POINTSMAN_CONFIG, else
+./pointsman.json or ./pointsman.toml. Without one, every installed provider is
+used that finds its key, its program or its model. POINTSMAN_LOG=debug shows
+every attempt.
+
+{CODES}"""
+
+
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from pointsman import __version__
+
+        click.echo(f"pointsman {__version__}")
+        context.exit()
+
+
+class _InOrder(click.Group):
+    """Lists the commands by how often they are wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which the commands were added."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
+    name="pointsman",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def app() -> None:
+    """Send a language-model request to the right provider and get a whole answer back."""
+
+
+for _command in (generate, health, order, plugins, config):
+    _command.epilog = _command.epilog or CODES
+    app.add_command(_command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code. A person's mistake is a message, never a traceback."""
+    settle_output()
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _unread()
+    except SystemExit as leave:  # click leaves so when a pipe breaks, and when it completes a command line
+        if isinstance(leave.__context__, BrokenPipeError):
+            return _unread()
+        raise
+    return code
+
+
+def _unread() -> int:
+    """Whoever read our output has what they wanted: write no more of it, at exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = app.main(arguments, prog_name="pointsman", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        complain("interrupted")
+        return 130
+    except Exception as error:
+        from pointsman.errors import BackendError, ConfigError
+
+        if not isinstance(error, BackendError | ConfigError):
+            raise
+        from ._failures import tell
+
+        return tell(error)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,68 @@
+"""`pointsman config check`: every problem of a configuration, with its path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ._output import as_json, note, table
+from ._router import config_option, find_config, json_option, router_of
+
+if TYPE_CHECKING:
+    from pointsman import Backend
+
+
+@click.group()
+def config() -> None:
+    """Look at a configuration."""
+
+
+@config.command()
+@click.argument("file", required=False)
+@config_option
+@json_option
+def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
+    """Check FILE: keys, types, ids, plugins and their options, all at once.
+
+    Connects to nothing and shows no key. FILE is found as by every other command. The exit code
+    is 2 if there is anything to mend, 1 if a plugin is unfit.
+    """
+    from pointsman.errors import ConfigError
+
+    path = find_config(file or config_file)
+    if path is None:
+        raise click.UsageError("no configuration: give FILE, or set POINTSMAN_CONFIG, or write pointsman.toml here")
+    try:
+        with router_of(str(path)) as router:
+            backends, plugins = router.backends, router.plugins()
+    except ConfigError as error:
+        if as_json_:
+            as_json({"file": str(path), "problems": list(error.problems)})
+        raise
+    unfit = {info.name for info in plugins if info.status == "quarantined" and info.group == "pointsman.providers"}
+    rows = [
+        {
+            "backend": backend.id,
+            "type": backend.type,
+            "model": backend.model or "",
+            "priority": f"{backend.priority:g}",
+            "status": _status(backend, unfit),
+            "what to know": backend.missing if backend.enabled else "",
+        }
+        for backend in backends
+    ]
+    if as_json_:
+        as_json({"file": str(path), "problems": [], "backends": rows})
+    else:
+        table(("backend", "type", "model", "priority", "status", "what to know"), rows)
+        note(f"{path}: nothing to mend")
+    return 1 if any(row["status"] == "unfit" for row in rows) else 0
+
+
+def _status(backend: Backend, unfit: set[str]) -> str:
+    if not backend.enabled:
+        return "disabled"
+    if backend.type in unfit:
+        return "unfit"
+    return "unconfigured" if backend.missing else "ready"
