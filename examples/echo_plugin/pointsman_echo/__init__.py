@@ -8,16 +8,18 @@ __all__ = ["Echo"]
 
 @frozen
 class Echo:
-    """Answers with the prompt, and whatever `suffix` says."""
+    """Answers with the prompt, followed by `suffix`."""
 
-    suffix: str = ""
+    suffix: str | None = None
 
     @hookimpl
     def generate(self, request: Request) -> Completion:
         """Return the prompt."""
-        return Completion(text=request.prompt + self.suffix)
+        return Completion(text=request.prompt + (self.suffix or ""))
 
     @hookimpl
     def health(self) -> Health:
-        """It is always well."""
+        """It is well, but no router should take an echo for an answer unless somebody has asked for it."""
+        if self.suffix is None:
+            return Health.unconfigured('echo is an example: to use it, set its option suffix ("" adds nothing)')
         return Health.ok()
