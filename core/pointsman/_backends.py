@@ -6,17 +6,15 @@ called through a caller that sees its hooks and those of the middleware, and of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from . import _log
 from ._discovery import PROVIDERS, Catalogue, check, holder, new_manager
 from .errors import LONG, BackendError, ConfigError, UnusableAnswer
-from .values import DROPPABLE, Capability, Chunk, Completion, Health, Request, Usage
-
-T = TypeVar("T")
+from .values import DROPPABLE, Capability, Chunk, Completion, Health, Message, Request, Usage
 
 #: What a backend may preset for requests that leave it open.
 DEFAULTS = frozenset({"max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty"})
@@ -56,6 +54,10 @@ class Backend:
         unknown = self.defaults.keys() - DEFAULTS
         if unknown:
             raise ConfigError(f"backend {self.id!r}: defaults may not hold {', '.join(sorted(unknown))}")
+        try:
+            Request((Message("user"),), **self.defaults)
+        except ValueError as error:
+            raise ConfigError(f"backend {self.id!r}: defaults: {error}") from error
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -83,7 +85,7 @@ class Backend:
                 changes[name] = value
         if self.refused:
             changes |= dict.fromkeys(self.refused.get(model, ()))
-        return evolve(request, **changes) if changes else request
+        return request.changed(changes) if changes else request
 
     def refuse(self, model: str | None, parameter: str | None, request: Request) -> bool:
         """Remember that `model` refuses `parameter`; say whether the request may be sent again without it."""
@@ -105,22 +107,38 @@ class Backend:
 class Registry:
     """Every backend and middleware of one router, in pluggy."""
 
-    def __init__(self, backends: Iterable[Backend], middleware: Iterable[object], catalogue: Catalogue) -> None:
+    def __init__(
+        self, backends: Iterable[Backend], middleware: Sequence[object], order: object, catalogue: Catalogue
+    ) -> None:
         self.backends = tuple(backends)
         self._catalogue = catalogue
         self._manager = new_manager()
-        wrappers = [holder(one) for one in middleware]
-        for number, wrapper in enumerate(wrappers):
-            self._manager.register(wrapper, f"middleware {number}")
         self._holders: dict[str, Any] = {}
         for backend in self.backends:
             if backend.id in self._holders:
                 raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
             self._holders[backend.id] = holder(backend.provider)
             self._manager.register(self._holders[backend.id], backend.id)
+        # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
+        wrappers = [holder(one) for one in middleware]
+        for number, wrapper in reversed(list(enumerate(wrappers))):
+            self._manager.register(wrapper, f"middleware {number} of the router")
+        self._manager.register(holder(order), "order of the router")
         self._manager.check_pending()
         self._callers = {(b.id, hook): self._caller(b, hook) for b in self.backends for hook in _KINDS}
-        self.observed = any(hasattr(wrapper, "answered") for wrapper in wrappers)
+        self._order = self._manager.hook.order
+        #: one caller for each, so that one which raises does not end the others
+        self._observers = [self._alone("answered", wrapper) for wrapper in wrappers if hasattr(wrapper, "answered")]
+
+    def order(self, request: Request, able: Sequence[Backend]) -> list[Backend]:
+        """Ask the order plugin.
+
+        :raises TypeError: it returned something that is not among the backends.
+        """
+        order = list(dict.fromkeys(self._order(request=request, backends=able)))
+        if all(backend in able for backend in order):
+            return order
+        raise TypeError("it returned something that is not among the backends")
 
     def generate(self, backend: Backend, request: Request) -> Completion:
         """Ask one backend, through every middleware; put a stream together where that is all it has."""
@@ -148,18 +166,21 @@ class Registry:
         caller = self._callers[backend.id, "health"]
         return Health.ok() if caller is None else self._expect(Health, caller(), "health", backend)
 
-    def close(self, backend: Backend) -> None:
-        """Let one backend release what it holds."""
-        caller = self._callers[backend.id, "close"]
-        if caller is not None:
-            caller()
+    def close(self) -> None:
+        """Let every plugin release what it holds. What one raises is logged and not passed on."""
+        for name, plugin in self._manager.list_name_plugin():
+            try:
+                getattr(plugin, "close", bool)()
+            except Exception as error:
+                _log.failed("close", error, plugin=name)
 
     def answered(self, request: Request, completion: Completion) -> None:
         """Tell every observer. What one raises is logged and not passed on."""
-        try:
-            self._manager.subset_hook_caller("answered", self._holders.values())(request=request, completion=completion)
-        except Exception as error:
-            _log.warning("observer failed", error=type(error).__name__, reason=str(error))
+        for observer in self._observers:
+            try:
+                observer(request=request, completion=completion)
+            except Exception as error:
+                _log.failed("answered", error)
 
     def _caller(self, backend: Backend, hook: str) -> Callable[..., Any] | None:
         """Return the caller that sees this backend and every middleware, or None if it lacks the hook."""
@@ -168,7 +189,10 @@ class Registry:
             return None
         return self._manager.subset_hook_caller(hook, [other for other in self._holders.values() if other is not own])
 
-    def _expect(self, kind: type[T], found: object, hook: str, backend: Backend) -> T:
+    def _alone(self, hook: str, plugin: object) -> Callable[..., Any]:
+        return self._manager.subset_hook_caller(hook, [p for p in self._manager.get_plugins() if p is not plugin])
+
+    def _expect(self, kind: Any, found: object, hook: str, backend: Backend) -> Any:
         """Return `found` if it is of the type that the hook promises.
 
         :raises BackendError: it is not: the plugin is quarantined and the backend left alone for long.
@@ -220,4 +244,4 @@ def last_of(pieces: list[Chunk], name: str) -> Any:
     return next((value for piece in reversed(pieces) if (value := getattr(piece, name)) is not None), None)
 
 
-_KINDS = ("generate", "stream", "health", "close")
+_KINDS = ("generate", "stream", "health")

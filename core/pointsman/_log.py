@@ -76,6 +76,11 @@ def warning(event: str, **facts: Any) -> None:
     write(logging.WARNING, event, **facts)
 
 
+def failed(hook: str, error: BaseException, **facts: Any) -> None:
+    """Report what a hook raised whose failure costs the caller nothing."""
+    warning(f"{hook} failed", **facts, error=type(error).__name__, reason=str(error))
+
+
 def to_stderr(level: int | None = None) -> None:
     """Write lines to stderr from now on, if `level` or POINTSMAN_LOG asks for it. Repeating it changes nothing."""
     name = os.environ.get("POINTSMAN_LOG", "").upper()

@@ -45,7 +45,7 @@ class Router:
     :param max_retries: further attempts at the same backend, where trying again may help.
     :param on_refusal: "next" asks another backend when a model refuses; "raise" does not.
     :param health_ttl: seconds for which a finding about health is good.
-    :param middleware: names of installed `pointsman.middleware` plugins, or instances.
+    :param middleware: names of installed `pointsman.middleware` plugins, or instances; the first is the outermost.
     :param verbose: show every attempt on stderr.
     :param log_content: let prompts and answers into the log.
     :raises ConfigError: with every problem that was found.
@@ -72,8 +72,7 @@ class Router:
         self._log_content = log_content
         made = installed(self._catalogue) if backends is None else _backends(backends)
         wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]
-        self._registry = Registry(made, wrappers, self._catalogue)
-        self._order = self._plugin(ORDERS, order)
+        self._registry = Registry(made, wrappers, self._plugin(ORDERS, order), self._catalogue)
         self._breaker = Breaker()
         self._monitor = Monitor(self._registry, health_ttl)
         if backends is None:
@@ -161,11 +160,7 @@ class Router:
             if self._closed:
                 return
             self._closed = True
-        for backend in self._registry.backends:
-            try:
-                self._registry.close(backend)
-            except Exception as error:
-                _log.warning("close failed", backend=backend.id, error=type(error).__name__, reason=str(error))
+        self._registry.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -223,14 +218,9 @@ class Router:
         if len(able) < 2:
             return able
         try:
-            order: Sequence[Backend] = self._order.order(request, able)
-            if all(backend in able for backend in order):
-                return order
-            raise TypeError("it returned something that is not among the backends")
+            return self._registry.order(request, able)
         except Exception as error:  # the fault of an order plugin must not cost the caller the answer
-            _log.warning(
-                "order plugin failed", plugin=type(self._order).__name__, error=type(error).__name__, reason=str(error)
-            )
+            _log.failed("order", error)
             return sorted(able, key=lambda backend: backend.priority)
 
     def _nobody(self, request: Request) -> Sequence[Backend]:
@@ -249,7 +239,7 @@ class Router:
     def _hindrance(self, backend: Backend, request: Request) -> BackendError:
         """Return why a backend cannot be asked, as the error that its cool-down remembers, if that is the reason."""
         pause = self._breaker.pause(backend.id, request.model or backend.model)
-        why = self._gate.why_not(backend, request)
+        why = self._gate.why_not(backend, request) or "left out by the order plugin"
         error = copy(pause.error) if pause is not None and why.startswith("cooling") else BackendError(why)
         if pause is not None:
             error.retry_after = pause.left()
@@ -279,8 +269,7 @@ class Router:
         )
         if self._log_content:
             _log.content(call.request, completion)
-        if self._registry.observed:
-            self._registry.answered(answered.request, completion)
+        self._registry.answered(answered.request, completion)
         return completion
 
     # -- the rest ------------------------------------------------------------------------------

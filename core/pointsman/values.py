@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, TypedDict
 
-from attrs import evolve, field, frozen
+from attrs import field, fields, frozen
 
 from .scope import Scope
 
@@ -216,10 +216,21 @@ class Request:
                 break
         return frozenset(needs) if needs else _NOTHING
 
+    def changed(self, new: Mapping[str, Any]) -> Request:
+        """Return this request, in the same scope, with these fields changed to values known to be good."""
+        copy: Request = object.__new__(Request)
+        for (name, put), value in zip(_REQUEST_SLOTS, _request_values(self), strict=True):
+            put(copy, new.get(name, value))
+        return copy
+
     def without(self, *names: str) -> Request:
         """Return this request with the named fields unset."""
-        unset: dict[str, Any] = dict.fromkeys(names)
-        return evolve(self, **unset)
+        return self.changed(dict.fromkeys(names))
+
+
+# The slots themselves: `evolve` costs three times as much, on every call of the router.
+_REQUEST_SLOTS = tuple((field.name, getattr(Request, field.name).__set__) for field in fields(Request))
+_request_values = attrgetter(*(name for name, _ in _REQUEST_SLOTS))
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
