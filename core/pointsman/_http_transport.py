@@ -32,8 +32,8 @@ from urllib3.util.ssl_ import create_urllib3_context
 from .errors import UnavailableError
 from .scope import Scope
 
+AT_ONCE_S = 1.0
 CONNECT_S = 10.0  # who does not take a connection by then is not worth the rest of the deadline
-STALE_S = 1.0
 _NO_RETRIES = Retry(False, redirect=False)
 _running = threading.local()  # `.call`: urllib3 picks the connection, and it must know for whom
 _lock = threading.Lock()  # held for a few instructions: a socket changes hands, a pool is looked up
@@ -46,8 +46,9 @@ class Call:
         self.scope = scope
         self.sock: Any = None
         self.wake: Callable[[], None] | None = None  #: how to end a read on a socket that is not ours
-        self.heard = False  #: whether any byte of an answer came
-        self.reused_after_s: float | None = None  #: how long the connection lay idle; None: it is fresh
+        self.reused = False  #: whether the connection comes from the pool
+        self.untaken = False  #: whether the server closed it without having taken the request
+        self.sent_at = inf
         self.fresh = False  #: whether a pooled connection must not be taken
         self.began = False  #: from here on the first-byte limit counts no more
         self.content_at: float | None = None  #: of a stream: when its last content came
@@ -94,21 +95,25 @@ class Call:
         self._forget()
         with _lock:
             if self.sock is not None and self.sock.call is self:
-                self.sock.call, self.sock.idle_since = None, monotonic()
+                self.sock.call = None
 
 
 class _Bounded(socket.socket):
     """A socket that gives each operation no more time than its call has left."""
 
     call: Call | None = None
-    idle_since = inf
 
     def recv_into(self, *args: Any) -> int:
         if self.call is not None:
             self.settimeout(self.call.timeout())
-        count = super().recv_into(*args)
-        if count and self.call is not None:
-            self.call.heard = True
+        try:
+            count = super().recv_into(*args)
+        except ConnectionResetError:
+            if self.call is not None:
+                self.call.untaken = monotonic() - self.call.sent_at < AT_ONCE_S
+            raise
+        if not count and self.call is not None:
+            self.call.untaken = _unacknowledged(self)
         return count
 
     def recv(self, *args: Any) -> bytes:  # the way of TLS inside the TLS of a proxy
@@ -124,7 +129,14 @@ class _Bounded(socket.socket):
     def sendall(self, *args: Any) -> None:
         if self.call is not None:
             self.settimeout(self.call.timeout())
-        super().sendall(*args)
+        try:
+            super().sendall(*args)
+        except ConnectionError:
+            if self.call is not None:
+                self.call.untaken = True
+            raise
+        if self.call is not None:
+            self.call.sent_at = monotonic()
 
 
 class _BoundedTLS(_Bounded, ssl.SSLSocket):
@@ -141,7 +153,7 @@ class _Scoped(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:  # where urllib3's own SOCKS support comes in, too
         call: Call = _running.call
-        call.reused_after_s, call.until = None, monotonic() + CONNECT_S
+        call.reused, call.until = False, monotonic() + CONNECT_S
         problem: OSError = OSError("no address")
         for family, kind, protocol, _, address in self._addresses(call):
             sock = _Bounded(family, kind, protocol)
@@ -181,7 +193,7 @@ class _Scoped(HTTPConnection):
         if self.sock is not None:
             sock: Any = getattr(self.sock, "socket", self.sock)  # TLS inside TLS has its socket inside
             if sock.call is not call:
-                call.reused_after_s = monotonic() - sock.idle_since
+                call.reused = True
                 call.hold(sock)
         super().request(*args, **kwargs)
 
@@ -196,6 +208,17 @@ class _Pool(HTTPConnectionPool):
 
 class _PoolTLS(HTTPSConnectionPool):
     ConnectionCls = _ScopedTLS
+
+
+def _unacknowledged(sock: socket.socket) -> bool:
+    """Whether bytes that we sent have not reached the other side's kernel (False where the system cannot tell)."""
+    try:
+        import fcntl
+        import termios
+
+        return fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
+    except (ImportError, OSError):
+        return False
 
 
 def _is_address(host: str) -> bool:
@@ -308,7 +331,6 @@ def send(
     pool = _pool(route)
     if pool.proxy is not None and pool.scheme == "http":
         target = route.origin + target
-    sent = monotonic()
     for again in (True, False):
         try:
             return pool.urlopen(
@@ -323,11 +345,10 @@ def send(
                 preload_content=False,
             )
         except ProtocolError:
-            # A server that closes an idle connection while our request is on its way never takes it up. That
-            # looks the same as a server that dies at work, which may have cost money; so we send again only where
-            # it can be nothing else: the connection had lain idle, and the end came at once, without a byte.
-            idle_s = call.reused_after_s
-            if not again or call.heard or idle_s is None or idle_s < STALE_S or monotonic() - sent > STALE_S:
+            # A server that closes an idle connection while our request is on its way never takes it up: it
+            # acknowledges no byte of it, or resets the connection at once. Then, and only then, sending it again on a
+            # fresh connection is no second request. One that took it and died may have done the work, and charged.
+            if not (again and call.reused and call.untaken):
                 raise
             call.fresh = True
     raise AssertionError  # the second round returns or raises

@@ -16,6 +16,7 @@ nor its traceback with local variables, nor a cause.
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from time import monotonic
@@ -41,6 +42,7 @@ MAX_BODY = 64 << 20  #: bytes of a plain answer; a longer one is unusable
 _ERROR_BODY = 64 << 10
 _ERROR_BODY_S = 5.0  # an error is worth no longer wait for its text
 _DONE_S = 0.05
+_WEB = re.compile(r"https?://([^\s:\[\]]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?")
 
 
 class Answer(NamedTuple):
@@ -74,11 +76,11 @@ class Client:
         session: requests.Session | None = None,
     ) -> None:
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _WEB.fullmatch(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"):
             raise ConfigError(f"base_url: found {base_url!r}, expected http://HOST or https://HOST")
         if parts.username or parts.password:
             raise ConfigError("base_url: holds a user name or password; give it as api_key or in headers")
-        self.host = parts.hostname
+        self.host = parts.hostname or ""
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix, self._query = parts.path.rstrip("/"), parts.query
         self._session, self._auth = session, auth
