@@ -49,7 +49,18 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 class _InOrder(click.Group):
-    """Lists the commands by how often they are wanted."""
+    """Lists the commands by how often they are wanted, and lets a reader of the output leave early."""
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run the command that was named, and return its exit code."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # whoever read it has what they wanted: write no more, at exit neither
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return code if isinstance(code, int) else 0
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order in which the commands were added."""
@@ -68,32 +79,14 @@ def app() -> None:
 
 
 for _command in (generate, health, order, plugins, config):
-    _command.epilog = _command.epilog or CODES
     app.add_command(_command)
+for _command in (*app.commands.values(), *config.commands.values()):
+    _command.epilog = CODES
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. A person's mistake is a message, never a traceback."""
     settle_output()
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _unread()
-    except SystemExit as leave:  # click leaves so when a pipe breaks, and when it completes a command line
-        if isinstance(leave.__context__, BrokenPipeError):
-            return _unread()
-        raise
-    return code
-
-
-def _unread() -> int:
-    """Whoever read our output has what they wanted: write no more of it, at exit neither."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
-def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app.main(arguments, prog_name="pointsman", standalone_mode=False)
     except click.ClickException as error:

@@ -56,7 +56,8 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
         as_json({"file": str(path), "problems": [], "backends": rows})
     else:
         table(("backend", "type", "model", "priority", "status", "what to know"), rows)
-        note(f"{path}: nothing to mend")
+        enabled = [row["status"] for row in rows if row["status"] != "disabled"]
+        note(f"{path}: nothing to mend; {enabled.count('ready')} of {len(enabled)} enabled backends can be asked")
     return 1 if any(row["status"] == "unfit" for row in rows) else 0
 
 

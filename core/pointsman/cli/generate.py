@@ -51,7 +51,7 @@ def generate(
     """
     from pointsman.errors import BackendError, ConfigError
 
-    options = {name: value for name, value in options.items() if value not in (None, False)}
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
     text = _prompt(prompt)
     try:
         if schema_file:

@@ -23,7 +23,7 @@ def order(prompt: tuple[str, ...], as_json_: bool, config_file: str | None, **op
     Asks each backend for its health first, and sends no prompt anywhere. The exit code is 1 if no
     backend could be asked.
     """
-    options = {name: value for name, value in options.items() if value not in (None, False)}
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
     with router_of(config_file) as router:
         router.health()
         places = router.order(" ".join(prompt) or "?", **options)
