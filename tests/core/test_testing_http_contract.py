@@ -127,7 +127,7 @@ class BadKeyInURL(Subject):
     class made(Chat):
         def client(self) -> Client:
             assert self.api_key
-            return Client(f"{self.url}?key={self.api_key.reveal()}")
+            return Client(f"{self.url}?key={self.api_key.reveal()}", auth=("Authorization", "Bearer ", self.api_key))
 
 
 class BadHealth(Subject):

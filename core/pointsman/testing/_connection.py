@@ -278,7 +278,7 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 async def serve(connection: Connection, next_fault: Callable[[Seen], Fault], new: Callable[..., Exchange]) -> None:
-    """Answer one request after another until either side ends the connection."""
+    """Answer one request after another until either side wants the connection to end."""
     while await connection.first_byte():
         request = await connection.read_head()
         body = request and await connection.read_body(request[2])
@@ -294,3 +294,5 @@ async def serve(connection: Connection, next_fault: Callable[[Seen], Fault], new
         except ClientGone:
             return
         seen.ended_at = monotonic()
+        if request[2].get("connection", "").lower() == "close":
+            return

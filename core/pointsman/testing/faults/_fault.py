@@ -31,11 +31,11 @@ class Fault:
         return f"<fault {self.name}>"
 
 
-#: name -> (row of the catalogue of faults, or 0 for a healthy answer; what makes the fault)
-CATALOGUE: dict[str, tuple[int, Callable[..., Fault]]] = {}
+#: name -> (rows that it plays, none for a healthy answer; what makes the fault)
+CATALOGUE: dict[str, tuple[tuple[int, ...], Callable[..., Fault]]] = {}
 
 
-def fault(row: int) -> Callable[[Callable[P, Play]], Callable[P, Fault]]:
+def fault(*rows: int) -> Callable[[Callable[P, Play]], Callable[P, Fault]]:
     """Make a function that returns what to play into one that returns a named `Fault` of the catalogue."""
 
     def decorate(make: Callable[P, Play]) -> Callable[P, Fault]:
@@ -44,7 +44,7 @@ def fault(row: int) -> Callable[[Callable[P, Play]], Callable[P, Fault]]:
             given = ", ".join([*(repr(a) for a in args), *(f"{name}={value!r}" for name, value in kwargs.items())])
             return Fault(f"{make.__name__}({given})", make(*args, **kwargs))
 
-        CATALOGUE[make.__name__] = (row, made)
+        CATALOGUE[make.__name__] = (rows, made)
         return made
 
     return decorate

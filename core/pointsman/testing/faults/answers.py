@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .._connection import Exchange
 
 
-@fault(0)
+@fault()
 def well(
     text: str | None = None,
     *,
@@ -42,7 +42,7 @@ def well(
     return play
 
 
-@fault(0)
+@fault()
 def models(*ids: str) -> Play:
     """List models, as `GET /v1/models` does."""
 
@@ -54,7 +54,7 @@ def models(*ids: str) -> Play:
     return play
 
 
-@fault(0)
+@fault()
 def no_such_page() -> Play:
     """Answer 404 for a path that nobody serves."""
 

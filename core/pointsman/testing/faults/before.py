@@ -29,9 +29,9 @@ def nobody_listens() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
 
 
-@fault(5)
+@fault(4, 5)
 def status(
-    code: int,
+    code: int = 503,
     error: WireError | None = None,
     *,
     body: Literal["json", "html", "text", "empty"] = "json",
@@ -49,7 +49,7 @@ def status(
     return play
 
 
-@fault(1)
+@fault(1, 2, 3)
 def rate_limited(
     retry_after: float | str | None = None,
     *,
@@ -223,7 +223,7 @@ async def _reset(x: Exchange) -> None:
     x.reset()
 
 
-CATALOGUE["reset_on_connect"] = (6, reset_on_connect)
+CATALOGUE["reset_on_connect"] = ((6,), reset_on_connect)
 
 
 @fault(6)
