@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from . import _log
 from ._answers import Opened, Stream, judged, opened
-from ._assembly import configured, installed
 from ._attempts import Answered, Call, Limits
 from ._backends import Backend, Registry
 from ._breaker import Breaker
@@ -23,6 +20,9 @@ from ._health import Monitor
 from ._requests import Prompt, build
 from .errors import AllBackendsFailed, BackendError, ConfigError
 from .values import Chunk, Completion, Health, Options, Request
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Router:
         self._catalogue = _catalogue or Catalogue()
         self._limits = Limits(timeout, first_token_timeout, idle_timeout, max_retries, on_refusal)
         self._log_content = log_content
-        made = installed(self._catalogue) if backends is None else _backends(backends)
+        made = self._installed() if backends is None else _backends(backends)
         wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]
         self._registry = Registry(made, wrappers, self._plugin(ORDERS, order), self._catalogue)
         self._breaker = Breaker()
@@ -91,6 +91,8 @@ class Router:
 
         :raises ConfigError: with every problem, each with its path.
         """
+        from ._assembly import configured  # costs as much as all the rest, and many programs need none
+
         return cls(**configured(source))
 
     @property
@@ -121,9 +123,8 @@ class Router:
         request = self._request(prompt, options)
         try:
             return await self._in_thread(lambda: self._generate(request))
-        except asyncio.CancelledError:
-            request.scope.cancel()
-            raise
+        finally:
+            request.scope.cancel()  # changes nothing when the answer is there
 
     async def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncIterator[Chunk]:
         """Do as `stream`, with a thread that reads. Cancelling or leaving it closes the connection at once."""
@@ -238,7 +239,7 @@ class Router:
 
     def _hindrance(self, backend: Backend, request: Request) -> BackendError:
         """Return why a backend cannot be asked, as the error that its cool-down remembers, if that is the reason."""
-        pause = self._breaker.pause(backend.id, request.model or backend.model)
+        pause = self._breaker.pause(backend.id, backend.model_for(request))
         why = self._gate.why_not(backend, request) or "left out by the order plugin"
         error = copy(pause.error) if pause is not None and why.startswith("cooling") else BackendError(why)
         if pause is not None:
@@ -274,6 +275,11 @@ class Router:
 
     # -- the rest ------------------------------------------------------------------------------
 
+    def _installed(self) -> list[Backend]:
+        from ._assembly import installed
+
+        return installed(self._catalogue)
+
     def _plugin(self, group: str, one: str | object) -> Any:
         if isinstance(one, str):
             return self._catalogue.load(group, one)()
@@ -281,6 +287,9 @@ class Router:
         return one
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
@@ -289,13 +298,19 @@ class Router:
 
 def _backends(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
     """Return backends of what a caller gave: values, bare providers in the order of preference, or either by id."""
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise ConfigError(f"backends: found {type(given).__name__}, expected a list of backends or a mapping of ids")
     pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
     made = []
     for place, (name, one) in enumerate(pairs, 1):
-        if isinstance(one, str | bytes | Mapping):
+        if isinstance(one, str | bytes | Mapping | type):
             raise ConfigError(
                 f"backends[{place - 1}]: found {type(one).__name__}, expected a Backend or a provider; "
                 "Router.from_config takes a configuration"
             )
-        made.append(one if isinstance(one, Backend) else Backend(one, id=name or "", priority=10 * place))
+        backend = one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place)
+        if name not in (None, backend.id):
+            backend = copy(backend)
+            backend.id = name
+        made.append(backend)
     return made
