@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from time import monotonic
 from types import TracebackType
 
 from ._attempts import Answered, Call, translated
 from ._backends import Backend, Registry, collect
-from .errors import BackendError, ContentFilterError, IncompleteAnswer, UnusableAnswer
+from .errors import BackendError, BackendTimeout, ContentFilterError, IncompleteAnswer, UnusableAnswer
 from .values import Chunk, Completion, FinishReason, Request
 
 
@@ -69,6 +70,8 @@ def opened(registry: Registry, backend: Backend, request: Request) -> Opened:
                 _check_end(chunk.finish_reason)
             if chunk.tool_calls or (chunk.text and not chunk.text.isspace()):
                 return Opened(held, chunks)
+            if monotonic() > request.scope.first_byte_by:
+                raise BackendTimeout("signs of life, but no content within the limit for the first token")
     except BaseException:
         close(chunks)
         raise
@@ -134,6 +137,8 @@ class Stream(Iterator[Chunk]):
             self._answered = self._start()
             self._held.extend(self._answered.answer.held)
             self._rest = self._answered.answer.rest
+            if self._done:  # closed meanwhile, by another thread
+                close(self._rest)
         chunk = self._held.popleft() if self._held else self._pull(self._rest)
         self._seen.append(chunk)
         return chunk
@@ -147,8 +152,10 @@ class Stream(Iterator[Chunk]):
             else:
                 if chunk.finish_reason is not None:
                     _check_end(chunk.finish_reason)
+                elif monotonic() > self._call.request.scope.deadline:
+                    raise BackendTimeout("the time was up before the end of the answer")
                 return chunk
-        except Exception as raised:
+        except (Exception, SystemExit) as raised:
             error = translated(raised)
         else:
             raise StopIteration

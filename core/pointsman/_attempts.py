@@ -25,6 +25,7 @@ from .errors import (
     ContentFilterError,
     ContextLengthError,
     InvalidRequestError,
+    ModelNotFoundError,
     UnusableAnswer,
 )
 from .secret import redact
@@ -109,11 +110,10 @@ class Call(Generic[T]):
             started = perf_counter()
             try:
                 return Answered(self._ask(backend, request), backend, request, started)
-            except Exception as raised:
+            except (Exception, SystemExit) as raised:
                 error = translated(raised)
             self.failed(Answered(None, backend, request, started), error)
-            if backend.refuse(request.model, error.parameter, request):
-                self._warn(backend, request, error)
+            if self._adapted(backend, request, error):
                 request = backend.fitted(self.request, first=first)
                 continue
             if isinstance(error, InvalidRequestError) and error.retry_same and not learned:
@@ -180,10 +180,18 @@ class Call(Generic[T]):
             return error.try_next or (self.request.on_refusal or self._limits.on_refusal) == "next"
         return error.try_next
 
-    def _warn(self, backend: Backend, request: Request, error: BackendError) -> None:
-        text = f"{backend.id}: model {request.model!r} refuses {error.parameter}; sent without it, now and from here on"
+    def _adapted(self, backend: Backend, request: Request, error: BackendError) -> bool:
+        """Say whether the backend has learnt to be asked otherwise, at once, and warn the caller of the difference."""
+        text = f"{backend.id}: "
+        if backend.refuse(request.model, error.parameter, request):
+            text += f"model {request.model!r} refuses {error.parameter}; sent without it, now and from here on"
+        elif isinstance(error, ModelNotFoundError) and backend.lack(request.model, self.request):
+            text += f"it has no model {request.model!r}; asked its own, {backend.model!r}, now and from here on"
+        else:
+            return False
         self.warnings.append(text)
-        _log.warning("parameter refused", backend=backend.id, model=request.model, parameter=error.parameter)
+        _log.warning(text)
+        return not self.request.scope.cancelled
 
     def _failure(self) -> BackendError:
         """Return what the caller gets when all that could be tried has failed."""
@@ -200,7 +208,7 @@ class Call(Generic[T]):
         return error
 
 
-def translated(error: Exception) -> BackendError:
+def translated(error: BaseException) -> BackendError:
     """Return what a provider raised as a `BackendError`, without any key that it may hold."""
     if isinstance(error, BackendError):
         return error

@@ -44,6 +44,8 @@ class Backend:
     missing: str = field(default="", repr=False)  #: why it cannot be used at all: a variable that is not set, say
     #: model -> parameters that it refused
     refused: dict[str | None, frozenset[str]] = field(factory=dict, repr=False, init=False)
+    #: models that requests named and it does not have: it is asked its own instead
+    lacks: frozenset[str | None] = field(default=frozenset(), repr=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         check(self.provider.__class__, PROVIDERS)
@@ -74,9 +76,14 @@ class Backend:
         """Tokens that fit its model, if known."""
         return getattr(self.provider, "context_window", None)
 
+    def model_for(self, request: Request, *, first: bool = True) -> str | None:
+        """Return the model that it is asked: what the request names counts for the first backend of the order."""
+        named = request.model if first and request.model not in self.lacks else None
+        return named or self.model or request.model
+
     def fitted(self, request: Request, *, first: bool) -> Request:
         """Return the request as this backend is asked it: its model, its defaults, without what the model refused."""
-        model = (request.model if first else None) or self.model or request.model
+        model = self.model_for(request, first=first)
         changes: dict[str, Any] = {}
         if model != request.model:
             changes["model"] = model
@@ -92,6 +99,13 @@ class Backend:
         if parameter not in DROPPABLE or getattr(request, parameter) is None:
             return False
         self.refused[model] = self.refused.get(model, frozenset()) | {parameter}
+        return True
+
+    def lack(self, model: str | None, request: Request) -> bool:
+        """Remember that it has no such model; say whether it may be asked its own instead of the one that was named."""
+        if model != request.model or self.model in (None, model):
+            return False
+        self.lacks |= {model}
         return True
 
     def cost(self, usage: Usage | None) -> float | None:

@@ -82,7 +82,7 @@ class Gate:
         return (health is None or health.status != "unconfigured") and (pause is None or pause.soft)
 
     def _pause(self, backend: Backend, request: Request) -> Pause | None:
-        return self._breaker.pause(backend.id, request.model or backend.model)
+        return self._breaker.pause(backend.id, backend.model_for(request))
 
     def check_named(self, request: Request) -> None:
         """See that the backend which the request names exists.
