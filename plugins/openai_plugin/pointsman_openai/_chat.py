@@ -167,8 +167,9 @@ class _Calls:
         for piece in pieces or ():
             function = piece.get("function") or {}
             index, given = piece.get("index"), piece.get("id")
-            call = self._at.get(index) if index is not None or not (given or function.get("name")) else None
-            if call is None or (given and call["id"] and given != call["id"]):
+            call = self._at.get(index)  # under None is the last one
+            another = call is not None and given and call["id"] and given != call["id"]
+            if call is None or another or (index is None and function.get("name")):
                 call = {"id": "", "name": "", "arguments": ""}
                 self._calls.append(call)
             self._at[index] = self._at[None] = call
@@ -179,21 +180,25 @@ class _Calls:
         return bool(pieces)
 
     def whole(self, end: FinishReason) -> tuple[ToolCall, ...]:
-        """Return the calls.
-
-        :raises UnusableAnswer: the answer was cut inside one.
-        """
-        calls = tuple(
+        """Return the calls."""
+        calls = (
             ToolCall(call["id"] or f"call_{number}", call["name"], call["arguments"].strip() or "{}")
             for number, call in enumerate(self._calls)
         )
-        if end == "length":
-            try:
-                for call in calls:
-                    call.parsed()
-            except ValueError:
-                raise UnusableAnswer("max_tokens was used up inside a tool call: give more") from None
-        return calls
+        return uncut(tuple(calls), end)
+
+
+def uncut(calls: tuple[ToolCall, ...], end: FinishReason) -> tuple[ToolCall, ...]:
+    """Return `calls`.
+
+    :raises UnusableAnswer: the answer was cut inside one.
+    """
+    try:
+        for call in calls if end == "length" else ():
+            call.parsed()
+    except ValueError:
+        raise UnusableAnswer("max_tokens was used up inside a tool call: give more") from None
+    return calls
 
 
 def _end(raw: Any, calls: _Calls) -> FinishReason:

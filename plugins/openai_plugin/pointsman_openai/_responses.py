@@ -9,7 +9,7 @@ from pointsman import Chunk, Completion, ContentFilterError, Message, Request, T
 from pointsman.http import Events, classify
 from pointsman.values import FinishReason
 
-from ._chat import usage
+from ._chat import uncut, usage
 from ._schema import is_strict
 
 NAME = "the Responses API"
@@ -95,10 +95,11 @@ def completion(data: Any, headers: Mapping[str, str]) -> Completion:
             text, reasoning = (
                 (text, reasoning + said) if item.get("phase") == "commentary" else (text + said, reasoning)
             )
+    end = _end(raw, bool(calls))
     return Completion(
         text=text,
-        finish_reason=_end(raw, bool(calls)),
-        tool_calls=tuple(calls),
+        finish_reason=end,
+        tool_calls=uncut(tuple(calls), end),
         usage=usage(data.get("usage")),
         model=data.get("model"),
         reasoning=reasoning,
