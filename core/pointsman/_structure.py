@@ -162,14 +162,14 @@ def expected(type_: Any) -> str:
 
 def _types(cls: type[Any]) -> dict[str, Any]:
     """Return the types of the fields. A name that cannot be resolved, being imported late, stands for anything."""
-    modules = [vars(sys.modules[base.__module__]) for base in cls.__mro__]
+    modules = [vars(module) for base in cls.__mro__ if (module := sys.modules.get(base.__module__))]
     return {a.name: _resolved(a.type, ChainMap(*modules)) for a in attrs.fields(cls)}
 
 
 def _resolved(type_: Any, names: Mapping[str, Any]) -> Any:
     try:
         return eval(type_, {}, names) if isinstance(type_, str) else type_ or Any  # noqa: S307 - the plugin's own code
-    except (NameError, AttributeError, TypeError):
+    except Exception:
         return Any
 
 

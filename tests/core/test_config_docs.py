@@ -1,0 +1,79 @@
+"""docs/configuration.md says what is true: its examples run, and its tables name every option there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+from pointsman import Router
+from pointsman.config import ALIASES, COMMON, RouterSettings, load
+from pointsman.errors import ConfigError
+from pointsman_local import Local
+from pointsman_openai import OpenAI
+
+TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+(MISTAKES,) = (index for index, (language, _) in enumerate(BLOCKS) if language == "text")
+EXAMPLES = [block for index, block in enumerate(BLOCKS) if block[0] in ("toml", "json") and index != MISTAKES - 1]
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next one."""
+    return re.split(r"^#", TEXT.partition(f"# {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def names(title: str) -> list[str]:
+    """What the first column of a table names."""
+    return re.findall(r"^\| `(\w+)` \|", section(title), re.MULTILINE)
+
+
+def options(cls: type[attrs.AttrsInstance]) -> set[str]:
+    """The options that a plugin has beyond those of every backend."""
+    return {a.name for a in attrs.fields(cls) if a.init and not a.name.startswith("_")} - COMMON
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the examples find: a key, and an empty folder."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("language", "text"), EXAMPLES)
+def test_each_configuration_is_one(tmp_path: Path, language: str, text: str) -> None:
+    """Every example loads, and its backends can be built."""
+    path = tmp_path / f"pointsman.{language}"
+    path.write_text(text)
+    settings = load(path)
+    assert settings.backends or settings.stores
+    assert not any(backend.missing for backend in settings.backends)
+    Router.from_config(path).close()
+
+
+def test_the_mistakes_are_told_as_shown(tmp_path: Path) -> None:
+    """The lines under "Mistakes" are what that file gives, in that order."""
+    (tmp_path / "p.toml").write_text(BLOCKS[MISTAKES - 1][1])
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path / "p.toml")
+    assert "\n".join(raised.value.problems) + "\n" == BLOCKS[MISTAKES][1]
+
+
+@pytest.mark.parametrize("program", [text for language, text in BLOCKS if language == "python"])
+def test_each_program_runs(program: str) -> None:
+    """Every Python example is executed; each asserts what it shows."""
+    exec(compile(program, "an example", "exec", dont_inherit=True), {"__name__": "example"})
+
+
+def test_the_tables_name_every_option_and_no_other() -> None:
+    """A new option that nobody documents fails here."""
+    assert sorted(names("What every backend has")) == sorted(COMMON)
+    assert sorted(names("ROUTER")) == sorted(a.name for a in attrs.fields(RouterSettings))
+    assert set(names("openai")) == options(OpenAI)
+    assert set(names("local")) == options(Local)
+
+
+def test_the_aliases_are_as_documented() -> None:
+    """The table of types is the one that is used."""
+    assert dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", section("Types"), re.MULTILINE)) == ALIASES
