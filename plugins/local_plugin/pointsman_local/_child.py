@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import re
 import select
 import shutil
 import signal
 import subprocess
 import threading
-from collections import deque
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -26,10 +24,8 @@ from pointsman import BackendError, BackendTimeout, InvalidModelError, Scope, Un
 from ._exchange import READY, Exchange
 from ._frames import MAGIC, BrokenStream, frames, pack, packed
 from ._gguf import Header, read_header
+from ._last_words import LastWords
 from ._launch import EngineName, Launch, command, environment, private_directory
-
-#: How llama.cpp begins its lines: time, level.
-_STAMP = re.compile(r"^\d+\.\d+\.\d+\.\d+ [A-Z] ")
 
 
 class _EngineBroken(Exception):
@@ -48,7 +44,6 @@ class Child:
         self._end: BackendError | None = None
         self._writing = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._last_words: deque[str] = deque(maxlen=30)
         self._verdict: BackendError | None = None  # why we killed it
         self._sign = monotonic()  # when it last gave a sign of life
         self.header = Header()
@@ -170,7 +165,6 @@ class Child:
             raise self._verdict
         self.engine = engine
         directory = private_directory()
-        self._last_words.clear()
         process = subprocess.Popen(  # noqa: S603 - our own Python
             command(),
             stdin=subprocess.PIPE,
@@ -181,8 +175,8 @@ class Child:
             start_new_session=True,
         )
         self._process = process
-        listener = threading.Thread(target=self._listen, args=(process,), name="pointsman-local-stderr", daemon=True)
-        listener.start()
+        assert process.stderr is not None  # noqa: S101 - we asked for a pipe
+        words = LastWords(process.stderr)
         late = InvalidModelError(
             f"{path}: not loaded within {self._launch.load_timeout:g} s (load_timeout): broken, or the disk is slow."
         )
@@ -199,11 +193,11 @@ class Child:
             timer.cancel()
             process.kill()
             process.wait()
-            listener.join(timeout=5)
+            words.join()
             with self._writing:
                 _close_pipes(process)
             shutil.rmtree(directory, ignore_errors=True)
-        raise self._why(process.returncode, failure, path)
+        raise self._why(process.returncode, failure, path, words)
 
     def _read(self, process: subprocess.Popen[bytes], timer: threading.Timer, directory: Path) -> dict[str, Any] | None:
         """Hand out messages until the end. Returns the message that says why nothing was loaded, if there is one."""
@@ -241,41 +235,24 @@ class Child:
         if exchange is not None:
             exchange.mailbox.put(message)
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
-        """Keep the last lines that the engine prints."""
-        stream = process.stderr
-        assert stream is not None  # noqa: S101 - we asked for a pipe
-        rest = b""
-        with contextlib.suppress(OSError, ValueError):  # closed under us by `forget`
-            while some := stream.read(1 << 14):
-                *lines, rest = (rest + some).split(b"\n")
-                rest = rest[-2000:]
-                self._last_words += [line[:500].decode("utf-8", "replace") for line in lines if line.strip()]
-        if rest.strip():
-            self._last_words.append(rest[:500].decode("utf-8", "replace"))
-
-    def _why(self, code: int, failure: dict[str, Any] | None, path: Path) -> Exception:
+    def _why(self, code: int, failure: dict[str, Any] | None, path: Path, words: LastWords) -> Exception:
         if self._verdict is not None:
             return self._verdict
         if failure is not None:
             if failure["kind"] == "engine":
                 return _EngineBroken(failure["message"])
-            return InvalidModelError(f"{path}: the engine cannot load it: {self._said() or failure['message']}")
+            return InvalidModelError(f"{path}: the engine cannot load it: {words.first() or failure['message']}")
         name = _signal(code)
-        words = f" Its last words: {said}" if (said := self._said()) else ""
+        said = f" Its last words: {last}" if (last := words.last()) else ""
         if self.ready:
-            return UnavailableError(f"The model's process died ({name}).{words}")
+            return UnavailableError(f"The model's process died ({name}).{said}")
         if name == "SIGILL":
             return _EngineBroken("it uses instructions that this processor does not have (SIGILL)")
         if name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"):
             return UnavailableError(
-                f"The model's process was killed while it loaded ({name}): is there too little memory?{words}"
+                f"The model's process was killed while it loaded ({name}): is there too little memory?{said}"
             )
-        return InvalidModelError(f"{path}: loading it kills the engine ({name}): the file is broken or hostile.{words}")
-
-    def _said(self) -> str:
-        lines = [_STAMP.sub("", line).strip() for line in self._last_words]
-        return "; ".join(lines[-3:])[:600]
+        return InvalidModelError(f"{path}: loading it kills the engine ({name}): the file is broken or hostile.{said}")
 
     def _over(self, end: BackendError) -> None:
         with self._lock:
@@ -287,7 +264,7 @@ class Child:
             exchange.mailbox.put(copy.copy(end))
 
     def _write(self, data: bytes, deadline: float) -> None:
-        """Write one frame. A child that stops reading in the middle of one is killed: half of it cannot be taken back."""
+        """Write one frame. A child that stops reading in its middle is killed: half a frame cannot be taken back."""
         process = self._process
         if process is None or process.stdin is None or not self._writing.acquire(timeout=_wait(deadline)):
             raise BackendTimeout("the model's process takes no request at the moment")
@@ -299,6 +276,8 @@ class Child:
                         self.kill(UnavailableError("The model's process stopped reading in the middle of a request."))
                     raise BackendTimeout("the model's process did not read the request in time")
                 view = view[os.write(pipe, view[: select.PIPE_BUF if os.name == "posix" else None]) :]
+        except BackendTimeout:  # is an OSError too
+            raise
         except (OSError, ValueError) as error:
             raise UnavailableError("The model's process died before it took the request.") from error
         finally:

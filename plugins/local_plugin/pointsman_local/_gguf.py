@@ -31,7 +31,9 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _NORMAL = 2, 3, 4, 1
 _MARKER = re.compile(r"<\|[^<>|\s]{1,64}\|>|<｜[^<>｜\s]{1,64}｜>|\[/?[A-Z_]{2,32}\]|<(?:start|end)_of_turn>")
 _TOOLS = re.compile(r"\{[{%][^{}]*\btools\b")
 
-_WANTED = frozenset({"general.architecture", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"})
+_WANTED = frozenset(
+    {"general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}
+)
 _WANTED_ENDS = (".context_length", ".block_count", ".embedding_length")
 _TEMPLATE = "tokenizer.chat_template"
 
@@ -170,6 +172,8 @@ def _header(reader: _Reader) -> Header:
 
 def _digest(values: dict[str, Any]) -> Header:
     architecture = _text(values.get("general.architecture"))
+    if _text(values.get("tokenizer.ggml.model")) in ("", "none"):
+        raise _Broken("it has no tokenizer")
     template = _text(values.get(_TEMPLATE)) or None
     tokens = values.get("tokenizer.ggml.tokens")
     types = values.get("tokenizer.ggml.token_type")
@@ -177,9 +181,9 @@ def _digest(values: dict[str, Any]) -> Header:
     types = types if isinstance(types, tuple) else ()
     return Header(
         architecture=architecture,
-        context_length=_count(values.get(f"{architecture}.context_length")),
-        block_count=_count(values.get(f"{architecture}.block_count")),
-        embedding_length=_count(values.get(f"{architecture}.embedding_length")),
+        context_length=_count(values, f"{architecture}.context_length"),
+        block_count=_count(values, f"{architecture}.block_count"),
+        embedding_length=_count(values, f"{architecture}.embedding_length"),
         chat_template=template,
         tool_template=shows_tools(template) or f"{_TEMPLATE}.tool_use" in values,
         control=_control(tokens, types) | markers_in(template),
@@ -214,5 +218,9 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and 0 < value < 1 << 31 else 0
+def _count(values: dict[str, Any], key: str) -> int:
+    """Return a number that the engine believes without looking, so that we look. 0 if it is not there."""
+    value = values.get(key, 0)
+    if key in values and not (isinstance(value, int) and 0 < value < 1 << 31):
+        raise _Broken(f"{key} is {value!r:.40}")
+    return int(value)

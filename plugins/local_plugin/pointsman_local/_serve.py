@@ -104,7 +104,7 @@ class _Server:
             signal.alarm(int(settings["load_timeout"]) + 2)
         try:
             engine = _load(settings)
-        except (EngineMissing, Refused) as error:
+        except Exception as error:
             self._send(
                 {
                     "op": "failed",

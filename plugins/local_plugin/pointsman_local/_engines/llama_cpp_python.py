@@ -10,6 +10,7 @@ import codecs
 import ctypes
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from time import monotonic
@@ -35,13 +36,20 @@ _SAMPLING = {
     "frequency_penalty": ("frequency_penalty", 0.0),
     "presence_penalty": ("presence_penalty", 0.0),
 }
+#: A character beyond U+FFFF as its converter writes it; llama.cpp reads that as two characters.
+_PAIR = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE)
+
+
+def _joined(pair: re.Match[str]) -> str:
+    high, low = int(pair[1], 16), int(pair[2], 16)
+    return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
 
 
 def load(settings: dict[str, Any]) -> LlamaCppPython:
     """Load the model.
 
     :raises EngineMissing: llama-cpp-python is not there.
-    :raises Refused: the model cannot be loaded; why is on fd 2.
+    :raises Exception: of any class: the model cannot be loaded; why, is on fd 2.
     """
     try:
         import llama_cpp
@@ -58,20 +66,17 @@ def load(settings: dict[str, Any]) -> LlamaCppPython:
         return parameters
 
     low.llama_model_default_params = without_extra_buffers  # `Llama` has no parameter for it
-    try:
-        llama = llama_cpp.Llama(
-            settings["path"],
-            n_ctx=settings["n_ctx"],
-            n_batch=_BATCH,
-            n_ubatch=_BATCH,
-            n_threads=settings["n_threads"],
-            n_threads_batch=settings["n_threads"],
-            n_gpu_layers=settings["n_gpu_layers"],
-            verbose=True,  # False would point fds 1 and 2 elsewhere while it loads
-        )
-        return LlamaCppPython(llama, low, say, settings["chat_template"])
-    except (ValueError, RuntimeError, AssertionError, MemoryError) as error:
-        raise Refused("engine", str(error)) from error
+    llama = llama_cpp.Llama(
+        settings["path"],
+        n_ctx=settings["n_ctx"],
+        n_batch=_BATCH,
+        n_ubatch=_BATCH,
+        n_threads=settings["n_threads"],
+        n_threads_batch=settings["n_threads"],
+        n_gpu_layers=settings["n_gpu_layers"],
+        verbose=True,  # False would point fds 1 and 2 elsewhere while it loads
+    )
+    return LlamaCppPython(llama, low, say, settings["chat_template"])
 
 
 def _say(level: int, text: bytes, _user: Any) -> None:
@@ -133,6 +138,8 @@ class LlamaCppPython:
         tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=True, special=True)
         if tokens[:2] == [self._llama.token_bos()] * 2:
             del tokens[0]  # the template has written it already
+        if not tokens:
+            raise Refused("request", "the chat template makes an empty prompt of this")
         limit = self._llama.n_ctx()
         if len(tokens) >= limit:
             raise Refused(
@@ -143,17 +150,17 @@ class LlamaCppPython:
     def _grammar(self, schema: dict[str, Any] | None) -> Any:
         if schema is None:
             return None
-        from llama_cpp.llama_grammar import LlamaGrammar
+        from llama_cpp.llama_grammar import LlamaGrammar, json_schema_to_gbnf
 
         try:
-            grammar = LlamaGrammar.from_json_schema(json.dumps(schema), verbose=False)
+            text = _PAIR.sub(_joined, json_schema_to_gbnf(json.dumps(schema)))
         except Exception as error:
             raise Refused("request", f"schema: cannot be enforced: {type(error).__name__}: {error}") from error
-        sampler = self._low.llama_sampler_init_grammar(self._vocabulary, grammar._grammar.encode(), b"root")
+        sampler = self._low.llama_sampler_init_grammar(self._vocabulary, text.encode(), b"root")
         if not sampler:  # it would be added to the chain unchecked, and kill us
             raise Refused("request", "schema: cannot be enforced: its grammar does not compile")
         self._low.llama_sampler_free(sampler)
-        return grammar
+        return LlamaGrammar.from_string(text, verbose=False)
 
     def _write(self, tokens: Iterator[int], most: int, stops: tuple[str, ...]) -> tuple[int, str]:
         """Emit the text of `tokens`. Return how many there were and why they ended."""

@@ -19,16 +19,13 @@ def load(settings: dict[str, Any]) -> Xllamacpp:
     """Load the model: blocks, holds the GIL, and may kill or hang the process if the file is hostile.
 
     :raises EngineMissing: xllamacpp is not there.
-    :raises Refused: the model cannot be loaded; why is on fd 2.
+    :raises Exception: of any class: the model cannot be loaded; why, is on fd 2.
     """
     try:
         import xllamacpp
     except ImportError as error:
         raise EngineMissing(f"xllamacpp cannot be imported: {error}") from error
-    try:
-        return Xllamacpp(xllamacpp.Server(_parameters(xllamacpp, settings)), settings["n_parallel"])
-    except (RuntimeError, ValueError, MemoryError) as error:
-        raise Refused("engine", str(error)) from error
+    return Xllamacpp(xllamacpp.Server(_parameters(xllamacpp, settings)), settings["n_parallel"])
 
 
 def _parameters(module: Any, settings: dict[str, Any]) -> Any:
@@ -56,7 +53,15 @@ def _parameters(module: Any, settings: dict[str, Any]) -> Any:
         setattr(parameters, name, value)
     if settings["chat_template"] is not None:
         parameters.chat_template = settings["chat_template"]
-    wished = {"warmup": False, "cache_ram_mib": 64, "endpoint_slots": False, "ctx_shift": False, "use_jinja": True}
+    # `fit_params` loads everything twice, and may change what was asked for
+    wished = {
+        "fit_params": False,
+        "warmup": False,
+        "cache_ram_mib": 64,
+        "endpoint_slots": False,
+        "ctx_shift": False,
+        "use_jinja": True,
+    }
     for name, value in wished.items():
         if hasattr(parameters, name):  # names come and go from release to release
             setattr(parameters, name, value)
