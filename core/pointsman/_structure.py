@@ -18,7 +18,7 @@ from enum import Enum
 from functools import cache
 from json import dumps
 from pathlib import Path
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import attrs
@@ -107,9 +107,8 @@ def structured(
             instance = cls(**{fields[name].alias: value for name, value in arguments.items()})
         except Exception as error:
             problems = [_refusal(error, path)]
-    problems = [redact(line) for line in problems]
-    del keys  # until here `redact` knew them
-    return instance, problems
+    del keys  # until here `redact` knew them, so that no plugin's own words could show one
+    return instance, [redact(line) for line in problems]
 
 
 def unknown(path: str, names: Iterable[str]) -> str:
@@ -203,32 +202,43 @@ def _placed(value: Any, name: str, type_: Any, options: Mapping[str, Any]) -> An
 @cache
 def _converter() -> Converter:
     import cattrs  # costs as much time as all the rest: only where there is a configuration
-    from cattrs.cols import homogenous_tuple_structure_factory, is_mutable_sequence, is_sequence, list_structure_factory
+    from cattrs import cols
 
     converter = cattrs.Converter(forbid_extra_keys=True, structure_fallback_factory=lambda _: _given)
     for type_ in _WORDS:
         converter.register_structure_hook(type_, _scalar)
     converter.register_structure_hook_func(lambda type_: _origin(type_) is Literal, _choice)
     converter.register_structure_hook_func(lambda type_: _origin(type_) in (Union, UnionType), _one_of)
-    converter.register_structure_hook_factory(is_sequence, _lists_only(homogenous_tuple_structure_factory))
-    converter.register_structure_hook_factory(is_mutable_sequence, _lists_only(list_structure_factory))
+    converter.register_structure_hook_func(cols.is_any_set, _set)
+    for fits, make, kinds in (
+        (cols.is_sequence, cols.homogenous_tuple_structure_factory, (list, tuple)),
+        (cols.is_mutable_sequence, cols.list_structure_factory, (list, tuple)),
+        (cols.is_mapping, cols.mapping_structure_factory, Mapping),
+    ):
+        converter.register_structure_hook_factory(fits, _only(kinds, make))
     return converter
 
 
-def _lists_only(factory: Callable[[Any, Converter], Callable[[Any, Any], Any]]) -> Callable[[Any, Converter], Any]:
-    """Text and mappings can be iterated too, but nobody means them as lists."""
+def _only(kinds: Any, make: Callable[..., Callable[[Any, Any], Any]]) -> Callable[[Any, Converter], Any]:
+    """Text and mappings can be iterated too, but nobody means them as lists, nor a list as a mapping."""
 
-    def make(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
-        structure = factory(type_, converter)
+    def made(type_: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+        structure = make(type_, converter)
 
         def hook(value: Any, type_: Any) -> Any:
-            if not isinstance(value, list | tuple):
+            if not isinstance(value, kinds):
                 raise _MisfitError
             return structure(value, type_)
 
         return hook
 
-    return make
+    return made
+
+
+def _set(value: Any, type_: Any) -> Any:
+    as_list: Any = GenericAlias(list, get_args(type_) or (Any,))
+    items = _converter().structure(value, as_list)
+    return set(items) if _origin(type_) is set or type_ is set else frozenset(items)
 
 
 def _scalar(value: Any, type_: Any) -> Any:
@@ -240,18 +250,16 @@ def _scalar(value: Any, type_: Any) -> Any:
         return Path(value)
     if isinstance(value, Text) and type_ in (int, float, bool):
         return _read_from_text(value.strip(), type_)
-    if type_ is float and isinstance(value, int) and not isinstance(value, bool):
+    if type_ is float and type(value) is int:
         return float(value)
-    if type_ is str and isinstance(value, str):
-        return value
-    if type(value) is not type_:
+    if (type(value) is not type_ and not (type_ is str and isinstance(value, str))) or value != value:  # NaN is none
         raise _MisfitError
     return value
 
 
 def _read_from_text(text: str, type_: Any) -> Any:
     try:
-        return _TRUTH[text.lower()] if type_ is bool else type_(text)
+        return _TRUTH[text.lower()] if type_ is bool else _scalar(type_(text), type_)
     except (KeyError, ValueError):
         raise _MisfitError from None
 
@@ -318,7 +326,7 @@ def _refusal(error: Exception, path: str, type_: Any = None) -> str:
     """Say why a plugin refused what was written."""
     if _HIDDEN.search(path) or _secret(type_):
         return f"{path}: found {MASK}, which was refused ({type(error).__name__})"
-    return f"{path}: {error.args[0] if error.args else type(error).__name__}"
+    return redact(f"{path}: {error.args[0] if error.args else type(error).__name__}")
 
 
 def _origin(type_: Any) -> Any:

@@ -22,7 +22,7 @@ from ._structure import build as build
 from ._structure import expected, found, structured, unknown
 from ._variables import Written, expand, misspelt
 from .errors import ConfigError
-from .secret import redact
+from .secret import Secret, redact
 from .values import _RANGES
 
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
@@ -143,7 +143,7 @@ class RouterSettings:
     on_refusal: Literal["raise", "next"] | None = None
     on_break: Literal["raise", "restart", "continue"] | None = None
     on_limit: Literal["wait", "next"] | None = None
-    rate_limit_storage: str | None = field(default=None, repr=False)  #: a URL, which may hold a password
+    rate_limit_storage: Secret | None = None  #: a URL, which may hold a password
     health_ttl: float | None = _number(0)  #: seconds
     middleware: tuple[str, ...] | None = None  #: plugins' names, the outermost first
     verbose: bool | None = None

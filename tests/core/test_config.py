@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import Router
+from pointsman import Router, Secret
 from pointsman.config import ALIASES, COMMON, Settings, build, load
 from pointsman.errors import ConfigError
 from pointsman_echo import Echo
@@ -98,7 +98,7 @@ def test_the_form_of_the_complaint_generator_is_read_whole() -> None:
         "min_rate": 2.0,
         "on_break": "restart",
         "on_limit": "next",
-        "rate_limit_storage": "redis://127.0.0.1",
+        "rate_limit_storage": Secret("redis://127.0.0.1"),
         "middleware": ("cache",),
     }
 

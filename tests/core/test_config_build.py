@@ -58,6 +58,7 @@ class Plugin(Base):
     colour: Colour = Colour.RED
     words: tuple[str, ...] = ()
     sizes: list[int] = Factory(list)
+    abilities: frozenset[Literal["tools", "schema"]] = frozenset()
     headers: Mapping[str, str] = Factory(dict)
     extra: Mapping[str, Any] = Factory(dict)
     window: Window = Window(8)
@@ -100,6 +101,7 @@ FITS: list[tuple[str, Any, Any]] = [
     ("colour", "blue", Colour.BLUE),
     ("words", ["a", "b"], ("a", "b")),
     ("sizes", (1, 2), [1, 2]),
+    ("abilities", ["tools", "tools"], frozenset({"tools"})),
     ("headers", {"X-A": "1"}, {"X-A": "1"}),
     ("extra", {"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
     ("window", {"size": 3, "unit": "word"}, Window(3, "word")),
@@ -136,6 +138,10 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"words": "abc"}, 'P.words: found "abc", expected a list, each text'),
     ({"words": {"a": 1}}, "P.words: found a mapping, expected a list, each text"),
     ({"sizes": [1, "2"]}, 'P.sizes[1]: found "2", expected a whole number'),
+    ({"abilities": "tools"}, 'P.abilities: found "tools", expected a list, each one of "tools", "schema"'),
+    ({"abilities": ["tools", "wings"]}, 'P.abilities[1]: found "wings", expected one of "tools", "schema"'),
+    ({"extra": []}, "P.extra: found a list, expected a mapping"),
+    ({"share": float("nan")}, "P.share: found nan, expected a number"),
     ({"headers": [1]}, "P.headers: found a list, expected a mapping, each value text"),
     ({"headers": {"X-A": 1}}, "P.headers.X-A: found ***, expected text"),
     ({"window": {"size": "3"}}, 'P.window.size: found "3", expected a whole number'),
@@ -245,7 +251,9 @@ def test_text_of_a_variable_becomes_what_the_field_takes(monkeypatch: pytest.Mon
     assert {type(built.name), type(built.words[0]), type(built.extra["a"]), type(built.upper)} == {str}
 
 
-@pytest.mark.parametrize(("name", "text"), [("count", "many"), ("count", "1.5"), ("loud", "maybe"), ("share", "a")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("count", "many"), ("count", "1.5"), ("loud", "maybe"), ("share", "a"), ("share", "nan")]
+)
 def test_text_of_a_variable_that_does_not_fit_is_shown_by_the_name_only(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ) -> None:

@@ -82,6 +82,7 @@ def test_settings_and_errors_show_no_key(
     options = place("${THE_KEY}" if through == "variable" else key)
     whole: dict[str, Any] = {"BACKENDS": [{"id": "a", "type": "echo", "enabled": False, **options}]}
     whole["STORES"] = [{"id": "s", "type": "blocks", **options}]
+    whole["ROUTER"] = {"rate_limit_storage": f"redis://:{'${THE_KEY}' if through == 'variable' else key}@127.0.0.1"}
     source: Any = whole
     if through == "file":
         source = tmp_path / "p.json"
