@@ -191,7 +191,7 @@ def test_an_attempt_may_have_a_shorter_limit() -> None:
 
 
 def test_a_refused_parameter_is_left_out_and_remembered() -> None:
-    """A model that refuses a parameter is asked once more without it, with a warning, and not with it again (row 12)."""
+    """A refused parameter is left out at once, with a warning, and not sent to that model again (row 12)."""
 
     def picky(request: Request) -> Any:
         for name in ("temperature", "seed"):
