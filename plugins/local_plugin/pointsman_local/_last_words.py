@@ -48,6 +48,6 @@ class LastWords:
         with contextlib.suppress(OSError, ValueError):  # closed under us in a forked process
             while some := self._pipe.read(1 << 14):
                 *lines, rest = (rest + some).split(b"\n")
-                rest = rest[-2000:]
+                rest = rest[:_LONGEST]
                 self._lines += [line[:_LONGEST].decode("utf-8", "replace") for line in lines]
         self._lines.append(rest[:_LONGEST].decode("utf-8", "replace"))
