@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Iterable
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from typing import Any, Literal
 
 from attrs import evolve, field, frozen, has
@@ -106,26 +107,41 @@ class Catalogue:
         with self._lock:
             if self._plugins is None:
                 self._plugins = {}
-                for group in GROUPS:
-                    for entry in sorted(entry_points(group=group), key=_precedence):
-                        self._add(self._plugins, group, entry)
+                for info in sorted(_installed(), key=_precedence):
+                    self._add(self._plugins, info)
             return self._plugins
 
-    def _add(self, plugins: dict[tuple[str, str], PluginInfo], group: str, entry: EntryPoint) -> None:
-        distribution = entry.dist.name if entry.dist else "unknown"
-        info = PluginInfo(entry.name, group, distribution, entry.dist.version if entry.dist else "?", entry=entry)
-        first = plugins.setdefault((group, entry.name), info)
-        if first is info or (first.distribution, first._entry) == (distribution, entry):
-            return  # the same distribution may be seen twice on the path
-        cause = f"the name {entry.name!r} belongs to {first.distribution} {first.version}; uninstall one of them"
+    def _add(self, plugins: dict[tuple[str, str], PluginInfo], info: PluginInfo) -> None:
+        first = plugins.setdefault((info.group, info.name), info)
+        if first is info:
+            return
+        cause = f"the name {info.name!r} belongs to {first.distribution} {first.version}; uninstall one of them"
         self._rivals.append(evolve(info, status="quarantined", cause=cause))
         _log.quarantined(self._rivals[-1])
 
 
-def _precedence(entry: EntryPoint) -> tuple[str, bool, str]:
+def _installed() -> Iterable[PluginInfo]:
+    """Yield every plugin on the path. Not `entry_points()`: one distribution with broken metadata would end it."""
+    seen = set()
+    for distribution in distributions():
+        try:
+            entries = [entry for entry in distribution.entry_points if entry.group in GROUPS]
+            if not entries:
+                continue
+            facts: Any = distribution.metadata
+            name, version = facts.get("Name", "unknown"), facts.get("Version", "?")
+        except Exception as error:
+            _log.failed("reading the metadata of a distribution", error, path=getattr(distribution, "_path", None))
+            continue
+        if name not in seen:  # the same distribution may be seen twice on the path: the first one is imported
+            seen.add(name)
+            yield from (PluginInfo(entry.name, entry.group, name, version, entry=entry) for entry in entries)
+
+
+def _precedence(info: PluginInfo) -> tuple[bool, str]:
     """The distribution that is called after the plugin owns its name; others come by the alphabet."""
-    distribution = entry.dist.name.replace("_", "-").lower() if entry.dist else ""
-    return entry.name, distribution not in ("pointsman", f"pointsman-{entry.name.replace('_', '-')}"), distribution
+    distribution = info.distribution.replace("_", "-").lower()
+    return distribution not in ("pointsman", f"pointsman-{info.name.replace('_', '-')}"), distribution
 
 
 def _cause(error: BaseException) -> str:
@@ -151,6 +167,10 @@ def check(cls: Any, group: str) -> None:
     if not has(cls):
         raise ConfigError(f"{where} is not an attrs class; decorate it with @attrs.frozen")
     names = hooks_of(cls)
+    for name in names if group != MIDDLEWARE else ():
+        options = inspect.getattr_static(cls, name).pointsman_impl
+        if options["wrapper"] or options["hookwrapper"]:
+            raise ConfigError(f"{where}.{name} is a wrapper; only a middleware wraps")
     manager = new_manager()
     try:
         manager.register(_Holder({name: inspect.getattr_static(cls, name) for name in names}), where)
