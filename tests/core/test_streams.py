@@ -57,7 +57,7 @@ class Endless:
 
 
 def test_pieces_come_as_they_are() -> None:
-    """The caller reads the provider's chunks unchanged; afterwards there is the whole answer, with usage and attempts."""
+    """The caller reads the provider's chunks unchanged; afterwards the whole answer is there."""
     with routed(Scripted([WHOLE])) as router, router.stream("hi") as stream:
         assert list(stream) == WHOLE
         whole = stream.completion
