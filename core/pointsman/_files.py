@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def read(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], Pat
     """
     if isinstance(source, Mapping):
         return source, None, ""
+    if not isinstance(source, str | PathLike):
+        return {}, None, f"found a {type(source).__name__}, expected the path of a file, or a mapping"
     path = Path(source)
     try:
         text = path.read_text("utf-8-sig")

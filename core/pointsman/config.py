@@ -171,15 +171,20 @@ class Settings:
     stores: tuple[StoreSettings, ...] = ()
 
 
+def sealed(source: Source) -> Source:
+    """Return `source` in a form whose repr shows no key: for the frames that a traceback may show."""
+    return Written(source) if isinstance(source, Mapping) else source
+
+
 def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:
     """Return the settings that `source` holds: the path of a JSON or TOML file, or a mapping of the same form.
 
     :param catalogue: the installed plugins, where the caller has them already.
     :raises ConfigError: with one line for each problem, each with its path.
     """
+    source = sealed(source)
     settings, problems = _load(source, catalogue or Catalogue())
     if settings is None:
-        del source  # a traceback that shows local variables would show the keys in it
         raise ConfigError(*problems) from None
     return settings
 

@@ -75,7 +75,7 @@ def test_health_tells_each_backend_and_what_to_do(folder: Path) -> None:
     """A table with the reason; exit code 1, because one that is enabled cannot be used."""
     done = run(folder, "health")
     head, main, spare, old = rows(done.stdout)
-    assert head == ["BACKEND", "TYPE", "MODEL", "STATUS", "WHAT TO KNOW"]
+    assert head == ["BACKEND", "TYPE", "MODEL", "STATUS", "REASON"]
     assert main[:4] == ["main", "openai", "gpt-x", "unconfigured"]
     assert "NO_SUCH_KEY" in main[4]
     assert spare == ["spare", "echo", "healthy"]
@@ -110,9 +110,11 @@ def test_order_tells_each_place_and_why_others_are_left_out(folder: Path) -> Non
     assert "disabled" in others[1][-1]
     assert done.returncode == 0
     assert json.loads(run(folder, "order", "--json").stdout)[0] == {
+        "place": 1,
         "backend": "spare",
-        "position": 1,
-        "reason": "priority 90",
+        "type": "echo",
+        "model": None,
+        "why": "priority 90",
     }
 
 

@@ -254,6 +254,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     assert problems(tmp_path) == (f"{tmp_path}: cannot be read: Is a directory",)
     assert problems(tmp_path / "latin.json") == (f"{tmp_path}/latin.json: not UTF-8 text (byte 12)",)
     assert "null" in problems("a\0b")[0]
+    assert problems([]) == ("found a list, expected the path of a file, or a mapping",)
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:

@@ -48,14 +48,14 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
             "model": backend.model or "",
             "priority": f"{backend.priority:g}",
             "status": _status(backend, unfit),
-            "what to know": backend.missing if backend.enabled else "",
+            "reason": backend.missing if backend.enabled else "",
         }
         for backend in backends
     ]
     if as_json_:
         as_json({"file": str(path), "problems": [], "backends": rows})
     else:
-        table(("backend", "type", "model", "priority", "status", "what to know"), rows)
+        table(("backend", "type", "model", "priority", "status", "reason"), rows)
         enabled = [row["status"] for row in rows if row["status"] != "disabled"]
         note(f"{path}: nothing to mend; {enabled.count('ready')} of {len(enabled)} enabled backends can be asked")
     return 1 if any(row["status"] == "unfit" for row in rows) else 0

@@ -25,16 +25,16 @@ def health(as_json_: bool, config_file: str | None) -> int:
                 "type": backend.type,
                 "model": backend.model or "",
                 "status": found[backend.id].status if backend.enabled else "disabled",
-                "what to know": found[backend.id].reason if backend.enabled else "",
+                "reason": found[backend.id].reason if backend.enabled else "",
             }
             for backend in router.backends
         ]
         usable = [found[backend.id].usable for backend in router.backends if backend.enabled]
     if as_json_:
-        as_json([{"reason" if name == "what to know" else name: value for name, value in row.items()} for row in rows])
+        as_json(rows)
     elif rows:
-        table(("backend", "type", "model", "status", "what to know"), rows)
+        table(("backend", "type", "model", "status", "reason"), rows)
     else:
-        note("no backend: no provider is installed that works without a configuration")
+        note("no backend: the configuration names none, or no provider is installed")
     good = all(usable) if find_config(config_file) else any(usable)
     return 0 if usable and good else 1

@@ -27,18 +27,19 @@ def order(prompt: tuple[str, ...], as_json_: bool, config_file: str | None, **op
     with router_of(config_file) as router:
         router.health()
         places = router.order(" ".join(prompt) or "?", **options)
+    rows = [
+        {
+            "place": place.position,
+            "backend": place.backend.id,
+            "type": place.backend.type,
+            "model": place.backend.model,
+            "why": place.reason,
+        }
+        for place in places
+    ]
     if as_json_:
-        as_json([{"backend": p.backend.id, "position": p.position, "reason": p.reason} for p in places])
+        as_json(rows)
     else:
-        rows = [
-            {
-                "place": str(place.position or "-"),
-                "backend": place.backend.id,
-                "type": place.backend.type,
-                "model": place.backend.model or "",
-                "why": place.reason,
-            }
-            for place in places
-        ]
-        table(("place", "backend", "type", "model", "why"), rows)
+        shown = [{name: str(value or ("-" if name == "place" else "")) for name, value in row.items()} for row in rows]
+        table(("place", "backend", "type", "model", "why"), shown)
     return 0 if any(place.position for place in places) else 1
