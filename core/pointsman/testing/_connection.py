@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .server import Seen
 
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: close() sends RST and not FIN
+_TLS_HANDSHAKE = 22  # first byte of a ClientHello (RFC 8446, 5.1)
 _PAUSE = 0.002  # seconds between two writes that must arrive apart
 
 
@@ -117,8 +118,13 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     async def first_byte(self) -> bool:
-        """Wait for the next request to begin; False if the client goes away instead."""
-        return await self._fill(1)
+        """Wait for the next request to begin; False if the client goes away, or speaks TLS, which nobody here does."""
+        if not await self._fill(1):
+            return False
+        if self._buffer[0] == _TLS_HANDSHAKE:
+            await self.write(head(400, {"Connection": "close", "Content-Length": "0"}))
+            return False
+        return True
 
     async def _fill(self, size: int) -> bool:
         while len(self._buffer) < size:

@@ -138,12 +138,14 @@ _Inner = list[tuple[dict[str, Any], str]]  # events of one item, each with its k
 
 def _items(answer: Answer) -> list[tuple[dict[str, Any], _Inner]]:
     """Return each output item with the events that build it."""
-    items = []
+    items: list[tuple[dict[str, Any], _Inner]] = []
     if answer.reasoning:
         items.append(_reasoning(answer.reasoning))
     if answer.text is not None or answer.refusal is not None:
         items.append(_message(answer))
     items += [_function_call(number, call) for number, call in enumerate(answer.tool_calls)]
+    if items and answer.finish_reason in _INCOMPLETE and "status" in items[-1][0]:
+        items[-1][0]["status"] = "incomplete"
     return items
 
 
