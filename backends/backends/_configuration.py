@@ -21,10 +21,11 @@ _PRESETS = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE}
 
 
 def load(source: str | Path | Mapping[str, Any]) -> dict[str, TextBackend]:
-    """Return every enabled backend of a JSON or TOML file, or of a mapping of the same form, by its id.
+    """Return every backend of a JSON or TOML file, or of a mapping of the same form, by its id.
 
-    An entry of type `llm_router` is one backend, with its fallbacks in it. A variable that is not set
-    makes its backend raise `AuthenticationError`, and harms no other. What `ROUTER` says holds for each.
+    An entry of type `llm_router` is one backend, with its fallbacks in it. One that is switched off, or
+    needs a variable that is not set, says so when it is called, and harms no other. What the section
+    ROUTER says holds for each.
 
     :raises ConfigError: with one line for each problem in the file, each with its path.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman import Backend, Router, Secret
+from pointsman import Backend, ConfigError, Router, Secret
 
 from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed, router_for
 
@@ -17,7 +17,7 @@ class LLMRouterBackend(TextBackend):
     :param provider: what is asked first: a provider's name or alias (`openai`, `local`, `workstation` ...).
     :param model: of that provider; without it, the plugin's default.
     :param fallback_providers: what is asked next, in this order: a name, "provider/model", or another
-        backend object. Each uses its own model and key. `close` closes the objects too.
+        backend. Each uses its own model and key. `close` closes the backends too.
     :param api_key: of the first provider; without it, what its plugin finds in the environment.
     :param base_url: of the first provider.
     :param options: further options of the first provider, as in a configuration.
@@ -52,9 +52,11 @@ class LLMRouterBackend(TextBackend):
         verbose: bool = False,
     ) -> None:
         api_key = Secret.of(api_key)  # so that no traceback shows it
+        if isinstance(fallback_providers, str):
+            fallback_providers = [fallback_providers]
+        given = {**locals(), "options": None, **(options or {})}
         names = [one for one in fallback_providers if isinstance(one, str)]
-        given = {**(options or {}), **locals(), "fallback_providers": names, "options": None, "names": None}
-        router = router_for(given, "llm_router")
+        router = router_for({**given, "fallback_providers": names}, "llm_router")
         if len(names) < len(fallback_providers):
             router = Router(_chained(router.backends, fallback_providers))
         super().__init__(id, router)
@@ -66,9 +68,16 @@ LLMRouter = LLMRouterBackend
 def _chained(named: Sequence[Backend], fallbacks: Sequence[str | TextBackend | Backend]) -> list[Backend]:
     """Return the first backend, then every fallback in its place: `named` has those that are names, in this order."""
     chain, rest = [named[0]], iter(named[1:])
-    for one in fallbacks:
-        if isinstance(one, TextBackend):
+    for place, one in enumerate(fallbacks):
+        if isinstance(one, str):
+            chain.append(next(rest))
+        elif isinstance(one, TextBackend):
             chain += one.router.backends
+        elif isinstance(one, Backend):
+            chain.append(one)
         else:
-            chain.append(next(rest) if isinstance(one, str) else one)
-    return [placed(backend, place, {}) for place, backend in enumerate(chain, 1)]
+            raise ConfigError(
+                f"LLMRouterBackend.fallback_providers[{place}]: found {type(one).__name__}, "
+                'expected a name, "provider/model", or a backend'
+            )
+    return [placed(backend, priority, {}) for priority, backend in enumerate(chain, 1)]

@@ -151,6 +151,26 @@ def test_a_fallback_may_be_a_backend_of_pointsman(dead: str) -> None:
     assert provider.closed == 1
 
 
+def test_further_options_reach_the_first_provider() -> None:
+    """`options` are those of its plugin, checked like any others."""
+    with LLMRouterBackend(provider="echo", options={"suffix": "!"}, fallback_providers=["echo"]) as backend:
+        assert backend("Hello") == "Hello!"
+    with pytest.raises(ConfigError, match=r"LLMRouterBackend\.sufix: unknown key; did you mean suffix"):
+        LLMRouterBackend(provider="echo", options={"sufix": "!"})
+
+
+def test_one_fallback_needs_no_list(dead: str) -> None:
+    """A single name is taken for a list of one."""
+    with LLMRouterBackend(provider="openai", model="m", base_url=dead, fallback_providers="echo") as backend:
+        assert backend("Hello") == "Hello"
+
+
+def test_what_can_be_no_fallback_is_told() -> None:
+    """Its place, what was found and what was expected."""
+    with pytest.raises(ConfigError, match=r"LLMRouterBackend\.fallback_providers\[1\]: found int, expected a name"):
+        LLMRouterBackend(provider="echo", fallback_providers=["echo", 5])  # type: ignore[list-item]  # the mistake
+
+
 def test_when_all_fail_every_reason_is_told(fault_server: Serve, dead: str) -> None:
     """Several that fail are one error, which is a BackendError too."""
     spare = OpenAIBackend(id="spare", model="m", base_url=fault_server(faults.bad_key()).url, max_retries=0)

@@ -22,7 +22,8 @@ from pointsman import hookspecs
 from pointsman.testing import FaultServer
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("README.md"))]
+_FOLDERS = ("", "docs/", "core/", "backends/", "plugins/*/", "examples/*/")
+PAGES = sorted(page for folder in _FOLDERS for page in ROOT.glob(f"{folder}*.md"))
 _BLOCK = re.compile(r"(?:^<!-- file: (\S+) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 _PRIVATE = re.compile("_API_KEY|_TOKEN|OPENAI_|POINTSMAN_")
