@@ -32,7 +32,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from .errors import UnavailableError
 from .scope import Scope
 
-AT_ONCE_S = 1.0
+AT_ONCE_S = 0.5
 CONNECT_S = 10.0  # who does not take a connection by then is not worth the rest of the deadline
 _NO_RETRIES = Retry(False, redirect=False)
 _running = threading.local()  # `.call`: urllib3 picks the connection, and it must know for whom
@@ -47,8 +47,8 @@ class Call:
         self.sock: Any = None
         self.wake: Callable[[], None] | None = None  #: how to end a read on a socket that is not ours
         self.reused = False  #: whether the connection comes from the pool
-        self.untaken = False  #: whether the server closed it without having taken the request
-        self.sent_at = inf
+        self.heard = False  #: whether any byte of an answer came
+        self.sent_at = inf  #: when sending last went on
         self.fresh = False  #: whether a pooled connection must not be taken
         self.began = False  #: from here on the first-byte limit counts no more
         self.content_at: float | None = None  #: of a stream: when its last content came
@@ -106,14 +106,9 @@ class _Bounded(socket.socket):
     def recv_into(self, *args: Any) -> int:
         if self.call is not None:
             self.settimeout(self.call.timeout())
-        try:
-            count = super().recv_into(*args)
-        except ConnectionResetError:
-            if self.call is not None:
-                self.call.untaken = monotonic() - self.call.sent_at < AT_ONCE_S
-            raise
-        if not count and self.call is not None:
-            self.call.untaken = _unacknowledged(self)
+        count = super().recv_into(*args)
+        if count and self.call is not None:
+            self.call.heard = True
         return count
 
     def recv(self, *args: Any) -> bytes:  # the way of TLS inside the TLS of a proxy
@@ -129,14 +124,8 @@ class _Bounded(socket.socket):
     def sendall(self, *args: Any) -> None:
         if self.call is not None:
             self.settimeout(self.call.timeout())
-        try:
-            super().sendall(*args)
-        except ConnectionError:
-            if self.call is not None:
-                self.call.untaken = True
-            raise
-        if self.call is not None:
             self.call.sent_at = monotonic()
+        super().sendall(*args)
 
 
 class _BoundedTLS(_Bounded, ssl.SSLSocket):
@@ -208,17 +197,6 @@ class _Pool(HTTPConnectionPool):
 
 class _PoolTLS(HTTPSConnectionPool):
     ConnectionCls = _ScopedTLS
-
-
-def _unacknowledged(sock: socket.socket) -> bool:
-    """Whether bytes that we sent have not reached the other side's kernel (False where the system cannot tell)."""
-    try:
-        import fcntl
-        import termios
-
-        return fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
-    except (ImportError, OSError):
-        return False
 
 
 def _is_address(host: str) -> bool:
@@ -345,10 +323,11 @@ def send(
                 preload_content=False,
             )
         except ProtocolError:
-            # A server that closes an idle connection while our request is on its way never takes it up: it
-            # acknowledges no byte of it, or resets the connection at once. Then, and only then, sending it again on a
-            # fresh connection is no second request. One that took it and died may have done the work, and charged.
-            if not (again and call.reused and call.untaken):
+            # A server that closes an idle connection just when our request comes never takes it up (llama.cpp's does
+            # so often). From here it looks like a server that dies at its work, which may have been paid for. So we
+            # send it again only where there was no time for any work: the connection had served before, and ended at
+            # once, without a byte. That is the transport's matter, not a retry: the provider sees one request served.
+            if not again or not call.reused or call.heard or monotonic() - call.sent_at > AT_ONCE_S:
                 raise
             call.fresh = True
     raise AssertionError  # the second round returns or raises

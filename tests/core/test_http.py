@@ -417,13 +417,34 @@ def test_the_race_with_a_server_that_closes_idle_connections(serve: Callable[...
     assert len(server.requests) == 100
 
 
+def test_a_request_that_the_server_did_not_take_up(serve: Callable[..., Server]) -> None:
+    """A used connection that ends at once, without a byte: sent once more, on a fresh one, and only once."""
+
+    def ends_at_once(peer: Peer) -> None:
+        peer.read()
+        peer.send(answer())
+        peer.read()
+
+    server = serve(ends_at_once)
+    client = client_of(server)
+    for number in (1, 3, 5):
+        assert client.post_json("x", {}, Scope(20)).data == {"ok": True}
+        assert len(server.requests) == number
+    server = serve(ends_at_once, lambda peer: peer.read() and None)
+    client = client_of(server)
+    client.post_json("x", {}, Scope(20))
+    fails(lambda: client.post_json("x", {}, Scope(20)), UnavailableError)
+    assert len(server.requests) == 3
+
+
 def test_a_server_that_dies_at_work_is_not_asked_again(serve: Callable[..., Server]) -> None:
-    """On a busy connection the same end is a failure: the request may have been served, and paid for."""
+    """The same end after a while is a failure: the request may have been served, and paid for."""
 
     def dying(peer: Peer) -> None:
         peer.read()
         peer.send(answer())
         peer.read()
+        time.sleep(1)
 
     server = serve(dying)
     client = client_of(server)

@@ -227,11 +227,14 @@ class OpenAI:
             body["max_completion_tokens"] = body.pop("max_tokens")
         if (None, "stream_options") in self._learnt:
             body.pop("stream_options", None)
+        if (None, "json_object") in self._learnt and "response_format" in body:  # llama-cpp-python's form of a schema
+            body["response_format"] = {
+                "type": "json_object",
+                "schema": body["response_format"]["json_schema"]["schema"],
+            }
 
     def _learn(self, error: BackendError, body: Mapping[str, Any], request: Request) -> None:
         """Remember what a refusal teaches; then the error asks to be tried again, unchanged."""
-        if error.status not in (400, 404, 422):
-            return
         model = request.model or self.model
         fact: tuple[str | None, str] | None = None
         if "v1/responses" in error.message and self.api == "auto" and "messages" in body:
@@ -240,6 +243,8 @@ class OpenAI:
             fact = (model, "max_tokens")
         elif error.parameter == "stream_options" and "stream_options" in body:
             fact = (None, "stream_options")
+        elif "response_format" in error.message and "json_object" in error.message and "response_format" in body:
+            fact = (None, "json_object")
         if fact is not None and fact not in self._learnt:
             self._learnt.add(fact)
             raise InvalidRequestError(error.message, status=error.status, code=error.code, retry_same=True) from error
