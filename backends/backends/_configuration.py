@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pointsman import Router
+from pointsman import ConfigError, Router
 from pointsman.config import load as read_settings
 
 from .llm_router_backend import LLMRouterBackend
@@ -29,8 +29,14 @@ def load(source: str | Path | Mapping[str, Any]) -> dict[str, TextBackend]:
 
     :raises ConfigError: with one line for each problem in the file, each with its path.
     """
-    settings = read_settings(source)
-    whole = Router.from_config(source)
+    problems: tuple[str, ...] = ()
+    try:
+        settings, whole = read_settings(source), Router.from_config(source)
+    except ConfigError as error:
+        problems = error.problems
+    del source  # a traceback that shows local variables would show the keys in it
+    if problems:
+        raise ConfigError(*problems)
     limits = {name: value for name, value in settings.router.given().items() if name in _ROUTER_TAKES}
     # The path of a fallback, "BACKENDS[2].fallback_providers[0]", begins with that of its router.
     paths = (one.path.partition(".")[0] for one in settings.backends)

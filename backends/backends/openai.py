@@ -18,7 +18,7 @@ class OpenAIBackend(TextBackend):
     :param temperature: from 0 to 2.
     :param timeout: seconds that one attempt may take.
     :param max_retries: further attempts, where trying again may help.
-    :param rate_limit: requests in a window of `rate_limit_window` seconds.
+    :param rate_limit: requests in a window of `rate_limit_window` seconds; read, and not enforced by this version.
     :param verbose: show every attempt on stderr.
     :raises ConfigError: an argument is wrong, or the plugin is not installed.
     """

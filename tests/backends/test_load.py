@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,16 @@ def test_every_problem_is_told_with_its_path() -> None:
     assert "BACKENDS[0].max_token: unknown key; did you mean max_tokens?" in text
     assert "BACKENDS[1].type" in text
     assert "pip install pointsman-claude" in text
+
+
+def test_no_key_is_in_the_traceback_of_a_wrong_configuration() -> None:
+    """Not even with all local variables."""
+    entry: dict[str, object] = {"id": "a", "type": "openai", "temperature": 9, "api_key": "a1b2c3d4" * 4}
+    with pytest.raises(ConfigError) as caught:
+        load({"BACKENDS": [entry]})
+    entry.clear()
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
+    assert "a1b2c3d4a1b2" not in "".join(shown)
 
 
 def test_one_file_serves_the_router_too(dead: str) -> None:

@@ -15,10 +15,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
-from pointsman import hookspecs
+from pointsman import errors, hookspecs
 from pointsman.testing import FaultServer
 
 ROOT = Path(__file__).parents[2]
@@ -165,3 +166,15 @@ def test_every_hook_is_documented_with_its_signature() -> None:
         if hasattr(function, "pointsman_spec"):
             signature = str(inspect.signature(function)).replace("'", "")
             assert f"`{hook}{signature}`" in page
+
+
+def test_the_errors_are_documented_as_they_are() -> None:
+    """The tree is that of `errors.py`, and each row of the table says what its class does."""
+    page = (ROOT / "docs" / "errors-and-fallback.md").read_text("utf-8")
+    assert errors.__doc__ is not None
+    assert dedent("\n".join(line for line in errors.__doc__.splitlines() if line.startswith("    "))) in page
+    told = {0.0: "none", 5.0: "5 s", 15.0: "15 s", 3600.0: "1 hour"}
+    for kind, same, _, cooldown in re.findall(r"^\|[^|]+\| `(\w+)` \| ([^|]+) \| ([^|]*) \| ([^|]+) \|$", page, re.M):
+        cls = getattr(errors, kind)
+        assert told[cls.cooldown] in cooldown, kind
+        assert cls.retry_same or same == "no", kind
