@@ -14,6 +14,7 @@ from pointsman import (
     BackendError,
     Completion,
     ContextLengthError,
+    Image,
     InvalidRequestError,
     Message,
     ModelNotFoundError,
@@ -234,6 +235,8 @@ def test_bad_fields_are_refused(tiny: Local, request_for: Ask) -> None:
     for fields in ({"stop": ("",)}, {"extra": {"grammar": "root ::= root"}}, {"extra": {"min_p": float("nan")}}):
         with pytest.raises(InvalidRequestError):
             tiny.generate(request_for(**fields))
+    with pytest.raises(InvalidRequestError, match="images"):
+        tiny.generate(Request(messages=(Message("user", ("look", Image(data=b"x"))),)))
     with pytest.raises(ModelNotFoundError, match="other"):
         tiny.generate(request_for(model="other"))
     assert tiny.generate(request_for(model=tiny.model, max_tokens=1, extra={"min_p": 0.1})).usage

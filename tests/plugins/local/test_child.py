@@ -137,6 +137,23 @@ def test_hung_engine_is_ended(local: Make, child_of: Callable[..., int], request
     assert frozen.generate(request_for(max_tokens=1)).usage
 
 
+def test_silence_within_an_answer(local: Make, child_of: Callable[..., int], request_for: Ask) -> None:
+    """A stream that falls silent for longer than its idle_timeout is a BackendTimeout; a caller who pauses is not."""
+    slow = local(n_ctx=4096, n_parallel=1)
+    pid = child_of(slow, request_for(max_tokens=1))
+    patient = slow.stream(request_for(max_tokens=6, scope=Scope(60, idle_timeout=0.5)))
+    next(patient)
+    sleep(0.8)
+    assert list(patient)[-1].finish_reason == "length"
+    stream = slow.stream(request_for(scope=Scope(60, idle_timeout=0.5)))
+    next(stream)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(BackendTimeout, match=r"0\.5 s"):
+        list(stream)
+    os.kill(pid, signal.SIGCONT)
+    assert slow.generate(request_for(max_tokens=1)).usage
+
+
 def test_hung_engine_does_not_take_prompts(local: Make, child_of: Callable[..., int], request_for: Ask) -> None:
     """A prompt larger than the pipe, to a child that does not read, blocks no longer than the caller's time."""
     frozen = local(hang_timeout=60.0)
