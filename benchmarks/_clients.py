@@ -1,0 +1,98 @@
+"""The clients that `http_call.py` compares, each in a process of its own.
+
+    python _clients.py NAME URL    reads a number of calls from each line, prints CPU seconds and wall seconds
+
+Every one sends the same conversation over one kept connection and hands out the text of the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from time import perf_counter, process_time
+from typing import Any
+
+MODEL = "bench-1"
+PROMPT = "Summarise in one sentence: " + "there is mould in the bathroom, and the landlord does not answer. " * 8
+MESSAGES = [{"role": "user", "content": PROMPT}]
+BODY = {"model": MODEL, "messages": MESSAGES, "max_tokens": 128, "temperature": 0.7}
+KEY = "a-key-for-loopback"
+
+
+def _text(data: Any) -> str:
+    return str(data["choices"][0]["message"]["content"])
+
+
+def with_requests(url: str) -> Callable[[], str]:
+    """Return a call of a bare session of requests."""
+    import requests
+
+    session = requests.Session()
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return lambda: _text(session.post(f"{url}/chat/completions", json=BODY, headers=headers, timeout=60).json())
+
+
+def with_urllib3(url: str) -> Callable[[], str]:
+    """Return a call of a bare pool of urllib3."""
+    import urllib3
+
+    pool = urllib3.PoolManager()
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+
+    def call() -> str:
+        body = json.dumps(BODY).encode()
+        return _text(json.loads(pool.request("POST", f"{url}/chat/completions", body=body, headers=headers).data))
+
+    return call
+
+
+def with_openai(url: str) -> Callable[[], str]:
+    """Return a call of OpenAI's own package."""
+    import openai
+
+    client: Any = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0)
+    return lambda: str(client.chat.completions.create(**BODY).choices[0].message.content)
+
+
+def with_pointsman(url: str, spares: int = 0) -> Callable[[], str]:
+    """Return a call through our router, with so many more backends behind the first."""
+    from pointsman import Router
+    from pointsman_openai import OpenAI
+
+    router = Router({f"b{n}": OpenAI(model=MODEL, base_url=url, api_key=KEY) for n in range(1 + spares)})
+    return lambda: router.generate(PROMPT, max_tokens=128, temperature=0.7).text
+
+
+def with_litellm(url: str) -> Callable[[], str]:
+    """Return a call through LiteLLM's router."""
+    import litellm
+
+    litellm.telemetry = False
+    parameters = {"model": f"openai/{MODEL}", "api_base": url, "api_key": KEY}
+    router = litellm.Router(model_list=[{"model_name": MODEL, "litellm_params": parameters}])
+    return lambda: str(router.completion(**BODY).choices[0].message.content)
+
+
+CLIENTS: dict[str, Callable[[str], Callable[[], str]]] = {
+    "requests": with_requests,
+    "urllib3": with_urllib3,
+    "pointsman": with_pointsman,
+    "pointsman, 3 backends": lambda url: with_pointsman(url, spares=2),
+    "openai package": with_openai,
+    "litellm": with_litellm,
+}
+
+
+def _main(name: str, url: str) -> None:
+    call = CLIENTS[name](url)
+    for line in sys.stdin:
+        cpu, wall = process_time(), perf_counter()
+        for _ in range(int(line)):
+            if not call():
+                raise SystemExit(f"{name}: the answer is empty")
+        print(process_time() - cpu, perf_counter() - wall, flush=True)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
