@@ -7,14 +7,12 @@ Cancelling a call shuts its socket down, which wakes the thread that waits on it
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
 from math import inf
@@ -34,9 +32,9 @@ from .scope import Scope
 
 AT_ONCE_S = 0.5
 CONNECT_S = 10.0  # who does not take a connection by then is not worth the rest of the deadline
-_NO_RETRIES = Retry(False, redirect=False)
+_AS_IT_IS: dict[str, Any] = {"retries": Retry(False), "redirect": False, "assert_same_host": False, "timeout": None}
 _running = threading.local()  # `.call`: urllib3 picks the connection, and it must know for whom
-_lock = threading.Lock()  # held for a few instructions: a socket changes hands, a pool is looked up
+_lock = threading.RLock()  # held for a few instructions; a collected stream may close itself inside them
 
 
 class Call:
@@ -93,6 +91,7 @@ class Call:
     def finish(self) -> None:
         """The exchange is over: a later cancel no longer concerns the socket."""
         self._forget()
+        del self._forget  # it refers back to this call
         with _lock:
             if self.sock is not None and self.sock.call is self:
                 self.sock.call = None
@@ -103,29 +102,27 @@ class _Bounded(socket.socket):
 
     call: Call | None = None
 
+    def _limited(self, operation: Callable[..., Any], args: tuple[Any, ...], *, reads: bool) -> Any:
+        if (call := self.call) is None:
+            return operation(*args)
+        self.settimeout(call.timeout())
+        if not reads:
+            call.sent_at = monotonic()
+        done = operation(*args)
+        call.heard = call.heard or (reads and bool(done))
+        return done
+
     def recv_into(self, *args: Any) -> int:
-        if self.call is not None:
-            self.settimeout(self.call.timeout())
-        count = super().recv_into(*args)
-        if count and self.call is not None:
-            self.call.heard = True
-        return count
+        return int(self._limited(super().recv_into, args, reads=True))
 
     def recv(self, *args: Any) -> bytes:  # the way of TLS inside the TLS of a proxy
-        if self.call is not None:
-            self.settimeout(self.call.timeout())
-        return super().recv(*args)
+        return bytes(self._limited(super().recv, args, reads=True))
 
     def send(self, *args: Any) -> int:
-        if self.call is not None:
-            self.settimeout(self.call.timeout())
-        return super().send(*args)
+        return int(self._limited(super().send, args, reads=False))
 
     def sendall(self, *args: Any) -> None:
-        if self.call is not None:
-            self.settimeout(self.call.timeout())
-            self.call.sent_at = monotonic()
-        super().sendall(*args)
+        self._limited(super().sendall, args, reads=False)
 
 
 class _BoundedTLS(_Bounded, ssl.SSLSocket):
@@ -161,16 +158,23 @@ class _Scoped(HTTPConnection):
         raise NewConnectionError(self, f"no connection: {problem}") from problem
 
     def _addresses(self, call: Call) -> list[Any]:
-        host = self._dns_host.strip("[]")
-        try:
-            if host == "localhost" or _is_address(host):
-                return socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
-            # The system's resolver knows no time limit, so it is left to a thread that may be left behind.
-            found: Future[list[Any]] = Future()
-            threading.Thread(target=_resolve, args=(found, host, self.port), daemon=True).start()
-            return found.result(call.timeout())
-        except (socket.gaierror, UnicodeError) as error:
-            raise NameResolutionError(host, self, socket.gaierror(str(error))) from error
+        found: list[Any] = []
+
+        def look_up() -> None:
+            try:
+                found.append(socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM))
+            except Exception as error:
+                found.append(error)
+
+        # The system's resolver knows no time limit: it gets a thread that may be left behind.
+        thread = threading.Thread(target=look_up, daemon=True)
+        thread.start()
+        thread.join(call.timeout())
+        if not found:
+            raise TimeoutError
+        if isinstance(found[0], Exception):
+            raise NameResolutionError(self.host, self, socket.gaierror(str(found[0]))) from found[0]
+        return found[0]  # type: ignore[no-any-return] # of getaddrinfo
 
     @property
     def is_connected(self) -> bool:
@@ -197,21 +201,6 @@ class _Pool(HTTPConnectionPool):
 
 class _PoolTLS(HTTPSConnectionPool):
     ConnectionCls = _ScopedTLS
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
-
-
-def _resolve(found: Future[list[Any]], host: str, port: int | None) -> None:
-    try:
-        found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except Exception as error:
-        found.set_exception(error)
 
 
 class Route(NamedTuple):
@@ -293,7 +282,7 @@ def forget(route: Route) -> None:
 def _after_fork() -> None:
     """A child must not speak on connections of its parent, nor wait for a lock that nobody releases."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _pools.clear()
 
 
@@ -305,29 +294,20 @@ def send(
     route: Route, target: str, *, method: str, body: bytes | None, headers: Mapping[str, str], call: Call
 ) -> BaseHTTPResponse:
     """Send one request and return the answer once its headers are there. Follows no redirect."""
-    _running.call = call
     pool = _pool(route)
     if pool.proxy is not None and pool.scheme == "http":
         target = route.origin + target
-    for again in (True, False):
-        try:
-            return pool.urlopen(
-                method,
-                target,
-                body=body,
-                headers=headers,
-                retries=_NO_RETRIES,
-                redirect=False,
-                assert_same_host=False,
-                timeout=None,
-                preload_content=False,
-            )
-        except ProtocolError:
-            # A server that closes an idle connection just when our request comes never takes it up (llama.cpp's does
-            # so often). From here it looks like a server that dies at its work, which may have been paid for. So we
-            # send it again only where there was no time for any work: the connection had served before, and ended at
-            # once, without a byte. That is the transport's matter, not a retry: the provider sees one request served.
-            if not again or not call.reused or call.heard or monotonic() - call.sent_at > AT_ONCE_S:
-                raise
-            call.fresh = True
-    raise AssertionError  # the second round returns or raises
+    _running.call = call
+    try:
+        return pool.urlopen(method, target, body=body, headers=headers, preload_content=False, **_AS_IT_IS)
+    except ProtocolError:
+        # A server that closes an idle connection just when our request comes never takes it up (llama.cpp's does so
+        # often). From here it looks like a server that dies at its work, which may have been paid for. So we send it
+        # again only where there was no time for any work: the connection had served before, and ended at once, without
+        # a byte. That is the transport's matter, not a retry: one request has been served.
+        if not call.reused or call.heard or monotonic() - call.sent_at > AT_ONCE_S:
+            raise
+        call.fresh = True
+        return pool.urlopen(method, target, body=body, headers=headers, preload_content=False, **_AS_IT_IS)
+    finally:
+        del _running.call

@@ -42,6 +42,7 @@ MAX_BODY = 64 << 20  #: bytes of a plain answer; a longer one is unusable
 _ERROR_BODY = 64 << 10
 _ERROR_BODY_S = 5.0  # an error is worth no longer wait for its text
 _DONE_S = 0.05
+_JSON = "application/json"
 _WEB = re.compile(r"https?://([^\s:\[\]]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?")
 
 
@@ -115,18 +116,16 @@ class Client:
             forget(self._route)
 
     def _whole(self, method: str, path: str, body: Any, scope: Scope) -> Answer:
-        exchange = self._exchange(method, path, body, scope, accept="application/json")
+        exchange = self._exchange(method, path, body, scope, accept=_JSON)
         data = exchange.read_all()
         try:
             value = json.loads(data.decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            kind = exchange.headers.get("content-type", "no content type")
-            failure: BackendError | None = UnusableAnswer(
-                f"{self.host} answered with {len(data)} bytes ({kind}) that are not JSON: is base_url right?",
-                status=200,
-            )
-        else:
             failure = error_in(value, where=self.host)
+        except (ValueError, RecursionError):
+            found = f"{len(data)} bytes of {exchange.headers.get('content-type', 'unknown type')}"
+            failure = UnusableAnswer(
+                f"{self.host} answered with {found}, expected JSON: is base_url right?", status=200
+            )
         if failure is not None:
             raise failure
         return Answer(value, exchange.headers)
@@ -139,7 +138,7 @@ class Client:
         target = f"{self._prefix}/{path.lstrip('/')}"
         if self._query:
             target += ("&" if "?" in path else "?") + self._query
-        exchange = _Exchange(Call(scope), self.host)
+        exchange = _Exchange(scope, self.host)
         # The key is in the local variables of `_open` and below. So no exception leaves it, and what is raised
         # is raised here, outside any handler, with no context that could lead there.
         failure = self._open(exchange, method, target, data, accept)
@@ -150,13 +149,10 @@ class Client:
             raise failure
         return exchange
 
-    def _open(
-        self, exchange: _Exchange, method: str, target: str, data: bytes | None, accept: str
-    ) -> BackendError | None:
-        plain = accept == "application/json"
-        headers = {"accept": accept, "accept-encoding": "gzip, deflate" if plain else "identity"}
+    def _open(self, exchange: _Exchange, method: str, target: str, data: bytes | None, accept: str) -> Exception | None:
+        headers = {"accept": accept, "accept-encoding": "gzip, deflate" if accept == _JSON else "identity"}
         if data is not None:
-            headers["content-type"] = "application/json"
+            headers["content-type"] = _JSON
         if self._session is None:
             headers["user-agent"] = "pointsman"
         headers.update((name, _revealed(value)) for name, value in self._headers.items())
@@ -165,7 +161,7 @@ class Client:
         try:
             if self._session is None:
                 self._route = self._route or Route.to(self._origin)
-                exchange.began(send(self._route, target, method=method, body=data, headers=headers, call=exchange.call))
+                exchange.answered(send(self._route, target, method=method, body=data, headers=headers, call=exchange))
             else:
                 self._through(self._session, exchange, method, target, data, headers)
         except Exception as error:
@@ -175,7 +171,7 @@ class Client:
     def _through(
         self, session: requests.Session, exchange: _Exchange, method: str, target: str, data: bytes | None, headers: Any
     ) -> None:
-        wait = exchange.call.timeout()
+        wait = exchange.timeout()
         response = session.request(
             method,
             self._origin + target,
@@ -186,8 +182,8 @@ class Client:
             allow_redirects=False,
             timeout=(CONNECT_S if wait is None else min(wait, CONNECT_S), wait),
         )
-        exchange.began(response.raw)
-        exchange.call.wake = getattr(response.raw, "shutdown", None)
+        exchange.answered(response.raw)
+        exchange.wake = getattr(response.raw, "shutdown", None)
 
 
 class Events(Iterator[Event]):
@@ -203,7 +199,7 @@ class Events(Iterator[Event]):
         self._ready: deque[Event] = deque()
         self._whole = False
         self.headers: Mapping[str, str] = exchange.headers
-        exchange.call.began = False
+        exchange.began = False
 
     def __next__(self) -> Event:
         while True:
@@ -219,20 +215,20 @@ class Events(Iterator[Event]):
                 self._ready.extend(self._parser.feed(piece) if piece else self._parser.end())
             except BackendError:
                 self.close()
-                if self._whole and not self._exchange.call.scope.cancelled:
+                if self._whole and not self._exchange.scope.cancelled:
                     raise StopIteration from None
                 raise
 
     def content_seen(self) -> None:
         """Say that the model spoke: to be called for each event that holds content, and for no other."""
-        self._exchange.call.began, self._exchange.call.content_at = True, monotonic()
+        self._exchange.began, self._exchange.content_at = True, monotonic()
 
     def ending(self, wait_s: float = 2.0) -> None:
         """Say that the answer is whole: the rest may take `wait_s`, and if it fails the iteration just ends.
 
         `data: [DONE]` says the same by itself, and is not handed out.
         """
-        self._whole, self._exchange.call.until = True, monotonic() + wait_s
+        self._whole, self._exchange.until = True, monotonic() + wait_s
 
     def close(self) -> None:
         """End the exchange; if the answer has not been read to its end, close the connection."""
@@ -248,19 +244,17 @@ class Events(Iterator[Event]):
         self.close()
 
 
-class _Exchange:
+class _Exchange(Call):
     """One request on its way, and what comes back."""
 
-    def __init__(self, call: Call, host: str) -> None:
-        self.call, self.host = call, host
+    def __init__(self, scope: Scope, host: str) -> None:
+        super().__init__(scope)
+        self.host, self.status, self.done = host, 0, False
         self.raw: BaseHTTPResponse | None = None
-        self.status = 0
         self.headers: Mapping[str, str] = {}
-        self.done = False
 
-    def began(self, raw: BaseHTTPResponse) -> None:
-        self.raw, self.status, self.headers = raw, raw.status, raw.headers
-        self.call.began = True
+    def answered(self, raw: BaseHTTPResponse) -> None:
+        self.raw, self.status, self.headers, self.began = raw, raw.status, raw.headers, True
 
     def read(self) -> bytes:
         """Return what has come, b"" at the end."""
@@ -276,7 +270,7 @@ class _Exchange:
 
     def _read(self, how: str, size: int) -> bytes:
         try:
-            self.call.left()
+            self.left()
             data: bytes = getattr(self.raw, how)(size, decode_content=True)
         except Exception as error:
             failure = self.failed(error)
@@ -289,18 +283,15 @@ class _Exchange:
 
     def refusal(self) -> BackendError:
         """Return what an answer with another status than 200 means."""
-        where = urlsplit(self.headers.get("location", "")).hostname
         if 300 <= self.status < 400:
-            return UnavailableError(
-                f"HTTP {self.status}: {self.host} redirects to {where or 'elsewhere'}: mend base_url",
-                status=self.status,
-                retry_same=False,
-            )
-        self.call.until = min(self.call.until, monotonic() + _ERROR_BODY_S)
+            to = re.match(r"\w+://([^/?#@\s]+)", self.headers.get("location", ""))
+            what = f"HTTP {self.status}: {self.host} redirects to {to[1] if to else 'elsewhere'}: mend base_url"
+            return UnavailableError(what, status=self.status, retry_same=False)
+        self.until = min(self.until, monotonic() + _ERROR_BODY_S)
         try:
             body = self.read_all(_ERROR_BODY)
         except BackendError as error:
-            if self.call.scope.cancelled:
+            if self.scope.cancelled:
                 return error
             body = b""
         return classify(self.status, self.headers, body, where=self.host)
@@ -309,31 +300,31 @@ class _Exchange:
         """Return what an exception of the lower libraries means, without it as a cause: it could hold the key."""
         if isinstance(error, BackendError):
             return error
-        if self.call.scope.cancelled:
+        if self.scope.cancelled:
             return UnavailableError("the call was cancelled", retry_same=False, try_next=False)
-        try:
-            self.call.left()
-        except TimeoutError:
-            return BackendTimeout(f"{self.host} {self._late()}")
         kinds = f"{type(error).__name__} {error}"
-        if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-            return BackendTimeout(f"{self.host} {self._late()}")
+        if self.content_at is not None:
+            late = BackendTimeout(f"{self.host} stopped in the middle of its answer")
+        else:
+            late = BackendTimeout(f"{self.host} did not {'finish' if self.began else 'begin to answer'} in time")
+        try:
+            self.left()
+        except TimeoutError:
+            return late
+        if isinstance(error, TimeoutError) or "Timeout" in kinds:
+            return late
         if isinstance(error, DecodeError) or "IncompleteRead" in kinds or "InvalidChunk" in kinds:
             return UnusableAnswer(f"{self.host} sent an answer that is cut or broken", status=self.status or None)
         what = next((words for name, words in _TROUBLE.items() if name in kinds), "the connection broke")
         return UnavailableError(f"{self.host}: {what} ({type(error).__name__})", retry_same=False)
 
-    def _late(self) -> str:
-        if self.call.content_at is not None:
-            return "stopped in the middle of its answer"
-        return "did not finish in time" if self.call.began else "did not begin to answer in time"
-
     def close(self) -> None:
         if not self.done:
             self.done = True
-            self.call.finish()
+            self.finish()
             if self.raw is not None:
                 self.raw.close()
+                self.raw = None  # it refers to the pool, which must be free to go
 
 
 _TROUBLE = {
@@ -347,14 +338,12 @@ _TROUBLE = {
 
 
 def _check_header(name: str, value: str | Secret) -> None:
-    text = _revealed(value)
-    bad = next((place for place, char in enumerate(text) if char in "\r\n\0" or ord(char) > 255), None)
-    problem = None if bad is None else f"character {bad + 1} of its value cannot be sent in a header"
-    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-        problem = "its name cannot be sent"
-    del text, value  # neither may be seen in the traceback
-    if problem:
-        raise ConfigError(f"header {name!r}: {problem}: only Latin-1 without line breaks can")
+    bad = re.search("[\\r\\n\\0]|[^\\0-\\xff]", _revealed(value))
+    if bad is None and re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+        return
+    problem = f"character {bad.start() + 1} of its value" if bad else "its name"
+    del value, bad  # neither may be seen in the traceback
+    raise ConfigError(f"header {name!r}: {problem} cannot be sent: only Latin-1 without line breaks can")
 
 
 def _revealed(value: str | Secret) -> str:

@@ -66,10 +66,8 @@ class Peer:
         self.sock.settimeout(10)
         try:
             return self.sock.recv(1) == b""
-        except ConnectionError:
-            return True
-        except TimeoutError:
-            return False
+        except OSError as error:
+            return not isinstance(error, TimeoutError)
 
     def reset(self) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -193,7 +191,8 @@ def fails(call: Callable[[], Any], expected: type[BackendError] = BackendError) 
 
 def test_a_plain_exchange(serve: Callable[..., Server]) -> None:
     """The body goes out as JSON under the key, the JSON of the answer comes back, headers are found in any case."""
-    server = serve(always(answer(b'{"text": "gr\xc3\xbc\xc3\x9fe"}', "200 OK", "X-Request-Id: r1")))
+    zipped = gzip.compress(b'{"text": "gr\xc3\xbc\xc3\x9fe"}')
+    server = serve(always(answer(zipped, "200 OK", "X-Request-Id: r1", "Content-Encoding: gzip")))
     client = Client(server.url + "/v1/?version=2", headers={"X-Own": "ö"}, auth=("X-Key", "", Secret(f" {KEY}\n")))
     data, headers = client.post_json("/chat", {"prompt": "ü"}, Scope(20))
     assert data == {"text": "grüße"}
@@ -205,12 +204,6 @@ def test_a_plain_exchange(serve: Callable[..., Server]) -> None:
     assert json.loads(body) == {"prompt": "ü"}
     client.get_json("models?limit=1", Scope(20))
     assert server.requests[1].startswith(b"GET /v1/models?limit=1&version=2 HTTP/1.1\r\n")
-
-
-def test_compressed_answers_are_read(serve: Callable[..., Server]) -> None:
-    """gzip is asked for and undone."""
-    server = serve(always(answer(gzip.compress(b'{"a": 1}'), "200 OK", "Content-Encoding: gzip")))
-    assert client_of(server).post_json("x", {}, Scope(20)).data == {"a": 1}
 
 
 BROKEN = {
@@ -396,16 +389,6 @@ def test_connections_are_reused(serve: Callable[..., Server]) -> None:
         assert list(events) == [Event("", "1")]
     client_of(server).get_json("x", Scope(20))
     assert (server.connections, len(server.requests)) == (1, 4)
-
-
-def test_a_connection_that_the_server_closed_is_not_used(serve: Callable[..., Server]) -> None:
-    """A connection closed while idle is replaced before anything is sent on it."""
-    server = serve(once(answer()))
-    client = client_of(server)
-    for _ in range(3):
-        client.post_json("x", {}, Scope(20))
-        time.sleep(0.1)
-    assert (server.connections, len(server.requests)) == (3, 3)
 
 
 def test_the_race_with_a_server_that_closes_idle_connections(serve: Callable[..., Server]) -> None:
