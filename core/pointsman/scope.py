@@ -95,4 +95,4 @@ def _nothing() -> None:
     """There is nothing to forget."""
 
 
-_LOCK = threading.Lock()  # held for a few instructions only, so one for all scopes costs least
+_LOCK = threading.RLock()  # held for a few instructions only; the collector may close a stream, and forget, inside

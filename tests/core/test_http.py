@@ -136,22 +136,14 @@ def answer(body: bytes = b'{"ok": true}', status: str = "200 OK", *headers: str)
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
-def always(raw: bytes) -> Handler:
-    """Answer every request of the connection with the same bytes."""
+def always(raw: bytes, times: int = 1 << 30) -> Handler:
+    """Answer every request of the connection with the same bytes, so many times, and close it without a word."""
 
     def handler(peer: Peer) -> None:
-        while peer.read():
+        for _ in range(times):
+            if not peer.read():
+                return
             peer.send(raw)
-
-    return handler
-
-
-def once(raw: bytes) -> Handler:
-    """Send bytes and close."""
-
-    def handler(peer: Peer) -> None:
-        peer.read()
-        peer.send(raw)
 
     return handler
 
@@ -223,7 +215,7 @@ BROKEN = {
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
 def test_a_200_that_is_no_answer(serve: Callable[..., Server], raw: bytes) -> None:
     """Whatever is no whole JSON under 200 is an unusable answer, and the next call is well."""
-    server = serve(once(raw), always(answer()))
+    server = serve(always(raw, 1), always(answer()))
     client = client_of(server)
     fails(lambda: client.post_json("x", {}, Scope(20)), UnusableAnswer)
     assert client.post_json("x", {}, Scope(20)).data == {"ok": True}
@@ -257,19 +249,16 @@ def test_the_request_must_be_json() -> None:
 # No connection
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def test_no_connection_means_the_next_backend_at_once(serve: Callable[..., Server]) -> None:
+def test_no_connection_means_the_next_backend_at_always(serve: Callable[..., Server]) -> None:
     """Refused, reset before and after the request, no such host, no TLS: unavailable, and not to be asked again."""
     plain = serve(lambda peer: peer.reset()).url
     after = serve(lambda peer: (peer.read(), peer.reset())[1]).url
     closed = serve(lambda peer: peer.read() and None).url
-    noise = serve(once(b"SSH-2.0-hello\r\n")).url
+    noise = serve(always(b"SSH-2.0-hello\r\n", 1)).url
     tls = serve(lambda peer: peer.send(b"no TLS here")).url.replace("http:", "https:")
-    for url in (f"http://127.0.0.1:{free_port()}", plain, after, closed, noise, tls, "http://nowhere..invalid"):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    for url in (nobody, plain, after, closed, noise, tls, "http://nowhere..invalid"):
         client = Client(url, auth=("Authorization", "Bearer ", Secret(KEY)))
         error = fails(lambda client=client: client.post_json("x", {}, Scope(20)), UnavailableError)  # type: ignore[misc]
         assert not error.retry_same
@@ -393,7 +382,7 @@ def test_connections_are_reused(serve: Callable[..., Server]) -> None:
 
 def test_the_race_with_a_server_that_closes_idle_connections(serve: Callable[..., Server]) -> None:
     """A server that closes without a word after each answer loses no request, however fast the next one comes."""
-    server = serve(once(answer()))
+    server = serve(always(answer(), 1))
     client = client_of(server)
     for _ in range(100):
         assert client.post_json("x", {}, Scope(20)).data == {"ok": True}
@@ -403,9 +392,8 @@ def test_the_race_with_a_server_that_closes_idle_connections(serve: Callable[...
 def test_a_request_that_the_server_did_not_take_up(serve: Callable[..., Server]) -> None:
     """A used connection that ends at once, without a byte: sent once more, on a fresh one, and only once."""
 
-    def ends_at_once(peer: Peer) -> None:
-        peer.read()
-        peer.send(answer())
+    def ends_at_always(peer: Peer) -> None:
+        peer.send(answer() if peer.read() else b"")
         peer.read()
 
     server = serve(ends_at_once)
@@ -424,8 +412,7 @@ def test_a_server_that_dies_at_work_is_not_asked_again(serve: Callable[..., Serv
     """The same end after a while is a failure: the request may have been served, and paid for."""
 
     def dying(peer: Peer) -> None:
-        peer.read()
-        peer.send(answer())
+        peer.send(answer() if peer.read() else b"")
         peer.read()
         time.sleep(1)
 
