@@ -392,7 +392,7 @@ def test_the_race_with_a_server_that_closes_idle_connections(serve: Callable[...
 def test_a_request_that_the_server_did_not_take_up(serve: Callable[..., Server]) -> None:
     """A used connection that ends at once, without a byte: sent once more, on a fresh one, and only once."""
 
-    def ends_at_always(peer: Peer) -> None:
+    def ends_at_once(peer: Peer) -> None:
         peer.send(answer() if peer.read() else b"")
         peer.read()
 
