@@ -2,13 +2,15 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from pointsman.testing import Fault, FaultServer, faults
+from pointsman.testing import Answer, Ask, Event, Fault, FaultServer, WireError, faults
 from pointsman.testing.faults import CATALOGUE
 
 pytest_plugins = ["pytester"]
@@ -53,11 +55,18 @@ class Heard(NamedTuple):
         return [choice["delta"]["content"] for choice in choices if choice["delta"].get("content")]
 
 
-def talk(server: FaultServer, *, stream: bool = False, silence: float = 0.5, **more: Any) -> Heard:
+def talk(
+    server: FaultServer,
+    *,
+    path: str = "/v1/chat/completions",
+    stream: bool = False,
+    silence: float = 0.5,
+    **more: Any,
+) -> Heard:
     """Send one request and hear what comes."""
     body = {"model": "m", "messages": [{"role": "user", "content": "hello you"}], "stream": stream, **more}
     raw = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(raw)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(raw)}\r\n\r\n"
     data = b""
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.settimeout(silence)
@@ -78,6 +87,17 @@ def hear(no_leaks: None, fault_server: Server) -> Callable[..., Heard]:
 
 
 Hear = Callable[..., Heard]
+
+
+def test_costs_nothing_unused() -> None:
+    """The pytest plugin, which every test run loads, imports neither asyncio nor any part of the kit."""
+    code = """if True:
+        import sys, pytest
+        before = set(sys.modules)
+        import pointsman.testing.plugin
+        print(*sorted(set(sys.modules) - before))"""
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["pointsman", "pointsman.testing", "pointsman.testing.plugin"]
 
 
 def test_every_row_has_its_fault() -> None:
@@ -385,8 +405,43 @@ class TestStreams:
         assert text["usage_in"].find(usage) > text["usage_in"].find(stop)
 
 
+class Parrot:
+    """A wire format of one line: text in, words out."""
+
+    def ask(self, body: Any) -> Ask:
+        return Ask(prompt=str(body["say"]), streamed=body["stream"])
+
+    def body(self, answer: Answer, ask: Ask) -> Any:
+        return {"said": answer.text, "end": answer.finish_reason}
+
+    def events(self, answer: Answer, ask: Ask) -> list[Event]:
+        return [*(Event({"word": word}) for word in answer.pieces), Event({"end": answer.finish_reason}, "finish")]
+
+    def error(self, error: WireError) -> Any:
+        return {"wrong": error.message}
+
+    def error_event(self, error: WireError) -> Event:
+        return Event(self.error(error), "error")
+
+
 class TestFace:
     """Scripts, paths, log, and the end."""
+
+    @pytest.mark.parametrize(
+        ("fault", "stream", "expected"),
+        [
+            (faults.well(), False, b'{"said": "You said: hi", "end": "stop"}'),
+            (faults.status(503), False, b'{"wrong": "The server had an error'),
+            (faults.cut_after(2), True, b'data: {"word": "two "}\n\n'),
+            (faults.error_first(), True, b'data: {"wrong": "The server is overloaded."}\n\n'),
+            (faults.length("so far"), True, b'data: {"end": "length"}\n\n'),
+        ],
+        ids=repr,
+    )
+    def test_other_wires(self, fault_server: Server, fault: Fault, stream: bool, expected: bytes) -> None:
+        """The faults are those of any wire format that its author describes."""
+        server = fault_server(fault, wires={"/say": Parrot()})
+        assert expected in talk(server, path="/say", say="hi", stream=stream).data
 
     def test_script(self, fault_server: Server) -> None:
         """One after another, functions too; the last again and again."""

@@ -10,8 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from .server import FaultServer
 
-pytest.register_assert_rewrite("pointsman.testing.contract")
-
 
 @pytest.fixture
 def fault_server() -> Iterator[Callable[..., FaultServer]]:

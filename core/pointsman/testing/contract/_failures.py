@@ -21,7 +21,7 @@ class Failures(Suite):
     def test_raises_the_right_class(self, make: Callable[..., Subject], failure: Failure) -> None:
         """Every way of asking raises the class that fits, before any content, and it survives pickling."""
         for way, ask in make(failure).ways():
-            ended = self.run(ask, self.request(scope=Scope(2.0 if failure == "silent" else self.timeout_s)))
+            ended = self.run(ask, self.request(scope=Scope(self.short_s if failure == "silent" else self.timeout_s)))
             if failure == "refused" and _refusal(ended.value):
                 continue
             expected = RAISES[failure]

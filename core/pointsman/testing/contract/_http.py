@@ -11,13 +11,13 @@ from ... import errors
 from ...scope import Scope
 from ...values import Chunk, Completion, Usage
 from .. import faults
-from ..answers import Wire
+from ..answers import Wire, WireError
 from ..faults import Fault
 from ..server import FaultServer
 from ._answers import Answers
 from ._failures import Failures
 from ._limits import Limits
-from ._secrecy import Secrecy
+from ._secrecy import Secrecy, check_hidden, shown
 from ._suite import RAISES, Failure, Subject, Unfinished
 
 _FAULTS: dict[Failure, Callable[[], Fault]] = {
@@ -264,7 +264,7 @@ class HTTPProviderContract(Answers, Limits, Failures, Secrecy):
         """Row 7: the deadline holds although a byte comes all the time."""
         subject = self.play(faults.drip(0.05, part=part))
         for way, ask in subject.ways():
-            ended = self.run(ask, self.request(scope=Scope(1.0)))
+            ended = self.run(ask, self.request(scope=Scope(self.short_s)))
             assert isinstance(ended.error, errors.BackendTimeout), f"{way}: {ended!r}"
 
     @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ class HTTPProviderContract(Answers, Limits, Failures, Secrecy):
         for way, ask in subject.ways():
             for limit in ["timeout", "first_byte_timeout"] if way == "stream" else ["timeout"]:
                 scope = Scope(self.timeout_s)
-                scope.begin(**{limit: 1.0})
+                scope.begin(**{limit: self.short_s})
                 ended = self.run(ask, self.request(scope=scope))
                 assert isinstance(ended.error, errors.BackendTimeout), f"{way}: {ended!r}"
 
@@ -292,15 +292,19 @@ class HTTPProviderContract(Answers, Limits, Failures, Secrecy):
                 error = self.run(ask, self.request()).error
                 assert isinstance(error, errors.UnavailableError), f"{way}: {error!r}"
 
-    def test_an_echoed_key_is_masked(self) -> None:
-        """Row 45: a service that echoes the key in its error cannot make us show it."""
+    @pytest.mark.parametrize("where", ["status", "answer", "first event", "late event"])
+    def test_an_echoed_key_is_masked(self, where: str) -> None:
+        """Row 45: a service that echoes the key cannot make us show it: neither error, causes, locals nor pickle."""
         if self.secret is None:
             pytest.skip("the provider has no key")
-        subject = self.play(faults.bad_key(f"Incorrect API key provided: {self.secret}."))
+        echo = WireError(f"Incorrect API key provided: {self.secret}.", "auth", "invalid_api_key", status=401)
+        ways = {"status": faults.status(401, echo), "answer": faults.error_under_200(echo)}
+        ways |= {"first event": faults.error_first(echo), "late event": faults.error_event_after(2, echo)}
+        subject = self.play(ways[where])
         for way, ask in subject.ways():
             error = self.run(ask, self.request()).error
             assert isinstance(error, errors.AuthenticationError), f"{way}: {error!r}"
-            assert self.secret not in repr(error) + str(error) + repr(vars(error)), f"{way}: the key is in the error"
+            check_hidden([self.secret], f"{way}: the error", *shown(error))
 
 
 def _is_none(answer: Completion) -> bool:

@@ -58,11 +58,11 @@ class Limits(Suite):
         for way in _ways(make("silent")):
             subject = make("silent")
             scope = Scope(self.timeout_s * 10)
-            scope.begin(**{limit: 0.5})
+            scope.begin(**{limit: self.short_s})
             started = monotonic()
             ended = self.run(dict(subject.ways())[way], self.request(scope=scope))
             assert isinstance(ended.error, BackendTimeout), f"{way}: found {ended!r}, expected BackendTimeout"
-            assert monotonic() - started >= 0.5, f"{way}: it gave up before the time was up"
+            assert monotonic() - started >= self.short_s, f"{way}: it gave up before the time was up"
             self.assert_stopped(subject)
 
     def test_leaving_a_stream_stops_the_work(self, make: Callable[..., Subject]) -> None:

@@ -31,14 +31,14 @@ class Secrecy(Suite):
         """Neither the provider nor its pickle (where it can be pickled) shows its key."""
         keys = self._keys(subject)
         provider = subject.provider
-        _check(
+        check_hidden(
             keys, "the provider", repr(provider), str(provider), f"{provider}", repr(getattr(provider, "__dict__", ""))
         )
         try:
             data = pickle.dumps(provider)
         except Exception:
             return  # it refuses to be pickled: nothing can leak
-        _check(keys, "the provider's pickle", data.decode("latin-1"))
+        check_hidden(keys, "the provider's pickle", data.decode("latin-1"))
 
     @pytest.mark.parametrize("failure", [None, *(f for f in get_args(Failure) if f in RAISES)])
     def test_no_key_in_anything(
@@ -48,23 +48,23 @@ class Secrecy(Suite):
         subject = make(failure)
         keys = self._keys(subject)
         with _logged() as log:
-            shown = self._everything(subject, failure)
+            texts = self._everything(subject, failure)
         out, err = capfd.readouterr()
-        _check(keys, "what came out", *shown)
-        _check(keys, "the log", log.getvalue())
-        _check(keys, "the output", out, err)
+        check_hidden(keys, "what came out", *texts)
+        check_hidden(keys, "the log", log.getvalue())
+        check_hidden(keys, "the output", out, err)
 
     def _everything(self, subject: Subject, failure: Failure | None) -> list[str]:
         calls: list[Callable[[], Any]] = [_later(self, ask, failure) for _, ask in subject.ways()]
         if subject.has("health"):
             calls.append(subject.health)
-        shown = []
+        texts: list[str] = []
         for call in calls:
             ended = self.run(call, within=self.timeout_s + self.patience_s)
             if ended.error is not None:
-                shown += _shown(ended.error)
-            shown += [repr(ended.value), pickle.dumps(ended.value).decode("latin-1")]
-        return shown
+                texts += shown(ended.error)
+            texts += [repr(ended.value), pickle.dumps(ended.value).decode("latin-1")]
+        return texts
 
     def _keys(self, subject: Subject) -> list[str]:
         keys = self.secrets(subject.provider)
@@ -74,10 +74,10 @@ class Secrecy(Suite):
 
 
 def _later(suite: Suite, ask: Callable[[Any], Any], failure: Failure | None) -> Callable[[], Any]:
-    return lambda: ask(suite.request(scope=Scope(1.0 if failure == "silent" else suite.timeout_s)))
+    return lambda: ask(suite.request(scope=Scope(suite.short_s if failure == "silent" else suite.timeout_s)))
 
 
-def _shown(error: BaseException) -> list[str]:
+def shown(error: BaseException) -> list[str]:
     """Return everything that an error can show, with all that it was caused by."""
     formatted = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
     try:
@@ -107,7 +107,7 @@ def _logged() -> Iterator[io.StringIO]:
         ours.setLevel(levels[1])
 
 
-def _check(keys: list[str], what: str, *texts: str) -> None:
+def check_hidden(keys: list[str], what: str, *texts: str) -> None:
     """Fail if a key is in one of these texts. The message shows its surroundings and not the key."""
     for key in keys:
         for text in texts:

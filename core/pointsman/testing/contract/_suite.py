@@ -143,6 +143,8 @@ class Suite:
     patience_s: float = 10.0
     #: Seconds that a call gets which is expected to be answered.
     timeout_s: float = 60.0
+    #: Seconds of a deadline that is meant to pass.
+    short_s: float = 0.5
     #: How many threads ask at once.
     threads: int = 8
     #: The key that the provider was built with. Fields that hold a `Secret` are found without it.
