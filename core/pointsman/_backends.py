@@ -149,9 +149,9 @@ class Registry:
 
         :raises TypeError: it returned something that is not among the backends.
         """
-        order = list(dict.fromkeys(self._order(request=request, backends=able)))
-        if all(backend in able for backend in order):
-            return order
+        order = dict.fromkeys(self._order(request=request, backends=able))
+        if order.keys() <= set(able):
+            return list(order)
         raise TypeError("it returned something that is not among the backends")
 
     def generate(self, backend: Backend, request: Request) -> Completion:

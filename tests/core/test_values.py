@@ -43,7 +43,9 @@ def test_values_are_frozen_comparable_and_picklable(value: Any) -> None:
     assert pickle.loads(pickle.dumps(value)) == value
     with pytest.raises(exceptions.FrozenInstanceError):
         setattr(value, fields(type(value))[0].name, None)
-    assert not hasattr(value, "__dict__"), "values are slotted"
+    assert isinstance(value, Request) or not hasattr(value, "__dict__"), (
+        "values are slotted, but for the one copied most"
+    )
 
 
 @pytest.mark.parametrize(
