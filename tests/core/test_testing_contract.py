@@ -110,6 +110,13 @@ class BadSignature(Bad):
     made = type("Signature", (), {"generate": hookimpl(lambda self, prompt: Completion("x"))})
 
 
+class BadClassOfItsOwn(Bad):
+    """Is no attrs class: its options cannot be read from a configuration."""
+
+    breaks = "test_answers_through_the_router"
+    made = type("Plain", (), {"generate": hookimpl(lambda self, request: Completion("x"))})
+
+
 def answering(completion: Completion, **more: object) -> object:
     return type("Answering", (), {"generate": hookimpl(lambda self, request: completion), **more})()
 

@@ -177,7 +177,7 @@ class Exchange:
 
     def __init__(self, connection: Connection, seen: Seen, wire: Wire, origin: str) -> None:
         self._connection = connection
-        self._wire = wire
+        self.wire = wire  #: the wire format of this request's path
         self._chunked = False
         self.seen = seen
         self.origin = origin  #: of the server: "http://127.0.0.1:PORT"
@@ -187,11 +187,6 @@ class Exchange:
     def streamed(self) -> bool:
         """Whether the client wants a stream."""
         return self.ask.streamed
-
-    @property
-    def wire(self) -> Wire:
-        """The wire format of this request's path."""
-        return self._wire
 
     async def send(self, data: bytes) -> None:
         """Send exactly these bytes."""
@@ -269,10 +264,10 @@ class Exchange:
         """Answer as a well server does, plain or streamed as asked; None: what `Ask.answer` makes."""
         answer = answer or self.ask.answer()
         if not self.streamed:
-            await self.respond(200, self._wire.body(answer, self.ask))
+            await self.respond(200, self.wire.body(answer, self.ask))
             return
         await self.begin_stream()
-        await self.events(self._wire.events(answer, self.ask), gap=gap)
+        await self.events(self.wire.events(answer, self.ask), gap=gap)
         await self.end_stream()
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from ...router import Router
 from ...values import Capability, Completion, FinishReason, Health, Tool, Usage
 from ._suite import Subject, Suite
 
@@ -58,6 +59,15 @@ class Answers(Suite):
         allowed = get_args(FinishReason)
         assert answer.finish_reason in allowed, f"{way}: finish_reason {answer.finish_reason!r}, expected {allowed}"
         assert answer.finish_reason in ("stop", "length", "tool_calls"), f"{way}: a good answer has no {answer!r}"
+
+    def test_answers_through_the_router(self, subject: Subject) -> None:
+        """A router takes it (an attrs class with lawful hooks), asks it either way, and gets the answer."""
+        with Router({"subject": subject.provider}, timeout=self.timeout_s) as router:
+            answer = router.generate(self.request())
+            with router.stream(self.request()) as stream:
+                pieces = list(stream)
+            assert (answer.backend, stream.completion.backend) == ("subject", "subject")
+            assert "".join(piece.text for piece in pieces) == stream.completion.text
 
     def test_streams_what_it_generates(self, subject: Subject) -> None:
         """Streamed and whole answers have the same shape; the same text where the model answers the same twice."""
