@@ -253,7 +253,7 @@ def _unfolded(entries: Iterator[_Entry]) -> Iterator[_Entry]:
         fallbacks = entry.get("fallback_providers", [])
         for number, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
             provider, _, model = name.partition("/") if isinstance(name, str) else (name, "", "")
-            own = {"id": f"{entry.get('id')}/{provider}", "type": provider} | ({"model": model} if model else {})
+            own = {"id": f"{entry.get('id')}/{name}", "type": provider} | ({"model": model} if model else {})
             yield f"{path}.fallback_providers[{number}]", shared | own
 
 

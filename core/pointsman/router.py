@@ -18,7 +18,7 @@ from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
 from ._eligible import Gate, Place
 from ._health import Monitor
 from ._requests import Prompt, build
-from .errors import AllBackendsFailed, BackendError, ConfigError
+from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError
 from .values import Chunk, Completion, Health, Options, Request
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class Router:
         :raises ConfigError: with every problem, each with its path.
         """
         from ._assembly import configured  # costs as much as all the rest, and many programs need none
+        from .config import sealed
 
+        source = sealed(source)  # no traceback shows the keys in it
         return cls(**configured(source))
 
     @property
@@ -241,7 +243,8 @@ class Router:
         """Return why a backend cannot be asked, as the error that its cool-down remembers, if that is the reason."""
         pause = self._breaker.pause(backend.id, backend.model_for(request))
         why = self._gate.why_not(backend, request) or "left out by the order plugin"
-        error = copy(pause.error) if pause is not None and why.startswith("cooling") else BackendError(why)
+        kind = AuthenticationError if why.startswith("unconfigured") else BackendError
+        error = copy(pause.error) if pause is not None and why.startswith("cooling") else kind(why)
         if pause is not None:
             error.retry_after = pause.left()
         error.backend = backend.id

@@ -85,7 +85,7 @@ def test_the_form_of_the_complaint_generator_is_read_whole() -> None:
         ("spare", "local", None),
         ("llm-router", "local", "gpt-5-mini"),
         ("llm-router/openai", "openai", None),
-        ("llm-router/echo", "echo", "loud"),
+        ("llm-router/echo/loud", "echo", "loud"),
     ]
     assert settings.mediator == {"backends": ("llm-router",), "timeout": 30.0, "max_retries": 3}
     assert [(s.id, s.type, s.options["type"]) for s in settings.stores] == [
