@@ -133,9 +133,13 @@ def classify(status: int, headers: Mapping[str, str], body: Any, *, where: str =
 def error_in(value: Any, *, where: str = "") -> e.BackendError | None:
     """Return the error that the JSON of a good answer or of an event holds, if it holds one."""
     facts = value[0] if isinstance(value, list) and len(value) == 1 else value
-    if not isinstance(facts, dict) or not (facts.get("error") or "error" in (facts.get("type"), facts.get("object"))):
+    if not isinstance(facts, dict):
         return None
-    return classify(200, {}, facts, where=where)
+    # OpenRouter puts errors of a model's host into the choice, the Responses API into the response.
+    for place in (facts, facts.get("response"), next(_dicts(facts.get("choices")), None)):
+        if isinstance(place, dict) and (place.get("error") or "error" in (place.get("type"), place.get("object"))):
+            return classify(200, {}, place, where=where)
+    return None
 
 
 def _class_of(status: int, codes: frozenset[str], text: str, hint: float | None) -> type[e.BackendError]:

@@ -11,7 +11,7 @@ import json
 from typing import Any, NamedTuple
 
 from ._classify import error_in
-from .errors import UnusableAnswer
+from .errors import BackendError, UnusableAnswer
 
 MAX_EVENT = 64 << 20  # bytes
 
@@ -22,23 +22,28 @@ class Event(NamedTuple):
     name: str
     data: str
 
+    def __repr__(self) -> str:
+        return f"Event({self.name!r}, <{len(self.data)} characters>)"  # a traceback shows it, and servers echo keys
+
     def json(self) -> Any:
         """Return the data as Python values.
 
         :raises UnusableAnswer: the data is not JSON.
         :raises BackendError: the data is an error object; the class says which error.
         """
-        failure: Exception
-        try:
-            value = json.loads(self.data)
-        except (ValueError, RecursionError):
-            failure = UnusableAnswer(f"the stream holds an event that is not JSON: {self.data[:80]!r}")
-        else:
-            found = error_in(value)
-            if found is None:
-                return value
-            failure = found
-        raise failure
+        value = parsed(self.data)
+        if isinstance(value, BackendError):
+            raise value
+        return value
+
+
+def parsed(text: str, where: str = "") -> Any:
+    """Return the values of `text`, or the error that it is: raise that where no variable holds the text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return UnusableAnswer(f"the server sent what is no JSON: {text[:80]!r}")
+    return error_in(value, where=where) or value
 
 
 class EventParser:

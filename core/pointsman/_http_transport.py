@@ -88,13 +88,15 @@ class Call:
             with suppress(OSError, ValueError):
                 self.wake()
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool) -> None:
         """The exchange is over: a later cancel no longer concerns the socket."""
         self._forget()
         del self._forget  # it refers back to this call
         with _lock:
             if self.sock is not None and self.sock.call is self:
                 self.sock.call = None
+        if failed and self.sock is not None:
+            self.sock.close()
 
 
 class _Bounded(socket.socket):
@@ -127,6 +129,11 @@ class _Bounded(socket.socket):
 
 class _BoundedTLS(_Bounded, ssl.SSLSocket):
     """The same under TLS, from the handshake on."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _BoundedTLS:
+        sock = super().__new__(cls, *args, **kwargs)
+        _running.call.sock = sock  # where the connection is reset this early, ssl forgets to close it: `finish` does
+        return sock
 
     def do_handshake(self, block: bool = False) -> None:
         _running.call.hold(self)

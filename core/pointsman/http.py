@@ -26,10 +26,8 @@ from urllib.parse import urlsplit
 from urllib3.exceptions import DecodeError
 from urllib3.response import BaseHTTPResponse
 
-from ._classify import classify as classify
-from ._classify import error_in as error_in
-from ._events import Event as Event
-from ._events import EventParser as EventParser
+from ._classify import classify, error_in
+from ._events import Event, EventParser, parsed
 from ._http_transport import CONNECT_S, Call, Route, forget, send
 from .errors import BackendError, BackendTimeout, ConfigError, InvalidRequestError, UnavailableError, UnusableAnswer
 from .scope import Scope
@@ -37,6 +35,8 @@ from .secret import Secret
 
 if TYPE_CHECKING:
     import requests
+
+__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "classify", "error_in"]
 
 MAX_BODY = 64 << 20  #: bytes of a plain answer; a longer one is unusable
 _ERROR_BODY = 64 << 10
@@ -117,17 +117,9 @@ class Client:
 
     def _whole(self, method: str, path: str, body: Any, scope: Scope) -> Answer:
         exchange = self._exchange(method, path, body, scope, accept=_JSON)
-        data = exchange.read_all()
-        try:
-            value = json.loads(data.decode("utf-8-sig"))
-            failure = error_in(value, where=self.host)
-        except (ValueError, RecursionError):
-            found = f"{len(data)} bytes of {exchange.headers.get('content-type', 'unknown type')}"
-            failure = UnusableAnswer(
-                f"{self.host} answered with {found}, expected JSON: is base_url right?", status=200
-            )
-        if failure is not None:
-            raise failure
+        value = exchange.json()
+        if isinstance(value, BackendError):
+            raise value
         return Answer(value, exchange.headers)
 
     def _exchange(self, method: str, path: str, body: Any, scope: Scope, *, accept: str) -> _Exchange:
@@ -268,6 +260,13 @@ class _Exchange(Call):
         self.close()
         return data
 
+    def json(self) -> Any:
+        """Return the values of the answer, or the error that it is."""
+        try:
+            return parsed(self.read_all().decode("utf-8-sig"), self.host)
+        except UnicodeDecodeError:
+            return UnusableAnswer(f"{self.host} sent what is not UTF-8")
+
     def _read(self, how: str, size: int) -> bytes:
         try:
             self.left()
@@ -321,7 +320,7 @@ class _Exchange(Call):
     def close(self) -> None:
         if not self.done:
             self.done = True
-            self.finish()
+            self.finish(failed=self.raw is None)
             if self.raw is not None:
                 self.raw.close()
                 self.raw = None  # it refers to the pool, which must be free to go

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pointsman import Chunk, Completion, ContentFilterError, Message, Request, ToolCall, UnusableAnswer, Usage
-from pointsman.http import Events, error_in
+from pointsman.http import Events
 from pointsman.values import FinishReason
 
 from ._schema import is_strict
@@ -212,11 +212,7 @@ def _choice(data: Any) -> dict[str, Any]:
     choices = _object(data).get("choices")
     if not isinstance(choices, list) or not choices:
         raise UnusableAnswer("the answer holds no choices: is base_url that of an OpenAI-compatible API?")
-    choice = _object(choices[0])
-    failure = error_in(choice)  # OpenRouter puts errors of the model's host here
-    if failure is not None:
-        raise failure
-    return choice
+    return _object(choices[0])
 
 
 def _object(value: Any) -> dict[str, Any]:
