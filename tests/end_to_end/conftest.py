@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from attrs import define, frozen
-from pointsman import Attempt, Backend, BackendError, Chunk, Completion, Router
+from pointsman import Attempt, Backend, BackendError, Chunk, Completion, Router, Usage
 from pointsman.testing import FaultServer, faults
 from pointsman_openai import OpenAI
 
@@ -88,6 +88,7 @@ class Stage:
         assert outcome.completion
         assert outcome.completion.backend == "spare"
         assert outcome.completion.model == "model-of-spare"
+        assert outcome.completion.usage == Usage(19, 8, 4, 2)
 
     def check_next_call(self, way: str) -> None:
         """The next call works, whoever answers it."""

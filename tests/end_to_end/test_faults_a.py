@@ -5,6 +5,7 @@ thinks of the backend afterwards, and that the next call works.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -339,3 +340,21 @@ def test_error_says_who(stage: Staged) -> None:
     assert (got.error.backend, got.error.model, got.error.status) == ("primary", "model-of-primary", 503)
     assert got.error.code == "line_down"
     assert "The line is down." in str(got.error)
+
+
+@both_ways
+def test_sixteen_threads_over_a_dying_primary(stage: Staged, way: str) -> None:
+    """Every call is answered with its own answer, and each is answered exactly once, by whomever."""
+    dying = [faults.well(), faults.status(503), faults.reset(), faults.html(), faults.cut_json(), faults.hang_up()]
+    on = stage(lambda seen: dying[seen.number % len(dying)] if seen.number < 40 else faults.reset(), timeout=60.0)
+    on.spare.play(faults.well())
+    prompts = [f"Question {number}." for number in range(16 * 6)]
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda prompt: on.ask(way, prompt), prompts))
+    assert [got.text for got in found] == [f"You said: {prompt}" for prompt in prompts]
+    answered = [seen for seen in (*on.primary.asked, *on.spare.asked) if seen.fault == "well()"]
+    assert sorted(seen.body["messages"][0]["content"] for seen in answered) == sorted(prompts)
+    seen = [*on.primary.asked, *on.spare.asked]
+    # A connection that had served before and ended at once, without a byte, is replaced within the same attempt.
+    replaced = sum(each.fault in ("reset()", "hang_up()") for each in seen)
+    assert 0 <= len(seen) - sum(len(got.attempts) for got in found) <= replaced
