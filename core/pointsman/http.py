@@ -31,7 +31,7 @@ from ._events import Event, EventParser, parsed
 from ._http_transport import CONNECT_S, Call, Route, forget, send
 from .errors import BackendError, BackendTimeout, ConfigError, InvalidRequestError, UnavailableError, UnusableAnswer
 from .scope import Scope
-from .secret import Secret
+from .secret import Secret, redact
 
 if TYPE_CHECKING:
     import requests
@@ -43,7 +43,7 @@ _ERROR_BODY = 64 << 10
 _ERROR_BODY_S = 5.0  # an error is worth no longer wait for its text
 _DONE_S = 0.05
 _JSON = "application/json"
-_WEB = re.compile(r"https?://([^\s:\[\]]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?")
+_WEB = r"https?://([^\s:/?\[\]]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?"
 
 
 class Answer(NamedTuple):
@@ -68,6 +68,8 @@ class Client:
     :raises ConfigError: the URL, or a header, cannot be sent.
     """
 
+    _origin = _prefix = ""  # of one that could not be made: a traceback shows its repr, too
+
     def __init__(
         self,
         base_url: str,
@@ -76,11 +78,11 @@ class Client:
         auth: tuple[str, str, Secret | None] | None = None,
         session: requests.Session | None = None,
     ) -> None:
+        problem = _unusable(base_url)
+        if problem:
+            del base_url  # a password in it may not be seen in the traceback
+            raise ConfigError(f"base_url: {problem}")
         parts = urlsplit(base_url)
-        if not _WEB.fullmatch(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"):
-            raise ConfigError(f"base_url: found {base_url!r}, expected http://HOST or https://HOST")
-        if parts.username or parts.password:
-            raise ConfigError("base_url: holds a user name or password; give it as api_key or in headers")
         self.host = parts.hostname or ""
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix, self._query = parts.path.rstrip("/"), parts.query
@@ -334,6 +336,14 @@ _TROUBLE = {
     "NewConnection": "no connection: is the server running, and is base_url right?",
     "BadStatusLine": "it does not speak HTTP: is base_url http or https?",
 }
+
+
+def _unusable(url: str) -> str | None:
+    if not re.match(rf"{_WEB}([/?]|\Z)", re.sub("//[^/?]*@", "//", url)):
+        return f"found {redact(re.sub('//.*@', '//***@', url))!r}, expected http://HOST or https://HOST"
+    if re.match("https?://[^/?]*@", url):
+        return "holds a user name or password; give it as api_key or in headers"
+    return None
 
 
 def _check_header(name: str, value: str | Secret) -> None:
