@@ -8,6 +8,7 @@ plugin <= 0.9 x a bare `requests.Session().post(json=...)` of the same body, and
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--litellm-python", metavar="PATH", help="a Python that has litellm, to compare with")
     given = parser.parse_args()
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or its import waits for a server
     pythons = {name: sys.executable for name in CLIENTS if name != "litellm"}
     if given.litellm_python:
         pythons["litellm"] = given.litellm_python

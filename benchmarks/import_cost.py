@@ -8,6 +8,7 @@ to bytecode by a first run that does not count.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--litellm-python", metavar="PATH", help="a Python that has litellm, to compare with")
     given = parser.parse_args()
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or its import waits for a server
     programs = {name: (sys.executable, code) for name, code in _PROGRAMS.items()}
     if given.litellm_python:
         programs["import litellm"] = (given.litellm_python, "import litellm")
