@@ -40,7 +40,7 @@ def direct(path: str, tokens: int) -> Callable[[], int]:
     parameters.model.path = path
     parameters.n_ctx = 4096
     parameters.n_parallel = 1
-    parameters.n_batch = parameters.n_ubatch = 256
+    parameters.n_batch = parameters.n_ubatch = 128
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     parameters.n_gpu_layers = 0
     parameters.verbosity = 1

@@ -16,6 +16,7 @@ from ._schema import bounded
 
 #: The only fields of `Request.extra` that are taken: others (a grammar, a slot, several answers) could kill the engine.
 _EXTRA = frozenset({"min_p", "typical_p", "repeat_penalty", "logit_bias", "chat_template_kwargs"})
+_NUMBERS = frozenset({"min_p", "typical_p", "repeat_penalty"})
 _SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Seeds are unsigned numbers of 32 bits, and the largest means "any".
@@ -188,6 +189,9 @@ def _extra(extra: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidRequestError(
                 f"extra: {name!r} is not taken, expected {', '.join(sorted(_EXTRA))}", parameter=name, try_next=True
             )
+        value = extra[name]
+        if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InvalidRequestError(f"extra: {name} is {value!r:.50}, expected a number", parameter=name)
     return dict(extra)
 
 

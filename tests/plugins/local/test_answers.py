@@ -232,7 +232,12 @@ def test_lone_surrogates_are_refused(tiny: Local, request_for: Ask) -> None:
 
 def test_bad_fields_are_refused(tiny: Local, request_for: Ask) -> None:
     """An empty stop string, a grammar of the user's own and a number that is none are errors that name the field."""
-    for fields in ({"stop": ("",)}, {"extra": {"grammar": "root ::= root"}}, {"extra": {"min_p": float("nan")}}):
+    for fields in (
+        {"stop": ("",)},
+        {"extra": {"grammar": "root ::= root"}},
+        {"extra": {"min_p": float("nan")}},
+        {"extra": {"min_p": "x"}},
+    ):
         with pytest.raises(InvalidRequestError):
             tiny.generate(request_for(**fields))
     with pytest.raises(InvalidRequestError, match="images"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,6 +79,71 @@ def test_hub_without_its_library() -> None:
     with pytest.raises(ModelNotFoundError, match=r"pointsman-local\[hub\]"):
         locate("hf://owner/repository/file.gguf")
     assert Local(model_path="hf://owner/repository/file.gguf").health().status == "unconfigured"
+
+
+FETCH = """
+import sys
+from pointsman import BackendError
+from pointsman_local import Local
+from pointsman_local._model_file import locate
+local = Local(model_path=sys.argv[1])
+print(local.health().status)
+try:
+    print(locate(sys.argv[1]).read_bytes() == b"GGUF and so on")
+    print(locate(sys.argv[1], fetch=False).name)
+except BackendError as error:
+    print(type(error).__name__, "hf_secret" in str(error) + repr(error.__cause__) + repr(error.__context__))
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as fetching one file needs."""
+
+    def do_GET(self) -> None:
+        """Serve one file; one repository is gated."""
+        body = b"GGUF and so on"
+        status = 200 if "/good/" in self.path else 403 if "/gated/" in self.path else 404
+        self.send_response(status)
+        self.send_header("ETag", '"' + "a" * 40 + '"')
+        self.send_header("X-Repo-Commit", "b" * 40)
+        if status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("repository", "says"),
+    [
+        ("good", "degraded True f.gguf"),
+        ("missing", "degraded ModelNotFoundError False"),
+        ("gated", "degraded AuthenticationError False"),
+        ("unreachable", "degraded UnavailableError False"),
+    ],
+)
+def test_files_of_the_hub(repository: str, says: str, tmp_path: Path, no_leaks: None) -> None:
+    """A file is fetched once, then found without a network; each failure is typed and shows no token."""
+    pytest.importorskip("huggingface_hub")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    port = 9 if repository == "unreachable" else server.server_port
+    own = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_secret"}
+    try:
+        command = [sys.executable, "-c", FETCH, f"hf://owner/{repository}/f.gguf"]
+        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert done.stdout.split() == says.split(), done.stderr
 
 
 def test_stems() -> None:

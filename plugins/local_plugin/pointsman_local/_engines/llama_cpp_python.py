@@ -106,8 +106,8 @@ class LlamaCppPython:
 
     def answer(self, body: dict[str, Any], emit: Emit, cancelled: Cancelled) -> None:
         """Work on one request (see `Engine`)."""
-        if body.get("tools"):
-            raise Refused("request", "tools: the engine llama-cpp-python does not call them; xllamacpp does")
+        if body.get("tools") or "logit_bias" in body["extra"]:
+            raise Refused("request", "the engine llama-cpp-python takes neither tools nor logit_bias; xllamacpp does")
         self._emit, self._cancelled, self._said = emit, cancelled, monotonic()
         prompt = self._prompt(body)
         grammar = self._grammar(body.get("schema"))

@@ -11,8 +11,9 @@ from typing import Any
 
 from . import Cancelled, Emit, EngineMissing, Refused
 
-#: Tokens that are worked on in one step: how finely cancelling and sharing are grained.
-_BATCH = 256
+#: Tokens of prompts that are worked on in one step. It may take two steps until a cancelled one is let go, and
+#: as many until another gets its turn. Larger ones are not faster on a CPU; on a GPU they are.
+_BATCH, _GPU_BATCH = 128, 512
 
 
 def load(settings: dict[str, Any]) -> Xllamacpp:
@@ -35,11 +36,12 @@ def _parameters(module: Any, settings: dict[str, Any]) -> Any:
     context = -(-settings["n_ctx"] // 256) * 256  # llama.cpp rounds each slot's context so
     for threading in (parameters.cpuparams, parameters.cpuparams_batch):
         threading.n_threads = threads
+    batch = _GPU_BATCH if settings["n_gpu_layers"] else _BATCH
     needed = {
         "n_parallel": slots,
         "n_ctx": slots * context,
-        "n_batch": _BATCH,
-        "n_ubatch": _BATCH,
+        "n_batch": batch,
+        "n_ubatch": batch,
         "n_gpu_layers": settings["n_gpu_layers"],
         "verbosity": 1,  # only then does it say on fd 2 why a model does not load
         # It always opens an HTTP listener. Nobody else is to use it: a socket in a private directory, and a key.
