@@ -79,7 +79,6 @@ class Server:
 
     def __init__(self, *handlers: Handler) -> None:
         self.handlers, self.requests, self.connections = handlers, list[bytes](), 0
-        self.left: list[bool] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._socks: list[socket.socket] = []
@@ -246,13 +245,10 @@ def test_the_request_must_be_json() -> None:
         Client("http://127.0.0.1:9").post_json("x", {"a": object()}, Scope(20))
 
 
-# No connection
-
-
 def test_no_connection_means_the_next_backend_at_always(serve: Callable[..., Server]) -> None:
     """Refused, reset before and after the request, no such host, no TLS: unavailable, and not to be asked again."""
     plain = serve(lambda peer: peer.reset()).url
-    after = serve(lambda peer: (peer.read(), peer.reset())[1]).url
+    after = serve(lambda peer: peer.reset() if peer.read() else None).url
     closed = serve(lambda peer: peer.read() and None).url
     noise = serve(always(b"SSH-2.0-hello\r\n", 1)).url
     tls = serve(lambda peer: peer.send(b"no TLS here")).url.replace("http:", "https:")
@@ -263,9 +259,6 @@ def test_no_connection_means_the_next_backend_at_always(serve: Callable[..., Ser
         error = fails(lambda client=client: client.post_json("x", {}, Scope(20)), UnavailableError)  # type: ignore[misc]
         assert not error.retry_same
         assert error.try_next
-
-
-# Limits
 
 
 def drip(raw: bytes, at_once: bytes = b"") -> Handler:
@@ -316,13 +309,15 @@ def test_an_error_without_its_body_is_still_that_error(serve: Callable[..., Serv
     assert fails(lambda: client_of(server).post_json("x", {}, Scope(1)), UnavailableError).status == 503
 
 
-# Cancelling
-
-
 def test_cancelling_wakes_the_call_and_the_server_sees_it(serve: Callable[..., Server]) -> None:
     """A thread blocked in a read comes back at once, and the server's end of the connection closes."""
     seen: list[bool] = []
-    server = serve(lambda peer: (peer.read(), seen.append(peer.gone()))[1])
+
+    def waits(peer: Peer) -> None:
+        peer.read()
+        seen.append(peer.gone())
+
+    server = serve(waits)
     scope, errors = Scope(60), list[BackendError]()
     client = client_of(server)
     thread = threading.Thread(target=lambda: errors.append(fails(lambda: client.post_json("x", {}, scope))))
@@ -464,7 +459,8 @@ def test_a_forked_child_speaks_on_connections_of_its_own(serve: Callable[..., Se
     assert receiver.recv() == {"ok": True}
     client.post_json("x", {}, Scope(20))
     assert server.connections == 2
-    receiver.close(), sender.close(), child.close()
+    for used in (receiver, sender, child):
+        used.close()
 
 
 def test_close_ends_idle_connections(serve: Callable[..., Server]) -> None:

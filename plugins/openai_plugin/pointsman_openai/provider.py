@@ -109,7 +109,7 @@ class OpenAI:
     @api_key.default
     def _key_from_env(self) -> str | None:
         named = os.environ.get("OPENAI_BASE_URL") == self.base_url
-        host = urlsplit(self.base_url).hostname
+        host = _host(self.base_url)
         return os.environ.get("OPENAI_API_KEY") if named or _is_openai(host) or _is_loopback(host) else None
 
     @hookimpl
@@ -168,12 +168,12 @@ class OpenAI:
 
     @cached_property
     def _openai(self) -> bool:
-        return _is_openai(urlsplit(self.base_url).hostname)
+        return _is_openai(_host(self.base_url))
 
     @cached_property
     def _client(self) -> Client | str:
         """The client, or what a person must do before there can be one."""
-        host = urlsplit(self.base_url).hostname
+        host = _host(self.base_url)
         loopback = _is_loopback(host)
         if self.local and not loopback:
             return f"local says that nothing leaves this machine, but base_url is at {host}: unset one of them"
@@ -189,7 +189,7 @@ class OpenAI:
                 auth=("Authorization", "Bearer ", self.api_key),
                 session=self.session,
             )
-        except ConfigError as error:
+        except (ConfigError, ValueError) as error:
             return str(error)
 
     def _prepared(self, request: Request, *, streamed: bool) -> tuple[Client, Wire, dict[str, Any]]:
@@ -257,6 +257,13 @@ def _strange_forms() -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError) as error:
         raise UnusableAnswer(f"the answer is not of the form that the API promises: {error}") from error
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url.strip()).hostname
+    except ValueError:
+        return None
 
 
 def _is_openai(host: str | None) -> bool:

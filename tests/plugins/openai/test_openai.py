@@ -472,7 +472,7 @@ def test_local_is_for_loopback_only(fault_server: Serve) -> None:
 
 def test_a_wrong_option_is_told_by_health_and_by_every_call() -> None:
     """A URL that is none, a header that cannot be sent."""
-    for options in ({"base_url": "ftp://x"}, {"headers": {"X": "a\nb"}}):
+    for options in ({"base_url": "ftp://x"}, {"base_url": "http://["}, {"headers": {"X": "a\nb"}}):
         one = OpenAI(**{"model": "m", "api_key": KEY, "base_url": "http://127.0.0.1:9", **options})  # type: ignore[arg-type]
         assert one.health().status == "unconfigured"
         with pytest.raises(AuthenticationError):

@@ -17,6 +17,7 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from pointsman import (
     BackendError,
     BackendTimeout,
@@ -262,9 +263,10 @@ def test_the_client_reads_chat(double: Callable[..., tuple[FaultServer, openai.O
         messages=[{"role": "user", "content": PROMPT}],
         tools=[{"type": "function", "function": {"name": "look", "parameters": dict(TOOL.parameters)}}],
     )
-    (call,) = called.choices[0].message.tool_calls or ()
+    call = (called.choices[0].message.tool_calls or [])[0]
     (own,) = ours.generate(ask(tools=(TOOL,))).tool_calls
     assert call.type == "function"
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert (call.function.name, json.loads(call.function.arguments)) == (own.name, own.parsed())
 
 
