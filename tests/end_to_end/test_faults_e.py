@@ -1,5 +1,6 @@
 """Plugins, local models and keys (section E, rows 40 to 42 and 45), through `Router` with real providers."""
 
+import gc
 import pickle
 import threading
 import traceback
@@ -229,12 +230,14 @@ def hide(*texts: str) -> None:
             assert found < 0, f"the key is in: {text[max(0, found - 200) : found]}<here>"
 
 
-ECHO = WireError(f"Incorrect key {KEY}: get another.", f"type {KEY}", f"code-{KEY}", KEY, 401)
+ECHO = WireError(f"Incorrect key {KEY}: get another.", "invalid_request_error", "invalid_api_key", None, 401)
 ECHOES = {
     "401": faults.status(401, ECHO),
     "400": faults.status(400, ECHO),
     "429": faults.status(429, ECHO, headers={"Retry-After": KEY}),
     "503": faults.status(503, ECHO),
+    "code": faults.status(401, WireError("Incorrect key.", f"type {KEY}", f"code-{KEY}", status=401)),
+    "parameter": faults.status(400, WireError("Not supported.", "unsupported_parameter", param=KEY, status=400)),
     "under 200": faults.error_under_200(ECHO),
     "first event": faults.error_first(ECHO),
     "late event": faults.error_event_after(2, ECHO),
@@ -291,6 +294,15 @@ class TestRow45:
             error = raised(router, "plain")
             found = shown(error) + repr(router.health()) + repr(router.backends) + repr(provider)
         hide(found)
+
+    def test_a_key_of_two(self, fault_server: Callable[..., Any]) -> None:
+        """A key that two providers hold is masked as long as one of them is there."""
+        server = fault_server(faults.status(401, ECHO))
+        first, second = self.make(server.url), self.make(server.url)
+        del first
+        gc.collect()
+        with Router([Backend(second, id="one")]) as router:
+            hide(shown(raised(router, "plain")))
 
     def test_configuration(self, fault_server: Callable[..., Any]) -> None:
         """A key that came from a configuration is in no repr and no error of it."""
