@@ -11,6 +11,6 @@ environment() {
         python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools/uv "uv>=0.9"
     fi
     export PATH="$PWD/.tools/uv/bin:$PATH"
-    UV_PROJECT_ENVIRONMENT=$folder UV_PYTHON=${UV_PYTHON:-$(command -v python3)} uv sync --quiet "${groups[@]}"
+    UV_PROJECT_ENVIRONMENT=$folder UV_PYTHON=${UV_PYTHON:-$(command -v python3)} uv sync --quiet --compile-bytecode "${groups[@]}"
     export PATH="$PWD/$folder/bin:$PATH"
 }

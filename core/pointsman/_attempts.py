@@ -61,6 +61,7 @@ class Call(Generic[T]):
     """One request on its way. Not thread-safe: it belongs to the thread that runs it.
 
     :param ask: makes one attempt at one backend; raises what went wrong.
+    :param substitute: whether a backend that lacks the model that the request names is asked its own.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Call(Generic[T]):
         ask: Callable[[Backend, Request], T],
         *,
         streamed: bool,
+        substitute: bool,
     ) -> None:
         self.request = request
+        self._substitute = substitute
         self.attempts: list[Attempt] = []
         self.warnings: list[str] = []
         self._limits = limits
@@ -81,14 +84,18 @@ class Call(Generic[T]):
         self._first_token = (request.first_token_timeout or limits.first_token_timeout) if streamed else None
         self._errors: list[BackendError] = []
 
-    def run(self, order: Sequence[Backend]) -> Answered[T]:
+    def run(self, order: Sequence[Backend], reserve: Sequence[Backend] = ()) -> Answered[T]:
         """Ask one backend after another until one answers, and return that.
+
+        :param reserve: those that are not well, as far as we know: asked when all others have failed.
 
         :raises BackendError: of the one that was tried; `AllBackendsFailed` if several were.
         """
         scope = self.request.scope
-        queue = list(order)
-        while queue and not scope.expired:
+        queue, reserve = list(order), list(reserve)
+        while (queue or reserve) and not scope.expired:
+            if not queue:
+                queue, reserve = list(reserve), []
             backend = queue.pop(0)
             answer = self._at(backend, first=not self._errors, last=not queue)
             if answer is not None:
@@ -98,7 +105,9 @@ class Call(Generic[T]):
                 raise self._told(error)
             if isinstance(error, ContextLengthError):
                 window = error.limit or backend.context_window or 0
-                queue = [b for b in queue if b.context_window is None or b.context_window > window]
+                queue, reserve = (
+                    [b for b in bs if (b.context_window or window + 1) > window] for bs in (queue, reserve)
+                )
         raise self._told(self._failure())
 
     def _at(self, backend: Backend, *, first: bool, last: bool) -> Answered[T] | None:
@@ -185,7 +194,7 @@ class Call(Generic[T]):
         text = f"{backend.id}: "
         if backend.refuse(request.model, error.parameter, request):
             text += f"model {request.model!r} refuses {error.parameter}; sent without it, now and from here on"
-        elif isinstance(error, ModelNotFoundError) and backend.lack(request.model, self.request):
+        elif self._substitute and isinstance(error, ModelNotFoundError) and backend.lack(request.model, self.request):
             text += f"it has no model {request.model!r}; asked its own, {backend.model!r}, now and from here on"
         else:
             return False
@@ -206,6 +215,10 @@ class Call(Generic[T]):
     def _told(self, error: BackendError) -> BackendError:
         error.attempts = tuple(self.attempts)
         return error
+
+
+def _with_larger(backends: Sequence[Backend], window: int) -> list[Backend]:
+    return [b for b in backends if b.context_window is None or b.context_window > window]
 
 
 def translated(error: BaseException) -> BackendError:

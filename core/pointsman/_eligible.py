@@ -31,11 +31,11 @@ class Gate:
         self._monitor = monitor
         self._breaker = breaker
 
-    def able(self, request: Request) -> list[Backend]:
-        """Return those that may be asked, in the order of the configuration.
+    def sorted_out(self, request: Request) -> tuple[list[Backend], list[Backend]]:
+        """Return those that may be asked, in the order of the configuration, and a reserve.
 
-        Where only soft reasons stand against all (unwell, or a short cool-down), those are let
-        through rather than none: least pause first.
+        The reserve are those against whom only a guess or an old finding of ours stands: unwell, or
+        in a short cool-down. They are asked rather than none, the least pause first.
         """
         needs = request.needs
         able, unwell = [], []
@@ -46,7 +46,9 @@ class Gate:
                 able.append(backend)
             elif self._may_be_wrong(backend, request):
                 unwell.append(backend)
-        return able or sorted(unwell, key=lambda b: p.until if (p := self._pause(b, request)) else 0.0)
+        if unwell:
+            unwell.sort(key=lambda b: p.until if (p := self._pause(b, request)) else 0.0)
+        return able, unwell
 
     def why_not(self, backend: Backend, request: Request) -> str:
         """Return why this backend is not asked ("" if it is)."""

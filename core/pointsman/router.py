@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 
 from . import _log
 from ._answers import Opened, Stream, judged, opened
@@ -144,13 +144,13 @@ class Router:
     def order(self, prompt: Prompt = "?", **options: Unpack[Options]) -> tuple[Place, ...]:
         """Tell what would happen to this request: for each backend its place, or why it is left out."""
         request = self._request(prompt, options)
-        order = self._ordered(request)
+        able, reserve = self._fallback_order(request)
+        order = able or reserve
         places = [Place(backend, n, f"priority {backend.priority:g}") for n, backend in enumerate(order, 1)]
         for backend in self._registry.backends:
             if backend not in order:
-                places.append(
-                    Place(backend, None, self._gate.why_not(backend, request) or "left out by the order plugin")
-                )
+                why = self._gate.why_not(backend, request) or "left out by the order plugin"
+                places.append(Place(backend, None, why + "; asked if all others fail" * (backend in reserve)))
         return tuple(places)
 
     def plugins(self) -> tuple[PluginInfo, ...]:
@@ -189,8 +189,8 @@ class Router:
         return request
 
     def _generate(self, request: Request) -> Completion:
-        call = Call(request, self._limits, self._breaker, self._ask, streamed=False)
-        answered = call.run(self._candidates(request))
+        call = self._call(request, self._ask, streamed=False)
+        answered = call.run(*self._candidates(request))
         return self._finished(call, answered.answer, answered)
 
     def _ask(self, backend: Backend, request: Request) -> Completion:
@@ -200,33 +200,40 @@ class Router:
         def ask(backend: Backend, asked: Request) -> Opened:
             return opened(self._registry, backend, asked)
 
-        call = Call(request, self._limits, self._breaker, ask, streamed=True)
+        call = self._call(request, ask, streamed=True)
         return Stream(
             call,
-            lambda: call.run(self._candidates(request)),
+            lambda: call.run(*self._candidates(request)),
             lambda whole, answered: self._finished(call, whole, answered),
         )
 
-    def _candidates(self, request: Request) -> Sequence[Backend]:
-        """Return the fallback order.
+    def _call(self, request: Request, ask: Callable[[Backend, Request], T], *, streamed: bool) -> Call[T]:
+        substitute = request.backend is None and len(self._registry.backends) > 1
+        return Call(request, self._limits, self._breaker, ask, streamed=streamed, substitute=substitute)
+
+    def _candidates(self, request: Request) -> tuple[Sequence[Backend], Sequence[Backend]]:
+        """Return the fallback order, and the reserve.
 
         :raises BackendError: nobody can serve this request; it says why, and when to try again.
         """
-        return self._ordered(request) or self._nobody(request)
+        able, reserve = self._fallback_order(request)
+        if not able and not reserve:
+            self._nobody(request)
+        return able, reserve
 
-    def _ordered(self, request: Request) -> Sequence[Backend]:
+    def _fallback_order(self, request: Request) -> tuple[Sequence[Backend], Sequence[Backend]]:
         if request.backend is not None:
             self._gate.check_named(request)
-        able = self._gate.able(request)
+        able, reserve = self._gate.sorted_out(request)
         if len(able) < 2:
-            return able
+            return able, reserve
         try:
-            return self._registry.order(request, able)
+            return self._registry.order(request, able), reserve
         except Exception as error:  # the fault of an order plugin must not cost the caller the answer
             _log.failed("order", error)
-            return sorted(able, key=lambda backend: backend.priority)
+            return sorted(able, key=lambda backend: backend.priority), reserve
 
-    def _nobody(self, request: Request) -> Sequence[Backend]:
+    def _nobody(self, request: Request) -> NoReturn:
         """Raise what the caller gets when no backend can be asked at all."""
         errors = [self._hindrance(b, request) for b in self._registry.backends if request.backend in (None, b.id)]
         if not errors:

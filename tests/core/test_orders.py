@@ -169,7 +169,7 @@ def test_every_reason_is_told() -> None:
             "missing": "unconfigured: OPENAI_API_KEY is not set",
             "plain": "not capable of schema",
             "far": "local_only: it sends requests off this machine",
-            "ill": "unavailable: no route to it",
+            "ill": "unavailable: no route to it; asked if all others fail",
             "keyless": "unconfigured: no key: set SOME_KEY",
         }
         assert ids(router, schema={}, local_only=True) == ["slow", "well"]
