@@ -56,10 +56,13 @@ class Backend:
         unknown = self.defaults.keys() - DEFAULTS
         if unknown:
             raise ConfigError(f"backend {self.id!r}: defaults may not hold {', '.join(sorted(unknown))}")
+        for name in ("priority", "weight"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ConfigError(f"backend {self.id!r}: {name}: found {getattr(self, name)!r}, expected a number")
         try:
-            Request((Message("user"),), **self.defaults)
+            Request((Message("user"),), timeout=self.timeout, max_retries=self.max_retries, **self.defaults)
         except ValueError as error:
-            raise ConfigError(f"backend {self.id!r}: defaults: {error}") from error
+            raise ConfigError(f"backend {self.id!r}: {str(error).removeprefix('Request.')}") from error
 
     @property
     def capabilities(self) -> frozenset[Capability]:

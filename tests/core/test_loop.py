@@ -392,11 +392,23 @@ def test_nothing_of_one_attempt_reaches_the_next() -> None:
     assert given == Request((Message("user", "hi"),), temperature=0.3)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": 5}, {"max_tokens": 0}, {"seed": 1}, {"nonsense": 1}])
-def test_the_defaults_of_a_backend_are_checked_when_it_is_made(bad: dict[str, Any]) -> None:
-    """What no provider would take, or what is no default, is refused before any call."""
-    with pytest.raises(errors.ConfigError, match="backend 'scripted': defaults"):
-        Backend(Scripted(), defaults=bad)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"defaults": {"temperature": 5}}, "temperature: found 5, expected a number from 0 to 2"),
+        ({"defaults": {"max_tokens": 0}}, "max_tokens: found 0, expected a whole number from 1"),
+        ({"defaults": {"seed": 1, "nonsense": 2}}, "defaults may not hold nonsense, seed"),
+        ({"timeout": -1}, "timeout: found -1, expected a number from 0"),
+        ({"max_retries": 1.5}, "max_retries: found 1.5, expected a whole number from 0"),
+        ({"priority": "10"}, "priority: found '10', expected a number"),
+        ({"weight": None}, "weight: found None, expected a number"),
+    ],
+)
+def test_a_backend_is_checked_when_it_is_made(options: dict[str, Any], says: str) -> None:
+    """An option that cannot be right is refused before any call, with what was found and expected."""
+    with pytest.raises(errors.ConfigError) as caught:
+        Backend(Scripted(), **options)
+    assert str(caught.value).startswith(f"backend 'scripted': {says}")
 
 
 def test_sixteen_threads_over_a_dying_primary() -> None:
