@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 
+from attrs import asdict
+
 from . import _log
 from ._answers import Opened, Stream, judged, opened
 from ._attempts import Answered, Call, Limits
@@ -69,6 +71,7 @@ class Router:
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
         self._limits = Limits(timeout, first_token_timeout, idle_timeout, max_retries, on_refusal)
+        build("?", asdict(self._limits))  # checked as the options of a call are
         self._log_content = log_content
         made = self._installed() if backends is None else _backends(backends)
         wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]

@@ -218,3 +218,19 @@ def test_every_wrong_name_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         asked("hi", tempature=1, max_token=5)
     assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"timeout": "30"}, "timeout: found '30', expected a number from 0"),
+        ({"first_token_timeout": -1}, "first_token_timeout: found -1"),
+        ({"idle_timeout": True}, "idle_timeout: found True"),
+        ({"max_retries": -1}, "max_retries: found -1, expected a whole number from 0 to 100"),
+        ({"on_refusal": "ignore"}, "on_refusal: found 'ignore', expected 'raise' or 'next'"),
+    ],
+)
+def test_a_malformed_setting_is_named(settings: dict[str, Any], says: str) -> None:
+    """The limits of a router are checked as those of a call are, when it is made."""
+    with pytest.raises(ConfigError, match=says):
+        Router([Scripted()], **settings)
