@@ -3,6 +3,7 @@
 import threading
 import traceback
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -159,12 +160,25 @@ def test_a_single_backend_says_when_to_come_back() -> None:
 
 
 def test_the_deadline_is_shared_by_all_attempts() -> None:
-    """The caller waits once: a silent backend leaves time for the next, and the whole ends on time (row 7)."""
+    """The caller waits once: while others wait, one attempt has half of what is left to begin its answer (row 7)."""
+    patience: list[float] = []
+
+    def silent(request: Request) -> BackendError:
+        patience.append(request.scope.first_byte_by - monotonic())
+        return BackendTimeout("no answer")
+
+    with routed(*(Scripted(silent) for _ in range(3))) as router, pytest.raises(AllBackendsFailed):
+        router.generate("hi", timeout=40)
+    assert [18 < patience[0] <= 20, 18 < patience[1] <= 20, 38 < patience[2] <= 40] == [True] * 3
+
+
+def test_a_silent_backend_leaves_time_for_the_next() -> None:
+    """A backend that never answers is given up at its own limit, and the next one has the rest of the time."""
     silent, b = Silent(), Scripted("yes")
-    with routed(silent, b) as router:
-        assert router.generate("hi", timeout=0.4).backend == "b"
-    given = silent.requests[0].scope
-    assert given is b.requests[0].scope
+    with Router([Backend(silent, id="a", timeout=0.05), Backend(b, id="b")]) as router:
+        assert router.generate("hi", timeout=40).backend == "b"
+    assert silent.requests[0].scope is b.requests[0].scope
+    assert b.requests[0].scope.remaining() > 30
 
 
 def test_nothing_is_asked_when_the_time_is_up() -> None:
