@@ -147,8 +147,9 @@ class Stream(Iterator[Chunk]):
         try:
             chunk = next(rest, None)
             if chunk is None:
-                # The provider has sent all: it is a whole answer only if it said how it ended.
-                self._completion = self._ended(collect(self._seen), self._answered)
+                # The provider has sent all: it is a whole answer only if it said how it ended, and is what was asked.
+                whole = judged(collect(self._seen), self._call.request)
+                self._completion = self._ended(whole, self._answered)
             else:
                 if chunk.finish_reason is not None:
                     _check_end(chunk.finish_reason)

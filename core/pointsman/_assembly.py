@@ -18,9 +18,8 @@ from .values import Completion, Request
 _REMOTE, _LOCAL, _DEMONSTRATION = 100, 200, 1000
 
 #: Settings of the configuration format that this version checks but does not act on: the log says so.
-_LATER = frozenset(
-    "min_rate on_break on_limit rate_limit_storage rate_limit rate_limit_window tokens_per_minute max_concurrency".split()
-)
+_LATER = {"min_rate", "on_break", "on_limit", "rate_limit_storage"}
+_LATER |= {"rate_limit", "rate_limit_window", "tokens_per_minute", "max_concurrency"}
 
 
 @frozen
@@ -67,7 +66,9 @@ def configured(source: Source) -> dict[str, Any]:
         raise ConfigError(*problems)
     given = settings.router.given()
     unenforced = {f"ROUTER.{name}" for name in given.keys() & _LATER}
-    unenforced |= {f"{s.path}.{name}" for s in settings.backends for name in _LATER if getattr(s, name, None) is not None}
+    unenforced |= {
+        f"{s.path}.{name}" for s in settings.backends for name in _LATER if getattr(s, name, None) is not None
+    }
     for name in sorted(unenforced):
         _log.warning("setting is read but not enforced by this version", setting=name)
     kept = {name: value for name, value in given.items() if name not in _LATER}

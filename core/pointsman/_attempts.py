@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
 from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -81,7 +82,8 @@ class Call(Generic[T]):
         self._limits = limits
         self._breaker = breaker
         self._ask = ask
-        self._first_token = (request.first_token_timeout or limits.first_token_timeout) if streamed else None
+        #: of a stream: seconds to its first content; None for a whole answer
+        self._first_token = (request.first_token_timeout or limits.first_token_timeout or inf) if streamed else None
         self._errors: list[BackendError] = []
 
     def run(self, order: Sequence[Backend], reserve: Sequence[Backend] = ()) -> Answered[T]:
@@ -115,7 +117,7 @@ class Call(Generic[T]):
         request, scope = backend.fitted(self.request, first=first), self.request.scope
         tried, learned = 0, False
         while True:
-            scope.begin(backend.timeout, self._patience(last=last))
+            self._begin(backend, last=last)
             started = perf_counter()
             try:
                 return Answered(self._ask(backend, request), backend, request, started)
@@ -153,11 +155,18 @@ class Call(Generic[T]):
             prompt_chars = sum(len(message.text) for message in self.request.messages)
             _log.attempt(made, verbose=tried.backend.verbose, prompt_chars=prompt_chars)
 
-    def _patience(self, *, last: bool) -> float | None:
-        """Seconds that one attempt has to its first byte: while others wait, no more than half of what is left."""
-        left = self.request.scope.left()
-        half = None if last or left == float("inf") else left / 2
-        return half if self._first_token is None else min(self._first_token, half or self._first_token)
+    def _begin(self, backend: Backend, *, last: bool) -> None:
+        """Start the clock of one attempt: while others wait, it gets no more than half of what is left.
+
+        Half to its first content, if it is streamed: what flows then may go on. A whole answer must be there.
+        """
+        scope = self.request.scope
+        left = scope.left()
+        half = inf if last or left == inf else left / 2
+        if self._first_token is None:
+            scope.begin(min(half, backend.timeout or inf))
+        else:
+            scope.begin(backend.timeout, min(half, self._first_token))
 
     def _wait(self, backend: Backend, error: BackendError, tried: int, *, last: bool) -> float | None:
         """Return the seconds to wait before this backend is asked again, or None if it is not."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .secret import redact
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from .values import Attempt, Completion, Request
 
 INFO = logging.INFO
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]  # at run time the class has no parameters
+else:
+    _StreamHandler = logging.StreamHandler
 
 _logger = logging.getLogger("pointsman")
 _logger.addHandler(logging.NullHandler())  # without it, the last resort of logging would write to stderr
@@ -81,6 +87,14 @@ def failed(hook: str, error: BaseException, **facts: Any) -> None:
     warning(f"{hook} failed", **facts, error=type(error).__name__, reason=str(error))
 
 
+class _Stderr(_StreamHandler):
+    """Writes to what is stderr at the moment: a program, or its tests, may replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def to_stderr(level: int | None = None) -> None:
     """Write lines to stderr from now on, if `level` or POINTSMAN_LOG asks for it. Repeating it changes nothing."""
     name = os.environ.get("POINTSMAN_LOG", "").upper()
@@ -88,7 +102,7 @@ def to_stderr(level: int | None = None) -> None:
     if chosen is None:
         return
     if not any(isinstance(handler, logging.StreamHandler) for handler in _logger.handlers):
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
         _logger.addHandler(handler)
     if _logger.level == logging.NOTSET or chosen < _logger.level:

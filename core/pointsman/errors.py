@@ -88,8 +88,8 @@ class BackendError(PointsmanError):
     ) -> None:
         super().__init__(redact(message))
         self.status = status
-        self.code = code
-        self.parameter = parameter
+        self.code = redact(code) if code else code
+        self.parameter = redact(parameter) if parameter else parameter
         self.retry_after = retry_after
         if retry_same is not None:
             self.retry_same = retry_same

@@ -129,13 +129,10 @@ class Client:
             data = None if body is None else json.dumps(body).encode()
         except (TypeError, ValueError) as error:
             raise InvalidRequestError(f"the request holds a value that JSON cannot carry: {error}") from None
-        target = f"{self._prefix}/{path.lstrip('/')}"
-        if self._query:
-            target += ("&" if "?" in path else "?") + self._query
         exchange = _Exchange(scope, self.host)
         # The key is in the local variables of `_open` and below. So no exception leaves it, and what is raised
         # is raised here, outside any handler, with no context that could lead there.
-        failure = self._open(exchange, method, target, data, accept)
+        failure = self._open(exchange, method, path, data, accept)
         if failure is None and exchange.status != 200:
             failure = exchange.refusal()
         if failure is not None:
@@ -143,7 +140,10 @@ class Client:
             raise failure
         return exchange
 
-    def _open(self, exchange: _Exchange, method: str, target: str, data: bytes | None, accept: str) -> Exception | None:
+    def _open(self, exchange: _Exchange, method: str, path: str, data: bytes | None, accept: str) -> Exception | None:
+        target = f"{self._prefix}/{path.lstrip('/')}"
+        if self._query:  # it may hold a key, like the headers
+            target += ("&" if "?" in path else "?") + self._query
         headers = {"accept": accept, "accept-encoding": "gzip, deflate" if accept == _JSON else "identity"}
         if data is not None:
             headers["content-type"] = _JSON

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from typing import NoReturn
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 MASK = "***"
 
-_held: WeakSet[Secret] = WeakSet()
+#: By identity: of two equal secrets each must go on masking when the other is gone.
+_held: WeakValueDictionary[int, Secret] = WeakValueDictionary()
 
 #: What keys look like, so that one which we do not hold (a provider's echo, a foreign key) is masked too.
 _KEY_LIKE = re.compile(
@@ -32,7 +33,7 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value.strip()
-        _held.add(self)
+        _held[id(self)] = self
 
     @classmethod
     def of(cls, value: str | Secret | None) -> Secret | None:
@@ -67,7 +68,7 @@ class Secret:
 
 def redact(text: str) -> str:
     """Return `text` without any key: those that this process holds, and all that looks like one."""
-    for secret in list(_held):
+    for secret in list(_held.values()):
         value = secret.reveal()
         if len(value) >= 4 and value in text:
             text = text.replace(value, MASK)

@@ -86,7 +86,9 @@ class OpenAI:
     #: What is asked unless a request names its own; needed on OpenAI's hosts (environment: OPENAI_MODEL).
     model: str | None = _from_env("OPENAI_MODEL")
     #: Of the API, with or without "/v1" or the path of an endpoint (environment: OPENAI_BASE_URL).
-    base_url: str = field(factory=lambda: os.environ.get("OPENAI_BASE_URL") or _OPENAI)
+    base_url: str = field(
+        factory=lambda: os.environ.get("OPENAI_BASE_URL") or _OPENAI, repr=lambda url: repr(_without_keys(url))
+    )
     #: Environment: OPENAI_API_KEY, which goes to OpenAI, to OPENAI_BASE_URL and to this machine, but to no other host.
     #: Not needed on loopback.
     api_key: Secret | None = field(converter=_secret)
@@ -257,6 +259,11 @@ def _strange_forms() -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError) as error:
         raise UnusableAnswer(f"the answer is not of the form that the API promises: {error}") from error
+
+
+def _without_keys(url: str) -> str:
+    """Return the URL without its user name and query, which may hold a key."""
+    return re.sub(r"//[^/?#]*@|[?#].*", lambda part: "//***@" if part[0].startswith("/") else "?***", str(url))
 
 
 def _host(url: str) -> str | None:
