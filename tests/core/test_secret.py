@@ -66,6 +66,16 @@ def test_held_keys_are_masked_wherever_they_stand() -> None:
     assert redact(key) == key
 
 
+def test_a_key_is_masked_as_long_as_anybody_holds_it() -> None:
+    """Two secrets with the same key are two holders: that one is gone changes nothing."""
+    key = "a-key-of-two-backends"
+    first, second = Secret(key), Secret(key)
+    del first
+    gc.collect()
+    assert redact(key) == MASK
+    assert second.reveal() == key
+
+
 @pytest.mark.parametrize(
     "text",
     [
