@@ -43,6 +43,7 @@ class Asker:
     chat_template: str | None
     seed: int | None
     temperature: float | None  #: where the request has none
+    max_tokens: int | None  #: where the request has none; None: to the end of the context
     calls_tools: bool
 
     def ask(self, request: Request) -> Ask:
@@ -56,8 +57,8 @@ class Asker:
         body: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
         if self.temperature is not None:
             body.setdefault("temperature", self.temperature)
-        if request.max_tokens is not None:
-            body["max_tokens"] = request.max_tokens
+        if (max_tokens := request.max_tokens or self.max_tokens) is not None:
+            body["max_tokens"] = max_tokens
         if request.stop:
             body["stop"] = _stops(request.stop)
         if (seed := self.seed if request.seed is None else request.seed) is not None:

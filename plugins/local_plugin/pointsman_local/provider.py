@@ -27,6 +27,7 @@ from ._model_file import DEFAULT, NOT_FETCHED, chosen, stem
 
 _positive = validators.and_(validators.instance_of(int), validators.ge(1))
 _seconds = validators.gt(0.0)
+_DEMONSTRATION_TOKENS = 256
 
 
 @frozen
@@ -93,7 +94,11 @@ class Local:
 
     @property
     def demonstration(self) -> bool:
-        """Whether the small demonstration model is in use. It answers greedily unless a temperature is asked for."""
+        """Whether the small demonstration model is in use.
+
+        It answers greedily, and in no more than 256 tokens, unless a request says otherwise: a model so
+        small does not always find an end.
+        """
         return self._launch.model == DEFAULT
 
     @property
@@ -164,6 +169,7 @@ class Local:
             chat_template=self.chat_template,
             seed=self.seed,
             temperature=0.0 if self.demonstration else None,
+            max_tokens=_DEMONSTRATION_TOKENS if self.demonstration else None,
             calls_tools=self._calls_tools(header, engine),
         )
         return asker.ask(request)
