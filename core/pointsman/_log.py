@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from .secret import redact
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from .values import Attempt, Completion, Request
 
 INFO = logging.INFO
-
-if TYPE_CHECKING:
-    _StreamHandler = logging.StreamHandler[TextIO]  # at run time the class has no parameters
-else:
-    _StreamHandler = logging.StreamHandler
 
 _logger = logging.getLogger("pointsman")
 _logger.addHandler(logging.NullHandler())  # without it, the last resort of logging would write to stderr
@@ -87,12 +82,11 @@ def failed(hook: str, error: BaseException, **facts: Any) -> None:
     warning(f"{hook} failed", **facts, error=type(error).__name__, reason=str(error))
 
 
-class _Stderr(_StreamHandler):
+class _Stderr(logging.Handler):
     """Writes to what is stderr at the moment: a program, or its tests, may replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def to_stderr(level: int | None = None) -> None:
@@ -101,7 +95,7 @@ def to_stderr(level: int | None = None) -> None:
     chosen = level or logging.getLevelNamesMapping().get(name)
     if chosen is None:
         return
-    if not any(isinstance(handler, logging.StreamHandler) for handler in _logger.handlers):
+    if not any(isinstance(handler, logging.StreamHandler | _Stderr) for handler in _logger.handlers):
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
         _logger.addHandler(handler)
