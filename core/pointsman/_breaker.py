@@ -59,6 +59,11 @@ class Breaker:
                 self._pauses.pop((backend, None), None)
                 self._pauses.pop((backend, model), None)
 
+    @property
+    def silent(self) -> bool:
+        """Whether no backend has a cool-down."""
+        return not self._pauses
+
     def pause(self, backend: str, model: str | None) -> Pause | None:
         """Return the cool-down that holds now, the longer one if both hold."""
         if not self._pauses:

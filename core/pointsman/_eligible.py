@@ -37,12 +37,12 @@ class Gate:
         The reserve are those against whom only a guess or an old finding of ours stands: unwell, or
         in a short cool-down. They are asked rather than none, the least pause first.
         """
-        needs = request.needs
+        needs, all_well = request.needs, self._monitor.silent and self._breaker.silent
         able, unwell = [], []
         for backend in self._backends:
             if self._never(backend, request, needs):
                 continue
-            if not self._not_now(backend, request):
+            if all_well or not self._not_now(backend, request):
                 able.append(backend)
             elif self._may_be_wrong(backend, request):
                 unwell.append(backend)

@@ -27,6 +27,11 @@ class Monitor:
         self._found: dict[str, tuple[Health, float]] = {}
         self._asking: dict[str, threading.Thread] = {}
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is known about any backend."""
+        return not self._found
+
     def known(self, backend: Backend) -> Health | None:
         """Return the last finding without waiting; an old one is looked into in the background."""
         found = self._found.get(backend.id)

@@ -19,6 +19,7 @@ from ._breaker import Breaker
 from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
 from ._eligible import Gate, Place
 from ._health import Monitor
+from ._order import Priority
 from ._requests import Prompt, build
 from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError
 from .values import Chunk, Completion, Health, Options, Request
@@ -75,12 +76,16 @@ class Router:
         self._log_content = log_content
         made = self._installed() if backends is None else _backends(backends)
         wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]
-        self._registry = Registry(made, wrappers, self._plugin(ORDERS, order), self._catalogue)
+        orderer = self._plugin(ORDERS, order)
+        self._registry = Registry(made, wrappers, orderer, self._catalogue)
         self._breaker = Breaker()
         self._monitor = Monitor(self._registry, health_ttl)
         if backends is None:
             self._monitor.check(made)  # "configured" is theirs to say
-        self._gate = Gate(self._registry.backends, self._monitor, self._breaker)
+        # The default order is the same for every request: so it is made once, and not asked for each time.
+        self._ranked = type(orderer) is Priority
+        ranked = orderer.order(build("?", {}), made) if self._ranked else made
+        self._gate = Gate(ranked, self._monitor, self._breaker)
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
@@ -228,7 +233,7 @@ class Router:
         if request.backend is not None:
             self._gate.check_named(request)
         able, reserve = self._gate.sorted_out(request)
-        if len(able) < 2:
+        if self._ranked or len(able) < 2:
             return able, reserve
         try:
             return self._registry.order(request, able), reserve
