@@ -1,7 +1,11 @@
-"""The pytest plugin: fixtures for the tests of plugins. It loads nothing until a test asks for one."""
+"""The pytest plugin: fixtures for the tests of plugins, and the choice of the contract's tests that apply.
+
+It loads nothing until a test asks for a fixture, or has inherited the contract.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +13,35 @@ import pytest
 
 if TYPE_CHECKING:
     from .server import FaultServer
+
+_LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the contract's marker known."""
+    config.addinivalue_line("markers", "pointsman_needs(part, ...): what a provider must have for this test")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the contract that do not apply to a provider; last, when others have made their choice."""
+    if "pointsman.testing.contract" not in sys.modules:
+        return  # nobody can have inherited it
+    from .contract._applies import leave_out
+
+    left_out, config.stash[_LEFT_OUT] = leave_out(items)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say for each class of the contract what was left out, and why."""
+    if lines := config.stash.get(_LEFT_OUT, []):
+        terminalreporter.section("left out of the contract of providers")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture

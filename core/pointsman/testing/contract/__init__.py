@@ -9,9 +9,9 @@ from ._failures import Failures
 from ._http import HTTPProviderContract
 from ._limits import Limits
 from ._secrecy import Secrecy
-from ._suite import RAISES, Failure, Subject, Suite
+from ._suite import RAISES, Failure, Subject, Suite, needs
 
-__all__ = ["RAISES", "Failure", "HTTPProviderContract", "ProviderContract", "Subject", "Suite"]
+__all__ = ["RAISES", "Failure", "HTTPProviderContract", "ProviderContract", "Subject", "Suite", "needs"]
 
 
 class ProviderContract(Answers, Limits, Failures, Secrecy):
@@ -21,8 +21,10 @@ class ProviderContract(Answers, Limits, Failures, Secrecy):
             def make_provider(self):
                 return Shout()
 
-    Every test that your provider's hooks and capabilities allow is run; what is left out is skipped
-    with its reason. The more of `make_failing` you write, the more of the contract is shown.
+    Tests that do not apply to your provider (it has no stream, no key; `make_failing` gives None) are
+    not collected, and the end of the report says for each class which and why. To see that,
+    `make_provider` and `make_failing` are also called before there are fixtures: build, and
+    start nothing. If that raises there, the tests are kept.
     """
 
     def make_provider(self) -> Any:

@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 import pytest
 
+from ...errors import BackendError
 from ...router import Router
 from ...values import Capability, Completion, FinishReason, Health, Tool, Usage
-from ._suite import Subject, Suite
+from ._suite import Subject, Suite, needs
 
 _SCHEMA = {
     "type": "object",
@@ -90,10 +91,9 @@ class Answers(Suite):
         assert 0 <= usage.reasoning_tokens <= usage.output_tokens, f"{way}: {usage}: output_tokens includes reasoning"
         assert usage.total_tokens > 0, f"{way}: {usage}: report None where nothing was counted"
 
+    @needs("health")
     def test_tells_its_health(self, subject: Subject) -> None:
         """Health of a well service is good, comes within seconds, and asks the model nothing."""
-        if not subject.has("health"):
-            pytest.skip("no health hook: the router takes it for well")
         asked: list[str] = []
         hooks = [getattr(type(subject.provider), name) for name, _ in subject.ways()]
         watched = {getattr(hook, "__code__", None) for hook in hooks}
@@ -154,10 +154,11 @@ class Answers(Suite):
             assert pickle.loads(pickle.dumps(value)) == value, f"{value!r} is not what was pickled"  # noqa: S301 - our own
 
     def test_calls_tools(self, subject: Subject) -> None:
-        """Who declares the capability "tools" calls the tool that must be called, whole, with arguments in JSON."""
-        if "tools" not in getattr(subject.provider, "capabilities", ()):
-            pytest.skip("the capability tools is not declared")
+        """Who declares "tools" calls the tool that must be called, whole, in JSON; who does not is never asked to."""
         tool = Tool("report_name", "Reports a name.", _SCHEMA)
+        if not _declares(subject, "tools"):
+            self._check_spared(subject, "tools", tools=(tool,))
+            return
         for way, ask in subject.ways():
             answer = self.answered(ask, self.request("Report the name Ann.", tools=(tool,), tool_choice="report_name"))
             assert answer.tool_calls, f"{way}: no tool was called: {answer!r}"
@@ -167,13 +168,27 @@ class Answers(Suite):
                 assert isinstance(call.parsed(), dict), f"{way}: arguments {call.arguments!r} are no JSON object"
 
     def test_fulfils_a_schema(self, subject: Subject) -> None:
-        """Who declares the capability "schema" answers in JSON of that form."""
-        if "schema" not in getattr(subject.provider, "capabilities", ()):
-            pytest.skip("the capability schema is not declared")
+        """Who declares "schema" answers in JSON of that form; who does not is never asked to."""
+        if not _declares(subject, "schema"):
+            self._check_spared(subject, "schema", schema=_SCHEMA)
+            return
         for way, ask in subject.ways():
             answer = self.answered(ask, self.request("Give the name Ann, as JSON.", schema=_SCHEMA))
             found = json.loads(answer.text)
             assert isinstance(found.get("name"), str), f"{way}: {answer.text!r} does not fulfil the schema"
+
+    def _check_spared(self, subject: Subject, capability: Capability, **options: Any) -> None:
+        """A router asks it nothing that it does not declare, and says so."""
+        with (
+            Router({"subject": subject.provider}, timeout=self.timeout_s) as router,
+            pytest.raises(BackendError, match=f"not capable of {capability}") as caught,
+        ):
+            router.generate(self.request(**options))
+        assert not caught.value.attempts, f"it was asked: {caught.value.attempts}"
+
+
+def _declares(subject: Subject, capability: Capability) -> bool:
+    return capability in getattr(subject.provider, "capabilities", ())
 
 
 def _profiled(note: Callable[[Any, str, Any], None], call: Callable[[], Any]) -> Any:

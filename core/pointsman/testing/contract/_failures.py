@@ -11,7 +11,7 @@ import pytest
 from ...errors import BackendError
 from ...scope import Scope
 from ...values import Completion, Health
-from ._suite import RAISES, Failure, Subject, Suite
+from ._suite import RAISES, Failure, Subject, Suite, needs
 
 
 class Failures(Suite):
@@ -37,6 +37,7 @@ class Failures(Suite):
         assert str(again) == str(error), f"{way}: after pickling it says {again!s}"
         assert vars(again) == facts, f"{way}: pickling lost some of {facts}"
 
+    @needs("unavailable")
     def test_a_failure_is_over_when_it_is_over(self, make: Callable[..., Subject]) -> None:
         """A provider that failed once fails the same way again: it hides nothing and retries nothing by itself."""
         subject = make("unavailable")
@@ -45,13 +46,11 @@ class Failures(Suite):
                 ended = self.run(ask, self.request())
                 assert isinstance(ended.error, BackendError), f"{way}: found {ended!r}"
 
+    @needs("health")
     @pytest.mark.parametrize("failure", ["unavailable", "bad_key", "silent"])
     def test_health_of_a_sick_service(self, make: Callable[..., Subject], failure: Failure) -> None:
         """Health never raises and never hangs; what is not usable has a reason."""
-        subject = make(failure)
-        if not subject.has("health"):
-            pytest.skip("no health hook: the router takes it for well")
-        ended = self.run(subject.health)
+        ended = self.run(make(failure).health)
         assert ended.error is None, f"health raised {ended.error!r}: what is wrong belongs into Health.reason"
         health: Health = ended.value
         assert health.status == "healthy" or health.reason.strip(), f"{health!r} does not say what to do about it"

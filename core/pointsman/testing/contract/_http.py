@@ -18,7 +18,7 @@ from ._answers import Answers
 from ._failures import Failures
 from ._limits import Limits
 from ._secrecy import Secrecy, check_hidden, shown
-from ._suite import RAISES, Failure, Subject, Unfinished
+from ._suite import NOT_LEFT_OUT, RAISES, Failure, Subject, Unfinished, needs
 
 _FAULTS: dict[Failure, Callable[[], Fault]] = {
     "bad_key": faults.bad_key,
@@ -110,6 +110,10 @@ class HTTPProviderContract(Answers, Limits, Failures, Secrecy):
             self.server.play(self.fault(failure), everywhere=failure != "endless")
         return self.make_provider(self.base_url(self.server))
 
+    def sample(self, failure: Failure | None = None) -> Any:
+        """Return a provider of a service that is not there: the server starts with each test."""
+        return self.make_provider("http://127.0.0.1:9/v1")
+
     def await_work(self, subject: Subject) -> None:
         """Return when the server has the request."""
         self.server.wait_active(self.patience_s)
@@ -163,12 +167,11 @@ class HTTPProviderContract(Answers, Limits, Failures, Secrecy):
                 assert isinstance(ended.error, errors.BackendError | Unfinished), f"{way}: {ended.error!r}"
             assert len(self.server.log) == before + 1, f"{way}: more than one request was sent"
 
+    @needs("stream")
     @pytest.mark.parametrize("fault", _BROKEN, ids=repr)
     def test_broken_streams(self, fault: Fault) -> None:
         """Rows 22 to 24: a stream that breaks never ends as if it were whole."""
         subject = self.play(fault)
-        if not subject.has("stream"):
-            pytest.skip("no stream hook")
         chunks: list[Chunk] = []
 
         def read() -> None:
@@ -188,11 +191,10 @@ class HTTPProviderContract(Answers, Limits, Failures, Secrecy):
             calls = ended.value.tool_calls if isinstance(ended.value, Completion) else ()
             assert not calls, f"{way}: handed out {calls}"
 
+    @needs("stream")
     def test_pieces_come_as_they_come(self) -> None:
         """A stream hands out each piece when it is there, not when the answer is whole."""
         subject = self.play(faults.stall_after(3))
-        if not subject.has("stream"):
-            pytest.skip("no stream hook")
         chunks = subject.stream(self.request())
         ended = self.run(lambda: next(chunk.text for chunk in chunks if chunk.text))
         assert ended.value, f"no piece came before the stream stalled: {ended.error!r}"
@@ -292,11 +294,11 @@ class HTTPProviderContract(Answers, Limits, Failures, Secrecy):
                 error = self.run(ask, self.request()).error
                 assert isinstance(error, errors.UnavailableError), f"{way}: {error!r}"
 
+    @needs("key")
     @pytest.mark.parametrize("where", ["status", "answer", "first event", "late event"])
     def test_an_echoed_key_is_masked(self, where: str) -> None:
         """Row 45: a service that echoes the key cannot make us show it: neither error, causes, locals nor pickle."""
-        if self.secret is None:
-            pytest.skip("the provider has no key")
+        assert self.secret is not None, f"the provider has no key: {NOT_LEFT_OUT}"
         echo = WireError(f"Incorrect API key provided: {self.secret}.", "auth", "invalid_api_key", status=401)
         ways = {"status": faults.status(401, echo), "answer": faults.error_under_200(echo)}
         ways |= {"first event": faults.error_first(echo), "late event": faults.error_event_after(2, echo)}

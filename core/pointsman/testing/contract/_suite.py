@@ -16,6 +16,15 @@ from ...values import Chunk, Completion, Health, Message, Request
 
 T = TypeVar("T")
 
+#: Marks a test with what a provider must have for it: "stream", "health" (hooks), "key", or a failure.
+needs = pytest.mark.pointsman_needs
+
+#: Why a test runs that does not apply.
+NOT_LEFT_OUT = (
+    "the test does not apply, and is left out where make_provider and make_failing can be called before there "
+    "are fixtures, and a test of your own is marked with @needs"
+)
+
 #: What may be wrong with the service behind a provider.
 Failure = Literal[
     "bad_key",
@@ -154,6 +163,10 @@ class Suite:
         """Return a new provider whose service is well, or fails in one way; None if it cannot fail so."""
         raise TypeError("inherit ProviderContract or HTTPProviderContract, and write make_provider")
 
+    def sample(self, failure: Failure | None = None) -> Any:
+        """Return what `build` returns, to be looked at when tests are collected: there is no fixture and no service."""
+        return self.build(failure)
+
     def request(self, prompt: str = "Name three rivers.", **options: Any) -> Request:
         """Return a request with a limit of `timeout_s`. Override it to add what every request needs (max_tokens)."""
         options.setdefault("scope", Scope(self.timeout_s))
@@ -161,15 +174,16 @@ class Suite:
 
     @pytest.fixture
     def make(self) -> Iterator[Callable[..., Subject]]:
-        """A function that builds a provider as `build` does; all are closed after the test."""
+        """A function that builds a provider as `build` does, the first that there is; all are closed after the test."""
         made: list[Subject] = []
 
-        def make(failure: Failure | None = None) -> Subject:
-            provider = self.build(failure)
-            if provider is None:
-                pytest.skip(f"make_failing({failure!r}) gives no provider")
-            made.append(Subject(provider))
-            return made[-1]
+        def make(*failures: Failure | None) -> Subject:
+            for failure in failures or (None,):
+                provider = self.build(failure)
+                if provider is not None:
+                    made.append(Subject(provider))
+                    return made[-1]
+            return pytest.fail(f"make_failing gives no provider for {failures}: {NOT_LEFT_OUT}", pytrace=False)
 
         yield make
         for subject in made:
