@@ -91,13 +91,15 @@ class _Stderr(logging.Handler):
 
 def to_stderr(level: int | None = None) -> None:
     """Write lines to stderr from now on, if `level` or POINTSMAN_LOG asks for it. Repeating it changes nothing."""
-    name = os.environ.get("POINTSMAN_LOG", "").upper()
-    chosen = level or logging.getLevelNamesMapping().get(name)
+    name, levels = os.environ.get("POINTSMAN_LOG", "").upper(), logging.getLevelNamesMapping()
+    chosen = level or levels.get(name, logging.WARNING if name else None)
     if chosen is None:
         return
     if not any(isinstance(handler, logging.StreamHandler | _Stderr) for handler in _logger.handlers):
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
         _logger.addHandler(handler)
+        if name and name not in levels:
+            warning("POINTSMAN_LOG is no level", found=name.lower(), expected="debug, info, warning or error")
     if _logger.level == logging.NOTSET or chosen < _logger.level:
         _logger.setLevel(chosen)

@@ -233,7 +233,7 @@ def _check_number(name: str, value: object, low: float, high: float) -> None:
     kind = "a whole number" if whole else "a number"
     good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not good or not low <= value <= high:  # type: ignore[operator]
-        raise ValueError(f"Request.{name}: found {value!r}, expected {kind} from {low:g} to {high:g}")
+        raise ValueError(f"Request.{name}: found {value!r}, expected {kind} from {low} to {high}")
 
 
 @frozen

@@ -145,6 +145,12 @@ def test_a_prompt_may_come_through_a_pipe(run: Run, configure: Callable[..., Non
     assert (done.returncode, done.stdout.strip()) == (0, prompt.strip())
 
 
+def test_a_prompt_may_end_with_what_comes_through_a_pipe(run: Run, configure: Callable[..., None]) -> None:
+    """Instructions first, and a last - for the text that they are about."""
+    configure(ECHO)
+    assert run("generate", "Summarise", "this:", "-", stdin="A letter.\n").stdout == "Summarise this:\n\nA letter.\n"
+
+
 def test_a_prompt_that_looks_like_an_option_stands_behind_two_dashes(run: Run, configure: Callable[..., None]) -> None:
     """As everywhere in the shell."""
     configure(ECHO)
@@ -328,6 +334,28 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, configure: Callable[..
     process.stdout.close()
     assert (process.wait(60), process.stderr.read()) == (0, b"")
     process.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize(
+    "arguments", [["generate", "hi"], ["generate", "hi", "--stream"], ["generate", "hi", "--json"], ["order"]]
+)
+def test_an_output_that_cannot_be_written_is_a_message(
+    tmp_path: Path, configure: Callable[..., None], arguments: list[str]
+) -> None:
+    """A full disk costs the answer, and is told in one line: exit code 1, no traceback."""
+    configure(ECHO)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pointsman", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            timeout=120,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: standard output cannot be written: No space left on device\n")
 
 
 def test_an_answer_cannot_move_a_terminal(tmp_path: Path, configure: Callable[..., None]) -> None:

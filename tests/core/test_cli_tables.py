@@ -125,6 +125,15 @@ def test_order_fails_where_nobody_could_be_asked(folder: Path) -> None:
     assert "local_only" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["order", "health"])
+def test_where_there_is_no_backend_it_says_so(folder: Path, command: str) -> None:
+    """An empty configuration is no empty table."""
+    (folder / "none.json").write_text("{}")
+    done = run(folder, command, "--config", "none.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no backend" in done.stderr
+
+
 def test_plugins_lists_what_is_installed(tmp_path: Path) -> None:
     """Name, kind, distribution and version; ready means that it was imported and fits."""
     done = run(tmp_path, "plugins")

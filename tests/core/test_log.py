@@ -69,9 +69,11 @@ def test_debug_shows_every_attempt(tmp_path: Path, level: str) -> None:
 
 
 def test_other_levels_and_nonsense(tmp_path: Path) -> None:
-    """A higher level shows less, and a level that does not exist is no error."""
+    """A higher level shows less; a level that does not exist is no error, and is told in one line."""
     assert run(tmp_path, POINTSMAN_LOG="warning") == ""
-    assert run(tmp_path, POINTSMAN_LOG="loud") == ""
+    assert run(tmp_path, POINTSMAN_LOG="") == ""
+    (line,) = run(tmp_path, POINTSMAN_LOG="loud").splitlines()
+    assert line.endswith("event='POINTSMAN_LOG is no level' found='loud' expected='debug, info, warning or error'")
 
 
 def test_verbose_shows_the_attempts_of_one_backend(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 import click
 
-from ._output import complain, settle_output
+from ._output import close_output, complain, settle_output
 from .config import config
 from .generate import generate
 from .health import health
@@ -26,7 +25,7 @@ Exit codes:
 _EPILOG = f"""\b
 Examples:
   pointsman generate "Name three rivers."
-  cat letter.txt | pointsman generate --system "Summarise in one sentence." -
+  cat letter.txt | pointsman generate "Summarise in one sentence:" -
   pointsman generate --backend main --schema person.json --json "Ada, 36"
   pointsman health
   pointsman config check pointsman.toml
@@ -57,8 +56,7 @@ class _InOrder(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # whoever read it has what they wanted: write no more, at exit neither
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            close_output()  # whoever read it has what they wanted
             return 0
         return code if isinstance(code, int) else 0
 
@@ -91,7 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = app.main(arguments, prog_name="pointsman", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        return 2
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted")
         return 130

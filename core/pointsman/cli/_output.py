@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -38,16 +39,30 @@ def harmless(text: str, stream: TextIO) -> str:
     return text.replace("\r\n", "\n").translate(_CONTROL) if stream.isatty() else text
 
 
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        close_output()
+        raise click.ClickException(f"standard output cannot be written: {error.strerror or error}") from None
+
+
+def close_output() -> None:
+    """Write nothing more to stdout, at exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def answer(text: str) -> None:
     """Write a piece of an answer to stdout, at once."""
-    sys.stdout.write(harmless(text, sys.stdout))
-    sys.stdout.flush()
+    _write(harmless(text, sys.stdout))
 
 
 def as_json(value: Any, *, indent: int | None = 2) -> None:
     """Write a value to stdout as JSON, for programs."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, default=str) + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(value, ensure_ascii=False, indent=indent, default=str) + "\n")
 
 
 def complain(text: str) -> None:
@@ -60,25 +75,32 @@ def note(text: str) -> None:
     click.echo(click.style(harmless(text, sys.stderr), dim=True), err=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Mapping[str, str]], *, styled: str = "status") -> None:
-    """Print a table on stdout, without the columns that nobody has a value for."""
+def table(columns: Sequence[str], values: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table on stdout, without the columns that nobody has a value for; say so on stderr if it is empty."""
+    if not values:
+        note("no backend: the configuration names none, or no provider is installed")
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     # a pipe has no width: nothing is cut or wrapped there, so that grep finds it
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
-    shown = [name for name in columns if any(row.get(name) for row in rows)]
+    rows = [{name: _cell(row[name]) for name in columns} for row in values]
+    shown = [name for name in columns if any(row[name] for row in rows)]
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in shown:
         grid.add_column(name.upper(), overflow="fold", no_wrap=name != shown[-1], justify="left")
     for row in rows:
-        style = _STYLES.get(row.get(styled, ""), "")
+        style = _STYLES.get(row.get("status", ""), "")
         grid.add_row(
-            *(Text(harmless(row.get(name, ""), sys.stdout), style=style if name == styled else "") for name in shown),
+            *(Text(harmless(row[name], sys.stdout), style=style if name == "status" else "") for name in shown),
             style="dim" if style == "dim" else "",
         )
     with console.capture() as captured:
         console.print(grid)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
-    sys.stdout.flush()
+    _write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

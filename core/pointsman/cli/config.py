@@ -18,7 +18,7 @@ def config() -> None:
     """Look at a configuration."""
 
 
-@config.command()
+@config.command(short_help="Check a configuration; show every mistake at once.")
 @click.argument("file", required=False)
 @config_option
 @json_option
@@ -45,8 +45,8 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
         {
             "backend": backend.id,
             "type": backend.type,
-            "model": backend.model or "",
-            "priority": f"{backend.priority:g}",
+            "model": backend.model,
+            "priority": backend.priority,
             "status": _status(backend, unfit),
             "reason": backend.missing if backend.enabled else "",
         }

@@ -46,8 +46,8 @@ def generate(
 ) -> int:
     """Answer PROMPT.
 
-    PROMPT is read from standard input if it is - or not given. The answer alone is printed on
-    standard output; everything else goes to standard error.
+    PROMPT is read from standard input if it is not given; a last - stands for standard input too.
+    The answer alone is printed on standard output; everything else goes to standard error.
     """
     from pointsman.errors import BackendError, ConfigError
 
@@ -71,16 +71,21 @@ def generate(
 
 def _prompt(words: tuple[str, ...]) -> str:
     text = " ".join(words)
-    if words in ((), ("-",)):
-        if sys.stdin is None or (not words and sys.stdin.isatty()):
-            raise click.UsageError("no prompt: write it behind the command, or pipe it in")
-        try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise click.UsageError(f"the prompt on standard input is not UTF-8 text (byte {error.start})") from None
+    if words[-1:] in ((), ("-",)):
+        before, piped = " ".join(words[:-1]), _standard_input(asked=bool(words))
+        text = f"{before}\n\n{piped}" if before else piped
     if not text.strip():
         raise click.UsageError("the prompt is empty")
     return text
+
+
+def _standard_input(*, asked: bool) -> str:
+    if sys.stdin is None or (not asked and sys.stdin.isatty()):
+        raise click.UsageError("no prompt: write it behind the command, or pipe it in")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"the prompt on standard input is not UTF-8 text (byte {error.start})") from None
 
 
 def _schema(name: str) -> dict[str, Any]:

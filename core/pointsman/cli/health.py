@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ._output import as_json, note, table
+from ._output import as_json, table
 from ._router import config_option, find_config, json_option, router_of
 
 
@@ -23,7 +23,7 @@ def health(as_json_: bool, config_file: str | None) -> int:
             {
                 "backend": backend.id,
                 "type": backend.type,
-                "model": backend.model or "",
+                "model": backend.model,
                 "status": found[backend.id].status if backend.enabled else "disabled",
                 "reason": found[backend.id].reason if backend.enabled else "",
             }
@@ -32,9 +32,7 @@ def health(as_json_: bool, config_file: str | None) -> int:
         usable = [found[backend.id].usable for backend in router.backends if backend.enabled]
     if as_json_:
         as_json(rows)
-    elif rows:
-        table(("backend", "type", "model", "status", "reason"), rows)
     else:
-        note("no backend: the configuration names none, or no provider is installed")
+        table(("backend", "type", "model", "status", "reason"), rows)
     good = all(usable) if find_config(config_file) else any(usable)
     return 0 if usable and good else 1

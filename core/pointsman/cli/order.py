@@ -40,6 +40,6 @@ def order(prompt: tuple[str, ...], as_json_: bool, config_file: str | None, **op
     if as_json_:
         as_json(rows)
     else:
-        shown = [{name: str(value or ("-" if name == "place" else "")) for name, value in row.items()} for row in rows]
+        shown = [row | {"place": row["place"] or "-"} for row in rows]
         table(("place", "backend", "type", "model", "why"), shown)
     return 0 if any(place.position for place in places) else 1

@@ -47,7 +47,7 @@ class Exchange:
         :raises BackendError: it cannot be loaded, or not within the scope.
         """
         while not self._child.ready:
-            self._receive("its model is still being loaded")
+            self._receive("its model was not loaded")
 
     def ask(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Send the request and yield what comes: `text`, `reasoning` and at last `end` (see `_frames`).
