@@ -9,7 +9,7 @@ from time import monotonic
 from types import TracebackType
 
 from ._attempts import Answered, Call, translated
-from ._backends import Backend, Registry, collect
+from ._backends import Backend, Registry, collect, last_of
 from .errors import BackendError, BackendTimeout, ContentFilterError, IncompleteAnswer, UnusableAnswer
 from .values import Chunk, Completion, FinishReason, Request
 
@@ -145,22 +145,33 @@ class Stream(Iterator[Chunk]):
 
     def _pull(self, rest: Iterator[Chunk]) -> Chunk:
         try:
-            chunk = next(rest, None)
+            chunk = self._following(rest)
             if chunk is None:
                 # The provider has sent all: it is a whole answer only if it said how it ended, and is what was asked.
                 whole = judged(collect(self._seen), self._call.request)
                 self._completion = self._ended(whole, self._answered)
-            else:
-                if chunk.finish_reason is not None:
-                    _check_end(chunk.finish_reason)
-                elif monotonic() > self._call.request.scope.deadline:
-                    raise BackendTimeout("the time was up before the end of the answer")
-                return chunk
         except (Exception, SystemExit) as raised:
             error = translated(raised)
         else:
-            raise StopIteration
+            if chunk is None:
+                raise StopIteration
+            return chunk
         raise self._broken(error)
+
+    def _following(self, rest: Iterator[Chunk]) -> Chunk | None:
+        """Return what the provider sends next; None when the answer is over."""
+        scope = self._call.request.scope
+        try:
+            chunk = next(rest, None)
+        except (Exception, SystemExit):
+            if scope.cancelled or last_of(self._seen, "finish_reason") is None:
+                raise
+            return None  # what broke after the end had been told was not the answer
+        if chunk is not None and chunk.finish_reason is not None:
+            _check_end(chunk.finish_reason)
+        elif chunk is not None and monotonic() > scope.deadline:
+            raise BackendTimeout("the time was up before the end of the answer")
+        return chunk
 
     def _broken(self, error: BackendError) -> BackendError:
         """Return what the caller gets when a stream breaks after its first content."""

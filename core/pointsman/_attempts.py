@@ -135,7 +135,8 @@ class Call(Generic[T]):
                 break
             tried += 1
         self._errors.append(error)
-        if not scope.cancelled:
+        # What the caller ended, by hand or with a time that was too short, says nothing about the backend.
+        if not scope.cancelled and not (scope.expired and isinstance(error, BackendTimeout)):
             self._breaker.failed(backend.id, request.model, error)
         return None
 

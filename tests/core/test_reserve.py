@@ -1,8 +1,11 @@
 """Rules of the reserve: backends that are not well, as far as we know, are asked before the caller is sent away."""
 
+from collections.abc import Iterator
+
 import pytest
-from attrs import define, field
-from pointsman import BackendError, Completion, Request, Router, UnavailableError, hookimpl
+from attrs import define, field, frozen
+from pointsman import BackendError, BackendTimeout, Chunk, Completion, Request, Router, UnavailableError, hookimpl
+from pointsman.testing import Silent
 
 
 @define
@@ -19,6 +22,16 @@ class Scripted:
         if isinstance(step, BackendError):
             raise step
         return Completion(step)
+
+
+@frozen
+class Rude:
+    """Tells the end of its answer, and then breaks the connection."""
+
+    @hookimpl
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        yield Chunk("whole", finish_reason="stop")
+        raise UnavailableError("reset")
 
 
 def down() -> BackendError:
@@ -53,3 +66,18 @@ def test_a_hard_cool_down_is_no_reserve() -> None:
         router.generate("second")
     assert caught.value.backend == "spare"
     assert main.asked == 1
+
+
+def test_a_time_too_short_says_nothing_about_the_backend() -> None:
+    """A caller who waits for a moment only sends nobody else's calls elsewhere."""
+    router = Router({"main": Silent(), "spare": Scripted(["spare"])})
+    with pytest.raises(BackendTimeout):
+        router.generate("?", backend="main", timeout=0.05)
+    assert [place.position for place in router.order("?")] == [1, 2]
+
+
+def test_what_breaks_after_the_end_was_told_is_not_the_answer() -> None:
+    """A stream whose finish reason has come is whole, however its connection ends."""
+    stream = Router([Rude()]).stream("?")
+    assert "".join(chunk.text for chunk in stream) == "whole"
+    assert stream.completion.text == "whole"
