@@ -129,7 +129,7 @@ class TestRow24:
 
 @both_ways
 def test_row_25(stage: Staged, way: str) -> None:
-    """One token at a time for ever: a stream ends at the deadline, with what had come; a whole answer is the spare's."""
+    """One token a second for ever: a stream ends at the deadline, with what had come; a whole answer is the spare's."""
     on = stage(faults.slow_for_ever(0.1), timeout=1.5)
     got = on.ask(way)
     if way == "streamed":
