@@ -42,72 +42,43 @@ class Written(Mapping[str, Any]):
 
 
 class Text(str):
-    """Text that came out of variables. It shows as it was written, and a number may be read from it."""
+    """Text that came out of variables: a number may be read from it."""
 
-    __slots__ = ("written",)
-    written: str
-
-    def __repr__(self) -> str:
-        return repr(self.written)
+    __slots__ = ()
 
 
-def read(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options whose variables are all set, and the names of those that are unset or empty."""
-    missing: dict[str, list[str]] = {name: [] for name in options}
-    values = {name: expand(option, missing[name]) for name, option in options.items()}
-    unset = [variable for names in missing.values() for variable in names]
-    return {name: value for name, value in values.items() if not missing[name]}, list(dict.fromkeys(unset))
+class Misfit(Exception):
+    """Why something written cannot be taken."""
 
 
-def expand(value: Any, missing: list[str]) -> Any:
-    """Return `value` with its variables read, as `Text` where there were any; those not set go to `missing`."""
-    if isinstance(value, Mapping):
-        return {name: expand(item, missing) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [expand(item, missing) for item in value]
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    text = Text(_VARIABLE.sub(lambda match: _looked_up(match, missing), value))
-    text.written = value
-    return text if any(match[1] for match in _VARIABLE.finditer(value)) else str(text)
+class Unset(Exception):
+    """Variables that are not set, or empty, and have no default; `args` are their names."""
 
 
-def _looked_up(match: re.Match[str], missing: list[str]) -> str:
-    name, default, _ = match.groups()
-    value = (os.environ.get(name) or default) if name else "${"
-    if value is None:
-        missing.append(name)
-    return value or ""
+def has_variable(text: str) -> bool:
+    """Say whether `text` names a variable."""
+    return any(match[1] for match in _VARIABLE.finditer(text))
 
 
-def misspelt(value: Any, path: str) -> Iterator[str]:
-    """Yield a problem for each `${` that begins no variable."""
-    for place, text in leaves(value, path):
-        if any(match[3] for match in _VARIABLE.finditer(text)):
-            yield (
-                f"{place}: found a ${{ that begins no variable; "
-                "write ${NAME} or ${NAME:-default}, and $${ where you mean the two characters"
-            )
+def expand(text: str) -> str:
+    """Return `text` with its variables read, as `Text` where there were any.
 
+    :raises Unset: with all that are not set.
+    :raises Misfit: a `${` begins no variable.
+    """
+    missing: list[str] = []
 
-def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in `value` with its path."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from leaves(item, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from leaves(item, f"{path}[{number}]")
+    def look_up(match: re.Match[str]) -> str:
+        name, default, wrong = match.groups()
+        if wrong:
+            advice = "write ${NAME} or ${NAME:-default}, and $${ where you mean the two characters"
+            raise Misfit(f"found a ${{ that begins no variable; {advice}")
+        value = (os.environ.get(name) or default) if name else "${"
+        if value is None:
+            missing.append(name)
+        return value or ""
 
-
-def plain(value: Any) -> Any:
-    """Return `value` with ordinary text in place of every `Text`."""
-    if isinstance(value, Text):
-        return str(value)
-    if value.__class__ is dict:
-        return {name: plain(item) for name, item in value.items()}
-    if value.__class__ in (list, tuple, set, frozenset):
-        return value.__class__(plain(item) for item in value)
-    return value
+    value = _VARIABLE.sub(look_up, text)
+    if missing:
+        raise Unset(*missing)
+    return Text(value) if has_variable(text) else value

@@ -1,46 +1,36 @@
 """Settings from a JSON or TOML file, or from a dict: checked, with every problem told at once.
 
-`load` checks what every backend has, and keeps the options of the plugins as they were written.
-`build` turns those into an instance once the plugin's class is there: only what a configuration
-names is ever imported. No value here shows a key, nor lets it be pickled.
+`load` checks what every backend has, and what the plugins' classes say of their own options, which
+it keeps as they were written; `build` turns those into an instance. Only a plugin that an enabled
+backend names is imported. No value here shows a key, nor lets it be pickled.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 from attrs import Attribute, asdict, field, fields, frozen
 
+from ._backends import DEFAULTS
 from ._discovery import PROVIDERS, Catalogue
-from ._files import read, repeated
-from ._structure import build as build
-from ._structure import expected, found, structured, unknown
-from ._variables import Written, expand, misspelt
+from ._files import read
+from ._structure import Walk, found, nearest
+from ._variables import Misfit, Written
 from .errors import ConfigError
 from .secret import Secret, redact
 from .values import _RANGES
 
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
 _Entry: TypeAlias = tuple[str, Mapping[str, Any]]
-T = TypeVar("T")
 
 #: Other names of types, as the complaint generator writes them.
-ALIASES = {
-    "workstation": "local",
-    "huggingface": "hf",
-    "anthropic": "claude",
-    "copilot_cli": "copilot",
-    "codex_cli": "codex",
-}
+ALIASES = {"workstation": "local", "huggingface": "hf", "anthropic": "claude"}
+ALIASES |= {"copilot_cli": "copilot", "codex_cli": "codex"}
 _PUBLISHED = ("openai", "openrouter", "hf", "claude", "gemini", "codex", "copilot", "local")
-_SECTIONS = ("BACKENDS", "MEDIATOR", "ROUTER", "STORES")
-_DEFAULTS = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty")
-_PLACE = re.compile(r"(\w*)(?:\[(\d+)\])?")
 _PRICES = ("input", "output", "cached")
 
 
@@ -50,13 +40,10 @@ def _number(low: float, high: float = inf, *, above: bool = False, default: floa
     def check(_: Any, __: Attribute[Any], value: Any) -> None:
         if value is not None and not (low < value <= high if above else low <= value <= high):
             limits = f"above {low:g}" if above else f"from {low:g}" + (f" to {high:g}" if high < inf else " upwards")
-            raise ValueError(f"found {value:g}, expected {expected(type(value))} {limits}")
+            kind = "a whole number" if isinstance(value, int) else "a number"
+            raise ValueError(f"found {value:g}, expected {kind} {limits}")
 
     return field(default=default, validator=check)
-
-
-def _as_in_request(name: str) -> Any:
-    return _number(*_RANGES[name])
 
 
 def _filled(_: Any, __: Attribute[Any], value: str) -> None:
@@ -70,20 +57,16 @@ def _priced(_: Any, __: Attribute[Any], value: Mapping[str, float] | None) -> No
 
 
 @frozen(kw_only=True)
-class _Named:
-    id: str = field(validator=_filled)
-    type: str = field(validator=_filled)  #: the plugin's own name, never an alias
-
-
-@frozen(kw_only=True)
-class _Common(_Named):
+class _Common:
     """What every backend may have. `None`: not written."""
 
+    id: str = field(validator=_filled)
+    type: str  #: the plugin's own name, never an alias
     priority: float = 100.0  #: lower is asked first
     weight: float = _number(0, default=1.0)
     model: str | None = None
     timeout: float | None = _number(0, above=True)  #: seconds, of one attempt
-    max_retries: int | None = _as_in_request("max_retries")
+    max_retries: int | None = _number(*_RANGES["max_retries"])
     rate_limit: int | None = _number(1)  #: requests in a window
     rate_limit_window: float | None = _number(0, above=True)  #: seconds
     tokens_per_minute: int | None = _number(1)
@@ -91,11 +74,11 @@ class _Common(_Named):
     prices: Mapping[str, float] | None = field(default=None, validator=_priced)  #: US dollars for a million tokens
     enabled: bool = True
     verbose: bool = False
-    max_tokens: int | None = _as_in_request("max_tokens")
-    temperature: float | None = _as_in_request("temperature")
-    top_p: float | None = _as_in_request("top_p")
-    frequency_penalty: float | None = _as_in_request("frequency_penalty")
-    presence_penalty: float | None = _as_in_request("presence_penalty")
+    max_tokens: int | None = _number(*_RANGES["max_tokens"])
+    temperature: float | None = _number(*_RANGES["temperature"])
+    top_p: float | None = _number(*_RANGES["top_p"])
+    frequency_penalty: float | None = _number(*_RANGES["frequency_penalty"])
+    presence_penalty: float | None = _number(*_RANGES["presence_penalty"])
 
 
 #: The names that every backend may have; all others must be fields of the provider's class.
@@ -104,7 +87,7 @@ COMMON = frozenset(a.name for a in fields(_Common))
 
 @frozen(kw_only=True)
 class BackendSettings(_Common):
-    """One entry of BACKENDS."""
+    """One entry of BACKENDS, or of STORES."""
 
     path: str  #: where it stands: "BACKENDS[0]"
     options: Written  #: all that was written, for `build`
@@ -118,16 +101,7 @@ class BackendSettings(_Common):
     @property
     def defaults(self) -> dict[str, Any]:
         """The request fields that this backend presets."""
-        return {name: getattr(self, name) for name in _DEFAULTS if getattr(self, name) is not None}
-
-
-@frozen(kw_only=True)
-class StoreSettings(_Named):
-    """One entry of STORES; its fields mean what those of `BackendSettings` do."""
-
-    path: str
-    options: Written
-    missing: tuple[str, ...] = ()
+        return {name: getattr(self, name) for name in DEFAULTS if getattr(self, name) is not None}
 
 
 @frozen(kw_only=True)
@@ -139,7 +113,7 @@ class RouterSettings:
     first_token_timeout: float | None = _number(0, above=True)  #: seconds
     idle_timeout: float | None = _number(0, above=True)  #: seconds
     min_rate: float | None = _number(0)  #: characters a second
-    max_retries: int | None = _as_in_request("max_retries")  #: further attempts at one backend
+    max_retries: int | None = _number(*_RANGES["max_retries"])  #: further attempts at one backend
     on_refusal: Literal["raise", "next"] | None = None
     on_break: Literal["raise", "restart", "continue"] | None = None
     on_limit: Literal["wait", "next"] | None = None
@@ -158,7 +132,17 @@ class RouterSettings:
 class _Mediator:
     backends: tuple[str, ...] | None = None
     timeout: float | None = _number(0, above=True)
-    max_retries: int | None = _as_in_request("max_retries")
+    max_retries: int | None = _number(*_RANGES["max_retries"])
+
+
+@frozen
+class _Sections:
+    """What a configuration may have; entries are looked at one by one."""
+
+    BACKENDS: tuple[Written, ...] = ()
+    MEDIATOR: _Mediator = _Mediator()
+    ROUTER: RouterSettings = RouterSettings()
+    STORES: tuple[Written, ...] = ()
 
 
 @frozen
@@ -168,7 +152,7 @@ class Settings:
     backends: tuple[BackendSettings, ...] = ()
     router: RouterSettings = RouterSettings()
     mediator: Mapping[str, Any] = field(factory=dict)
-    stores: tuple[StoreSettings, ...] = ()
+    stores: tuple[BackendSettings, ...] = ()
 
 
 def sealed(source: Source) -> Source:
@@ -184,66 +168,61 @@ def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:
     """
     source = sealed(source)
     settings, problems = _load(source, catalogue or Catalogue())
-    if settings is None:
-        raise ConfigError(*problems) from None
+    if problems:
+        raise ConfigError(*problems)
     return settings
 
 
-def _load(source: Source, catalogue: Catalogue) -> tuple[Settings | None, list[str]]:
-    raw, folder, problem = read(source)
-    if problem:
-        return None, [redact(problem)]
-    problems = [unknown(name, _SECTIONS) for name in raw if name not in _SECTIONS]
-    problems += [*repeated(raw, ""), *misspelt(raw, "")]
-    entries = list(_unfolded(_entries(raw, "BACKENDS", problems)))
-    backends = _settled(BackendSettings, _Common, entries, folder, problems)
-    stores = _settled(StoreSettings, _Named, _entries(raw, "STORES", problems), folder, problems)
-    router, wrong = structured(RouterSettings, _section(raw, "ROUTER", problems), "ROUTER")
-    mediator, also_wrong = structured(_Mediator, _section(raw, "MEDIATOR", problems), "MEDIATOR")
-    problems += [*wrong, *also_wrong, *_not_installed(entries, backends, catalogue)]
-    ids = [backend.id for backend in backends]
-    for number, name in enumerate((mediator and mediator.backends) or ()):
-        if name not in ids:
-            place = f"MEDIATOR.backends[{number}]"
-            problems.append(f"{place}: found {found(name)}, expected the id of a backend; {_nearest(name, ids)}")
+def build(cls: type[Any], options: Mapping[str, Any], path: str) -> Any:
+    """Return `cls` built from `options`, which stand at `path` of the configuration.
+
+    Names that every backend has (`COMMON`) are passed over unless `cls` has such a field.
+
+    :raises ConfigError: with one line for each misfit: unknown, missing, of the wrong type, refused
+        by the class, or a variable that is not set.
+    """
+    walk = Walk(getattr(options, "folder", None))
+    instance = walk.filled(cls, options, path, COMMON)
+    problems = walk.told()
+    del options, walk  # a traceback that shows local variables would show what they hold
     if problems:
-        problems += _wrong_options(entries, catalogue)  # so that all is told at once
-        return None, sorted(dict.fromkeys(map(redact, problems)), key=_position)
-    return Settings(tuple(backends), router, _given(mediator), tuple(stores)), []
+        raise ConfigError(*problems)
+    return instance
+
+
+def _load(source: Source, catalogue: Catalogue) -> tuple[Settings, list[str]]:
+    try:
+        raw, folder = (source, None) if isinstance(source, Mapping) else read(source)
+    except Misfit as misfit:
+        return Settings(), [redact(f"{source}: {misfit}")]
+    walk = Walk(folder)
+    sections = walk.options(_Sections, raw, "")
+    problems: list[str] = []
+    backends = _settled(_unfolded(sections, "BACKENDS"), folder, problems, catalogue)
+    stores = _settled(_unfolded(sections, "STORES"), folder, problems)
+    mediator = _given(sections.get("MEDIATOR") or _Mediator())
+    ids = [backend.id for backend in backends]
+    for number, name in enumerate(mediator.get("backends", ())):
+        if name not in ids and not problems:  # else it may be the id of an entry that is wrong otherwise
+            advice = f"expected the id of a backend; {nearest(repr(name), map(repr, ids))}"
+            walk.problems.append(f"MEDIATOR.backends[{number}]: found {found(name)}, {advice}")
+    problems += walk.told()
+    return Settings(backends, sections.get("ROUTER") or RouterSettings(), mediator, stores), problems
 
 
 def _given(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings, recurse=False).items() if value is not None}
 
 
-def _section(raw: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, Any]:
-    value = raw.get(name, {})
-    if isinstance(value, Mapping):
-        return value
-    problems.append(f"{name}: found {found(value)}, expected a mapping")
-    return {}
-
-
-def _entries(raw: Mapping[str, Any], name: str, problems: list[str]) -> Iterator[_Entry]:
-    """Yield each entry of a list with its path."""
-    value = raw.get(name, [])
-    if not isinstance(value, list | tuple):
-        problems.append(f"{name}: found {found(value)}, expected a list of mappings")
-        return
-    for number, entry in enumerate(value):
-        path = f"{name}[{number}]"
-        if isinstance(entry, Mapping):
-            yield path, entry
-        else:
-            problems.append(f"{path}: found {found(entry)}, expected a mapping with id and type")
-
-
-def _unfolded(entries: Iterator[_Entry]) -> Iterator[_Entry]:
-    """Yield each entry; one of type `llm_router` as its provider, followed by its fallback providers.
+def _unfolded(sections: Mapping[str, Any], section: str) -> Iterator[_Entry]:
+    """Yield each entry with its path; one of type `llm_router` as its provider, followed by its fallback providers.
 
     A fallback shares what every backend has, apart from the model, which is its own.
     """
-    for path, entry in entries:
+    for number, entry in enumerate(sections.get(section) or ()):
+        path = f"{section}[{number}]"
+        if entry is None:  # no mapping, which is told already
+            continue
         if entry.get("type") != "llm_router":
             yield path, entry
             continue
@@ -251,71 +230,41 @@ def _unfolded(entries: Iterator[_Entry]) -> Iterator[_Entry]:
         yield path, first | ({"type": entry["provider"]} if "provider" in entry else {})
         shared = {name: value for name, value in first.items() if name in COMMON - {"model", "prices"}}
         fallbacks = entry.get("fallback_providers", [])
-        for number, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
+        for place, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
             provider, _, model = name.partition("/") if isinstance(name, str) else (name, "", "")
             own = {"id": f"{entry.get('id')}/{name}", "type": provider} | ({"model": model} if model else {})
-            yield f"{path}.fallback_providers[{number}]", shared | own
+            yield f"{path}.fallback_providers[{place}]", shared | own
 
 
 def _settled(
-    kind: Callable[..., T], base: type[_Named], entries: Iterable[_Entry], folder: Path | None, problems: list[str]
-) -> list[T]:
-    """Return the entries as values of `kind`, whose options are the fields of `base`."""
-    done: list[T] = []
-    places: dict[str, str] = {}
+    entries: Iterable[_Entry], folder: Path | None, problems: list[str], catalogue: Catalogue | None = None
+) -> tuple[BackendSettings, ...]:
+    """Return the entries without a problem as values, whose types `catalogue` knows if it is given."""
+    done: dict[str, BackendSettings] = {}
     for path, entry in entries:
-        missing: list[str] = []
-        common, wrong = structured(base, entry, path, also=entry, unset=missing)
-        problems += wrong
-        if common is None:
-            if not wrong:
-                problems.append(f"{path}: id and type need {' and '.join(missing)}, which is not set")
+        walk = Walk(folder)
+        known = walk.options(_Common, entry, path, entry)
+        if isinstance(type_ := known.get("type"), str):
+            known["type"] = ALIASES.get(type_, type_)
+            if catalogue and known.get("enabled") is not False:
+                _check_options(walk, catalogue, known["type"], entry, path)
+        if wrong := walk.told(unset=not known.keys() >= {"id", "type"}):
+            problems += wrong
             continue
-        if places.setdefault(common.id, path) != path:
-            problems.append(f"{path}.id: found {found(common.id)}, which {places[common.id]} has; give each its own")
-        known = asdict(common, recurse=False) | {"type": ALIASES.get(common.type, common.type)}
-        done.append(kind(**known, path=path, options=Written(entry, folder), missing=tuple(missing)))
-    return done
+        missing = tuple(dict.fromkeys(name for _, name in walk.unset))
+        one = BackendSettings(**known, path=path, options=Written(entry, folder), missing=missing)
+        if (other := done.setdefault(one.id, one)) is not one:
+            problems.append(f"{path}.id: found {found(one.id)}, which {other.path} has; give each its own")
+    return tuple(done.values())
 
 
-def _not_installed(
-    entries: Iterable[_Entry], backends: Iterable[BackendSettings], catalogue: Catalogue
-) -> Iterator[str]:
-    """Yield a problem for each type that no installed plugin has, unless the entry is not enabled."""
-    installed = sorted(info.name for info in catalogue.infos() if info.group == PROVIDERS)
-    disabled = {backend.path for backend in backends if not backend.enabled}
-    for path, entry in entries:
-        type_ = _type(entry)
-        if path in disabled or type_ in (*installed, ""):
-            continue
-        if type_ in _PUBLISHED:
-            advice = f"which is not installed: pip install pointsman-{type_}"
-        else:
-            advice = f"which is no installed provider; {_nearest(type_, installed)}"
-        yield f"{path}.type: found {found(entry['type'])}, {advice}"
-
-
-def _wrong_options(entries: Iterable[_Entry], catalogue: Catalogue) -> Iterator[str]:
-    """Yield what the classes of the plugins have to say; a plugin that is unfit is reported elsewhere."""
-    for path, entry in entries:
-        try:
-            cls = catalogue.load(PROVIDERS, _type(entry))
-        except ConfigError:
-            continue
-        yield from structured(cls, entry, path, also=COMMON, unset=[])[1]
-
-
-def _type(entry: Mapping[str, Any]) -> str:
-    type_ = expand(entry.get("type"), [])
-    return ALIASES.get(type_, str(type_)) if isinstance(type_, str) else ""
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name, names, 1)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
-
-
-def _position(problem: str) -> tuple[str, int]:
-    """Sort by section and entry; within an entry, as found."""
-    place = _PLACE.match(problem)
-    return (place[1], int(place[2] or 0)) if place else ("", 0)
+def _check_options(walk: Walk, catalogue: Catalogue, type_: str, entry: Mapping[str, Any], path: str) -> None:
+    """Tell what the plugin's class has against the options; one that is unfit is reported elsewhere."""
+    installed = [info.name for info in catalogue.infos() if info.group == PROVIDERS]
+    if type_ in installed:
+        with suppress(ConfigError):
+            walk.options(catalogue.load(PROVIDERS, type_), entry, path, COMMON)
+        return
+    pip = f"which is not installed: pip install pointsman-{type_}" if type_ in _PUBLISHED else ""
+    advice = pip or f"which is no installed provider; {nearest(repr(type_), map(repr, installed))}"
+    walk.problems.append(f"{path}.type: found {found(entry['type'])}, {advice}")

@@ -141,13 +141,13 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"abilities": "tools"}, 'P.abilities: found "tools", expected a list, each one of "tools", "schema"'),
     ({"abilities": ["tools", "wings"]}, 'P.abilities[1]: found "wings", expected one of "tools", "schema"'),
     ({"extra": []}, "P.extra: found a list, expected a mapping"),
-    ({"share": float("nan")}, "P.share: found nan, expected a number"),
+    ({"share": float("nan")}, "P.share: found NaN, expected a number"),
     ({"headers": [1]}, "P.headers: found a list, expected a mapping, each value text"),
     ({"headers": {"X-A": 1}}, "P.headers.X-A: found ***, expected text"),
     ({"window": {"size": "3"}}, 'P.window.size: found "3", expected a whole number'),
     ({"window": {}}, "P.window.size: missing, expected a whole number"),
     ({"window": {"size": 1, "unti": "word"}}, "P.window.unti: unknown key; did you mean unit?"),
-    ({"window": 3}, "P.window: found 3, expected a mapping with size, unit"),
+    ({"window": 3}, "P.window: found 3, expected a mapping"),
     ({"windows": [{"size": 1}, {"size": None}]}, "P.windows[1].size: found null, expected a whole number"),
     ({"folder": 3}, "P.folder: found 3, expected a path"),
     ({"given": "1/2"}, 'P.given: found "1/2", expected an object of Fraction, which only a program can give'),
@@ -159,13 +159,13 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"private": 3}, "P.private: unknown key; "),
     ({"_private": 3}, "P._private: unknown key; expected one of "),
     ({"derived": 3}, "P.derived: unknown key; expected one of "),
-    ({"name": "x" * 100 + "5", "count": "y" * 100}, f'P.count: found "{"y" * 55}..., expected a whole number'),
+    ({"name": "x" * 100 + "5", "count": "y" * 100}, "P.count: found 102 characters, expected a whole number"),
 ]
 
 
 @pytest.mark.parametrize(("written", "line"), MISFITS, ids=[line for _, line in MISFITS])
 def test_a_misfit_names_its_path_what_was_found_and_what_was_expected(written: dict[str, Any], line: str) -> None:
-    """Nothing is coerced, keys are masked, long values are cut, and a plugin's own words are passed on."""
+    """Nothing is coerced, keys are masked, long values are counted, and a plugin's own words are passed on."""
     with pytest.raises(ConfigError) as raised:
         build(Plugin, written, "P")
     assert len(raised.value.problems) == 1
@@ -220,7 +220,9 @@ def test_a_type_that_is_imported_late_is_no_hindrance() -> None:
 def test_a_relative_path_starts_at_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths in a file mean the same wherever the program runs; URLs and `package:` are no paths."""
     monkeypatch.setenv("HOME", "/home/someone")
-    (tmp_path / "p.toml").write_text("[[BACKENDS]]\nid='a'\ntype='local'\nmodel_path='m/x.gguf'\nfolder='f'\n")
+    (tmp_path / "p.toml").write_text(
+        "[[BACKENDS]]\nid='a'\ntype='local'\nenabled=false\nmodel_path='m/x.gguf'\nfolder='f'\n"
+    )
     (one,) = load(tmp_path / "p.toml").backends
     built = build(Plugin, one.options, one.path)
     assert (built.model_path, built.folder) == (str(tmp_path / "m/x.gguf"), tmp_path / "f")
@@ -306,7 +308,7 @@ def test_a_variable_that_is_not_set_costs_its_own_backend_only(monkeypatch: pyte
     assert (second.missing, second.reason) == ((), "")
     with pytest.raises(ConfigError) as raised:
         build(Plugin, {"name": "${UNSET}"}, "P")
-    assert raised.value.problems == ("P: the variable UNSET is not set",)
+    assert raised.value.problems == ("P.name: the variable UNSET is not set",)
 
 
 def test_common_options_may_come_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
