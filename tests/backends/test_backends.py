@@ -297,7 +297,6 @@ def test_importing_loads_no_provider() -> None:
 
 def test_the_module_openai_hides_no_package() -> None:
     """`import openai` means the package, also after `backends.openai`."""
-    pytest.importorskip("openai")
     run("import backends.openai, openai\nassert 'backends' not in openai.__file__ and hasattr(openai, 'OpenAI')")
 
 

