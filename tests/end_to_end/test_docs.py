@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,14 +122,17 @@ def commands(page: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=name)
 def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
-    """A command line that begins with `pointsman` prints what the page shows; our own scripts are there."""
+    """A command line of `pointsman`, or of `scripts/try` in its environment, prints what the page shows."""
     write_files(page, tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command, output in commands(page):
-        if command.startswith("pointsman "):
-            printed = run(["-m", "pointsman", *command.split()[1:]], tmp_path)
+        program, *arguments = shlex.split(command)
+        assert not program.startswith("scripts/") or os.access(ROOT / program, os.X_OK), command
+        if program == "scripts/try":
+            program, arguments = "pointsman", ["generate", *arguments]
+        if program == "pointsman":
+            printed = run(["-m", "pointsman", *arguments], tmp_path)
             assert "".join(line.rstrip() + "\n" for line in printed.splitlines()) == output, command
-        elif command.startswith("scripts/"):
-            assert os.access(ROOT / command.split()[0], os.X_OK), command
 
 
 def files() -> list[tuple[Path, Block]]:
