@@ -131,8 +131,12 @@ def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
         if program == "scripts/try":
             program, arguments = "pointsman", ["generate", *arguments]
         if program == "pointsman":
-            printed = run(["-m", "pointsman", *arguments], tmp_path)
-            assert "".join(line.rstrip() + "\n" for line in printed.splitlines()) == output, command
+            printed = run(["-m", "pointsman", *arguments], tmp_path).splitlines()
+            shown = output.splitlines()
+            if "landlord" in shown[0]:  # a model's own words may differ from one processor to the next
+                assert "deposit of 900 dollars" in printed.pop(0)
+                del shown[0]
+            assert [line.rstrip() for line in printed] == shown, command
 
 
 def files() -> list[tuple[Path, Block]]:
