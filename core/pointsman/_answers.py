@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
 from types import TracebackType
+from typing import get_args
 
 from ._attempts import Answered, Call, translated
 from ._backends import Backend, Registry, collect, last_of
 from .errors import BackendError, BackendTimeout, ContentFilterError, IncompleteAnswer, UnusableAnswer
 from .values import Chunk, Completion, FinishReason, Request
+
+_GOOD_ENDS = ("stop", "length", "tool_calls")
 
 
 def judged(answer: Completion, request: Request) -> Completion:
@@ -30,10 +33,13 @@ def judged(answer: Completion, request: Request) -> Completion:
 
 
 def _check_end(finish: FinishReason | None) -> None:
+    if finish in _GOOD_ENDS:
+        return
     if finish == "content_filter":
         raise ContentFilterError("the model refused to answer, or its filter stopped it")
     if finish == "error" or finish is None:
         raise UnusableAnswer("the provider ended its answer with an error")
+    raise UnusableAnswer(f"finish_reason: found {finish!r}, expected one of {', '.join(get_args(FinishReason))}")
 
 
 def _empty(finish: FinishReason | None) -> UnusableAnswer:

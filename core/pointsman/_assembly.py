@@ -12,6 +12,7 @@ from ._discovery import PROVIDERS, Catalogue
 from .config import BackendSettings, Source, build, load
 from .errors import AuthenticationError, ConfigError
 from .hookspecs import hookimpl
+from .secret import redact
 from .values import Completion, Request
 
 #: Places of the backends that nobody configured: other people's machines, this one, the demonstration model.
@@ -42,6 +43,9 @@ def installed(catalogue: Catalogue) -> list[Backend]:
             provider = catalogue.load(PROVIDERS, name)()
         except (ConfigError, TypeError, ValueError):
             continue  # quarantined and reported, or it needs options that only a configuration can give
+        except Exception as error:
+            catalogue.quarantine(PROVIDERS, name, f"it cannot be built: {type(error).__name__}: {redact(str(error))}")
+            continue
         local = _LOCAL if getattr(provider, "local", False) else _REMOTE
         priority = _DEMONSTRATION if getattr(provider, "demonstration", False) else local
         made.append(Backend(provider, type=name, priority=priority))

@@ -211,4 +211,8 @@ def _explained(where: str, names: tuple[str, ...], error: PluginValidationError)
             near = get_close_matches(name, _HOOKS, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; the hooks are {', '.join(_HOOKS)}"
             return f"{where}.{name} is marked with @hookimpl, but there is no such hook{hint}"
+        allowed = ["self", *inspect.signature(getattr(hookspecs, name)).parameters]
+        taken = list(inspect.signature(getattr(error.plugin, name)).parameters)
+        if not set(taken) <= set(allowed):
+            return f"{where}.{name} takes ({', '.join(taken)}), expected ({', '.join(allowed)})"
     return f"{where}: {' '.join(str(error).split())}"

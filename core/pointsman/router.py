@@ -321,9 +321,10 @@ def _backends(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
     pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
     made = []
     for place, (name, one) in enumerate(pairs, 1):
-        if isinstance(one, str | bytes | Mapping | type):
+        if one is None or isinstance(one, str | bytes | Mapping | type):
+            found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise ConfigError(
-                f"backends[{place - 1}]: found {type(one).__name__}, expected a Backend or a provider; "
+                f"backends[{place - 1}]: found {found}, expected a Backend or a provider; "
                 "Router.from_config takes a configuration"
             )
         backend = one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place)

@@ -71,10 +71,13 @@ BAD = {
         "@frozen\nclass Bad:\n  @hookimpl\n  def zzz(self): ...\n  @hookimpl\n  def generate(self, request): ...",
         "Bad.zzz is marked with @hookimpl, but there is no such hook; the hooks are generate, stream, health",
     ),
-    "wrongly signed": ("@frozen\nclass Bad:\n  @hookimpl\n  def generate(self, prompt): ...", "prompt"),
+    "wrongly signed": (
+        "@frozen\nclass Bad:\n  @hookimpl\n  def generate(self, prompt): ...",
+        "Bad.generate takes (self, prompt), expected (self, request)",
+    ),
     "wrongly signed health": (
         "@frozen\nclass Bad:\n  @hookimpl\n  def generate(self): ...\n  @hookimpl\n  def health(self, request): ...",
-        "request",
+        "Bad.health takes (self, request), expected (self)",
     ),
     "unmarked": (
         "@frozen\nclass Bad:\n  def generate(self, request): ...",
@@ -221,6 +224,18 @@ def test_a_plugin_may_be_told_its_options_only_by_a_configuration(install: Insta
         assert {info.status for info in router.plugins() if info.name == "needs"} == {"loaded"}
 
 
+def test_a_plugin_that_fails_while_it_is_built_costs_only_itself(install: Install) -> None:
+    """What a constructor raises is reported, and does not end `Router()`."""
+    code = "@frozen\nclass Bad:\n  @hookimpl\n  def generate(self, request): ...\n"
+    code += "  def __attrs_post_init__(self): raise OSError('no such program')"
+    install("pointsman-bad", {"bad": "Bad"}, code=code)
+    install("pointsman-good", {"good": "Good"}, code=GOOD)
+    with Router() as router:
+        assert router.generate("hi", backend="good").text == "good"
+        (info,) = (info for info in router.plugins() if info.name == "bad")
+    assert (info.status, info.cause) == ("quarantined", "it cannot be built: OSError: no such program")
+
+
 # -- plugins that fit, and do something else than they promise ----------------------------------------
 
 
@@ -340,7 +355,7 @@ def test_hooks_stand_in_the_specification() -> None:
         ("openai", "backends: found str, expected a list"),
         (["openai"], r"backends\[0\]: found str, expected a Backend or a provider; Router.from_config"),
         ([Scripted(), {"type": "openai"}], r"backends\[1\]: found dict, expected a Backend or a provider"),
-        ([Scripted], r"backends\[0\]: found type, expected a Backend or a provider"),
+        ([Scripted], r"backends\[0\]: found the class Scripted, expected a Backend or a provider"),
         ([object()], "builtins.object is not an attrs class"),
         ([Scripted(), Scripted()], "two backends have the id 'scripted'; give each its own"),
     ],
