@@ -78,7 +78,7 @@ class Chat:
     @hookimpl
     def health(self) -> Health:
         try:
-            self.client().get_json("models", Scope(2.0))
+            self.client().get_json("models", Scope(0.5))
         except BackendError as error:
             return Health.unavailable(str(error))
         return Health.ok()
@@ -149,7 +149,7 @@ class BadDeaf(Subject):
         "test_cancelling_stops_the_work test_obeys_the_deadline[timeout] test_cancelling_ends_a_stream "
         "test_a_dripping_server_is_bounded[body] test_pings_are_no_tokens[<fault pings_only()>]"
     )
-    patience_s = 2.0
+    patience_s = 1.0
 
     class made(Chat):
         @hookimpl
@@ -165,7 +165,7 @@ class BadPings(Subject):
     """Takes every event for content."""
 
     breaks = "test_pings_are_no_tokens[<fault pings_only()>]"
-    patience_s = 3.0
+    patience_s = 1.5
 
     class made(Chat):
         @hookimpl
@@ -181,7 +181,7 @@ class BadClosing(Subject):
     """Reads on when the caller has left."""
 
     breaks = "test_leaving_a_stream_stops_the_work"
-    patience_s = 2.0
+    patience_s = 1.0
 
     class made(Chat):
         @hookimpl
@@ -200,7 +200,7 @@ class BadBuffer(Subject):
     """Hands out nothing before it has all."""
 
     breaks = "test_pieces_come_as_they_come"
-    patience_s = 2.0
+    patience_s = 1.0
 
     class made(Chat):
         @hookimpl

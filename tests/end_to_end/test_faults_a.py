@@ -146,7 +146,7 @@ class TestRow7:
     @pytest.mark.parametrize("fault", SLOW, ids=repr)
     def test_spare_answers(self, stage: Staged, way: str, fault: Fault) -> None:
         """The spare answers within the deadline, and the connection to the primary is closed."""
-        on = stage(fault, timeout=4.0)
+        on = stage(fault, timeout=3.0)
         on.check_fallback(on.ask(way), 1, "BackendTimeout")
         assert on.primary.log[0].wait_closed()
         assert on.cooling()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import field, frozen
 from pointsman import (
     AllBackendsFailed,
     Backend,
@@ -99,9 +99,11 @@ def test_row_40_wrong_types(way: str, kind: type) -> None:
 
 @frozen
 class HealthHangs(Good):
+    over: threading.Event = field(factory=threading.Event)
+
     @hookimpl
     def health(self) -> Health:
-        threading.Event().wait(7)
+        self.over.wait(60)
         return Health.ok()
 
 
@@ -121,7 +123,8 @@ class HealthIsWrong(Good):
 
 def test_row_40_health() -> None:
     """Health that hangs, raises or lies is told as such, within seconds, and the others are told well."""
-    bad: dict[str, object] = {"hangs": HealthHangs(), "raises": HealthRaises(), "wrong": HealthIsWrong()}
+    hangs = HealthHangs()
+    bad: dict[str, object] = {"hangs": hangs, "raises": HealthRaises(), "wrong": HealthIsWrong()}
     with Router(bad | {"good": Good()}) as router:
         found = router.health()
         assert {name: health.status for name, health in found.items()} == {
@@ -132,6 +135,7 @@ def test_row_40_health() -> None:
         assert "cannot look" in found["raises"].reason
         assert "bool" in found["wrong"].reason
         assert router.generate("?").backend == "good"
+        hangs.over.set()
         for thread in threading.enumerate():
             if thread.name == "health of hangs":
                 thread.join(20)

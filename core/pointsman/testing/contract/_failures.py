@@ -11,6 +11,7 @@ import pytest
 from ...errors import BackendError
 from ...scope import Scope
 from ...values import Completion, Health
+from ._secrecy import check_hidden
 from ._suite import RAISES, Failure, Subject, Suite, needs
 
 
@@ -49,11 +50,13 @@ class Failures(Suite):
     @needs("health")
     @pytest.mark.parametrize("failure", ["unavailable", "bad_key", "silent"])
     def test_health_of_a_sick_service(self, make: Callable[..., Subject], failure: Failure) -> None:
-        """Health never raises and never hangs; what is not usable has a reason."""
-        ended = self.run(make(failure).health)
+        """Health never raises and never hangs; what is not usable has a reason, without a key."""
+        subject = make(failure)
+        ended = self.run(subject.health)
         assert ended.error is None, f"health raised {ended.error!r}: what is wrong belongs into Health.reason"
         health: Health = ended.value
         assert health.status == "healthy" or health.reason.strip(), f"{health!r} does not say what to do about it"
+        check_hidden(self.secrets(subject.provider), "health", repr(health))
 
 
 def _refusal(value: Any) -> bool:
