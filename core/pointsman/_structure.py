@@ -22,7 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from ._variables import Misfit, Text, Unset, Written, expand, has_variable
+from ._variables import Misfit, Text, Unset, Written, expand
 from .secret import MASK, Secret, redact
 
 #: Options whose value is masked whatever their type, and all that is below them.
@@ -37,17 +37,24 @@ _WORDS |= {Path: "a path", Secret: "a key (text)", Written: "a mapping with id a
 
 @attrs.define(repr=False)
 class Walk:
-    """Takes what was written, and keeps a line for each misfit and the variables that are not set."""
+    """Takes what was written, and keeps a line for each misfit and the variables that are not set.
+
+    A validator may raise `Misfit` with the rest of such a line: which values of the type do fit.
+    """
 
     folder: Path | None = None  #: where relative paths start
-    problems: list[str] = attrs.field(factory=list)
+    problems: dict[str, str] = attrs.field(factory=dict)  #: the first at each path
     unset: list[tuple[str, str]] = attrs.field(factory=list)  #: each with the path that needs it
     _keys: list[Secret] = attrs.field(factory=list)  # while they live `redact` knows them
 
     def told(self, *, unset: bool = True) -> list[str]:
         """Return each problem once, without any key; what is not set is one too if `unset`."""
-        needed = [f"{path}: the variable {name} is not set" for path, name in self.unset if unset]
-        return list(dict.fromkeys(map(redact, [*self.problems, *needed])))
+        needed = [(path, f"the variable {name} is not set") for path, name in self.unset if unset]
+        return list(dict.fromkeys(redact(f"{path}: {text}") for path, text in [*self.problems.items(), *needed]))
+
+    def tell(self, path: str, problem: str) -> None:
+        """Remember what is wrong at `path`, unless something is already."""
+        self.problems.setdefault(path, problem)
 
     def filled(self, cls: type[Any], written: Mapping[str, Any], path: str, also: Collection[str] = ()) -> Any:
         """Return `cls` with the options in `written`, or None after telling why not, or which variable is not set."""
@@ -57,7 +64,7 @@ class Walk:
             try:
                 return cls(**options)
             except Exception as error:
-                self.problems.append(_refusal(error, path))
+                self.tell(path, _refusal(error, path))
         return None
 
     def options(
@@ -77,12 +84,12 @@ class Walk:
                     options[fields[name].alias] = option
                 continue
             if name not in also:
-                self.problems.append(f"{place}: unknown key; {nearest(name, {*fields, *also})}")
+                self.tell(place, f"unknown key; {nearest(name, {*fields, *also})}")
             self.fitted(value, Any, place)
         for name in [name for name, a in fields.items() if a.default is attrs.NOTHING and name not in written]:
-            near = get_close_matches(name, written.keys() - fields.keys(), 1, 0.75)
+            near = get_close_matches(name, map(str, written.keys() - fields.keys()), 1, 0.75)
             meant = f"; is {near[0]} meant for it?" if near else ""
-            self.problems.append(f"{path}.{name}: missing, expected {_expected(_type(fields[name], cls))}{meant}")
+            self.tell(f"{path}.{name}", f"missing, expected {_expected(_type(fields[name], cls))}{meant}")
         return options
 
     def fitted(self, written: Any, type_: Any, path: str) -> Any:
@@ -97,10 +104,9 @@ class Walk:
         except Unset as unset:
             self.unset += [(path, name) for name in unset.args]
         except Misfit as misfit:
-            self.problems.append(f"{path}: {misfit}")
+            self.tell(path, str(misfit))
         except Exception:  # what a type has against a value, in whatever words
-            hidden = _hidden(path, type_)
-            self.problems.append(f"{path}: found {found(written, hidden=hidden)}, expected {_expected(type_)}")
+            self.tell(path, _misfit(written, type_, path))
         return None
 
     def _count(self) -> int:
@@ -112,15 +118,17 @@ class Walk:
         value = self.fitted(written, Any if convert else type_, path)
         if self._count() > before:
             return value
-        if isinstance(value, Path) or (isinstance(value, str) and re.search(r"(^|_)path$", field.name)):
-            value = self._placed(value)
         try:
+            if isinstance(value, Path) or (isinstance(value, str) and re.search(r"(^|_)path$", field.name)):
+                value = self._placed(value)
             converted = convert(value) if convert and not isinstance(convert, attrs.Converter) else value
             if field.validator:
                 with suppress(AttributeError):  # it looks at other fields: heard when the instance is built
                     field.validator(None, field, converted)
+        except Misfit as limits:
+            self.tell(path, f"{_misfit(written, type_, path)} {limits}")
         except Exception as error:
-            self.problems.append(_refusal(error, path, type_))
+            self.tell(path, _refusal(error, path, type_))
         return value
 
     def _placed(self, path: Any) -> Any:
@@ -166,12 +174,16 @@ def found(value: Any, *, hidden: bool = False) -> str:
         return "a list"
     if hidden and value is not None:
         return MASK
-    if isinstance(value, str) and has_variable(value):
+    if isinstance(value, str) and "${" in value:
         return f"the text of {value}"
     if not isinstance(value, str | int | float | NoneType):
         return f"an object of {type(value).__name__}"
     shown = redact(dumps(value, ensure_ascii=False))
     return shown if len(shown) <= 60 else f"{len(shown)} characters"  # a part of a key would not be masked
+
+
+def _misfit(written: Any, type_: Any, path: str) -> str:
+    return f"found {found(written, hidden=_hidden(path, type_))}, expected {_expected(type_)}"
 
 
 def _expected(type_: Any) -> str:
@@ -193,8 +205,8 @@ def _expected(type_: Any) -> str:
 def _refusal(error: Exception, path: str, type_: Any = None) -> str:
     """Say why a plugin refused what was written."""
     if _hidden(path, type_):
-        return f"{path}: found {MASK}, which was refused ({type(error).__name__})"
-    return f"{path}: {error.args[0] if error.args else type(error).__name__}"
+        return f"found {MASK}, which was refused ({type(error).__name__})"
+    return str(error.args[0] if error.args else type(error).__name__)
 
 
 def _hidden(path: str, type_: Any) -> bool:

@@ -55,11 +55,6 @@ class Unset(Exception):
     """Variables that are not set, or empty, and have no default; `args` are their names."""
 
 
-def has_variable(text: str) -> bool:
-    """Say whether `text` names a variable."""
-    return any(match[1] for match in _VARIABLE.finditer(text))
-
-
 def expand(text: str) -> str:
     """Return `text` with its variables read, as `Text` where there were any.
 
@@ -81,4 +76,4 @@ def expand(text: str) -> str:
     value = _VARIABLE.sub(look_up, text)
     if missing:
         raise Unset(*missing)
-    return Text(value) if has_variable(text) else value
+    return Text(value) if "${" in text else text

@@ -7,13 +7,13 @@ backend names is imported. No value here shows a key, nor lets it be pickled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from attrs import Attribute, asdict, field, fields, frozen
+from attrs import NOTHING, Attribute, asdict, field, fields, frozen
 
 from ._backends import DEFAULTS
 from ._discovery import PROVIDERS, Catalogue
@@ -31,47 +31,44 @@ _Entry: TypeAlias = tuple[str, Mapping[str, Any]]
 ALIASES = {"workstation": "local", "huggingface": "hf", "anthropic": "claude"}
 ALIASES |= {"copilot_cli": "copilot", "codex_cli": "codex"}
 _PUBLISHED = ("openai", "openrouter", "hf", "claude", "gemini", "codex", "copilot", "local")
-_PRICES = ("input", "output", "cached")
+_DOLLARS = "in US dollars for a million tokens: input, output, cached"
 
 
-def _number(low: float, high: float = inf, *, above: bool = False, default: float | None = None) -> Any:
-    """Return a field for a number from `low` (or only `above` it) to `high`."""
+def _only(fits: Callable[[Any], object], words: str, default: Any = None) -> Any:
+    """Return a field for None and for values that fit; `words` tell which those of its type are."""
 
     def check(_: Any, __: Attribute[Any], value: Any) -> None:
-        if value is not None and not (low < value <= high if above else low <= value <= high):
-            limits = f"above {low:g}" if above else f"from {low:g}" + (f" to {high:g}" if high < inf else " upwards")
-            kind = "a whole number" if isinstance(value, int) else "a number"
-            raise ValueError(f"found {value:g}, expected {kind} {limits}")
+        if value is not None and not fits(value):
+            raise Misfit(words)
 
     return field(default=default, validator=check)
 
 
-def _filled(_: Any, __: Attribute[Any], value: str) -> None:
-    if not value.strip():
-        raise ValueError('found "", expected text that is not empty')
+def _number(low: float, high: float = inf, default: float | None = None) -> Any:
+    words = f"from {low:g}" + (f" to {high:g}" if high < inf else " upwards")
+    return _only(lambda value: low <= value <= high, words, default)
 
 
-def _priced(_: Any, __: Attribute[Any], value: Mapping[str, float] | None) -> None:
-    if value is not None and not (value.keys() <= {*_PRICES} and all(price >= 0 for price in value.values())):
-        raise ValueError(f"found {dict(value)!r}, expected US dollars for a million tokens: {', '.join(_PRICES)}")
+def _seconds() -> Any:
+    return _only(lambda value: value > 0, "above 0")
 
 
 @frozen(kw_only=True)
 class _Common:
     """What every backend may have. `None`: not written."""
 
-    id: str = field(validator=_filled)
+    id: str = _only(str.strip, "that is not empty", NOTHING)
     type: str  #: the plugin's own name, never an alias
     priority: float = 100.0  #: lower is asked first
     weight: float = _number(0, default=1.0)
     model: str | None = None
-    timeout: float | None = _number(0, above=True)  #: seconds, of one attempt
+    timeout: float | None = _seconds()  #: seconds, of one attempt
     max_retries: int | None = _number(*_RANGES["max_retries"])
     rate_limit: int | None = _number(1)  #: requests in a window
-    rate_limit_window: float | None = _number(0, above=True)  #: seconds
+    rate_limit_window: float | None = _seconds()  #: seconds
     tokens_per_minute: int | None = _number(1)
     max_concurrency: int | None = _number(1)
-    prices: Mapping[str, float] | None = field(default=None, validator=_priced)  #: US dollars for a million tokens
+    prices: Mapping[str, float] | None = _only({"input", "output", "cached"}.issuperset, _DOLLARS)
     enabled: bool = True
     verbose: bool = False
     max_tokens: int | None = _number(*_RANGES["max_tokens"])
@@ -109,9 +106,9 @@ class RouterSettings:
     """The section ROUTER. `None`: not written, so the router's own default holds."""
 
     order: str | None = None  #: a plugin's name
-    timeout: float | None = _number(0, above=True)  #: seconds, in all
-    first_token_timeout: float | None = _number(0, above=True)  #: seconds
-    idle_timeout: float | None = _number(0, above=True)  #: seconds
+    timeout: float | None = _seconds()  #: seconds, in all
+    first_token_timeout: float | None = _seconds()  #: seconds
+    idle_timeout: float | None = _seconds()  #: seconds
     min_rate: float | None = _number(0)  #: characters a second
     max_retries: int | None = _number(*_RANGES["max_retries"])  #: further attempts at one backend
     on_refusal: Literal["raise", "next"] | None = None
@@ -131,7 +128,7 @@ class RouterSettings:
 @frozen
 class _Mediator:
     backends: tuple[str, ...] | None = None
-    timeout: float | None = _number(0, above=True)
+    timeout: float | None = _seconds()
     max_retries: int | None = _number(*_RANGES["max_retries"])
 
 
@@ -169,6 +166,7 @@ def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:
     source = sealed(source)
     settings, problems = _load(source, catalogue or Catalogue())
     if problems:
+        del settings  # a traceback that shows local variables would show what stands at the wrong option
         raise ConfigError(*problems)
     return settings
 
@@ -205,7 +203,7 @@ def _load(source: Source, catalogue: Catalogue) -> tuple[Settings, list[str]]:
     for number, name in enumerate(mediator.get("backends", ())):
         if name not in ids and not problems:  # else it may be the id of an entry that is wrong otherwise
             advice = f"expected the id of a backend; {nearest(repr(name), map(repr, ids))}"
-            walk.problems.append(f"MEDIATOR.backends[{number}]: found {found(name)}, {advice}")
+            walk.tell(f"MEDIATOR.backends[{number}]", f"found {found(name)}, {advice}")
     problems += walk.told()
     return Settings(backends, sections.get("ROUTER") or RouterSettings(), mediator, stores), problems
 
@@ -267,4 +265,4 @@ def _check_options(walk: Walk, catalogue: Catalogue, type_: str, entry: Mapping[
         return
     pip = f"which is not installed: pip install pointsman-{type_}" if type_ in _PUBLISHED else ""
     advice = pip or f"which is no installed provider; {nearest(repr(type_), map(repr, installed))}"
-    walk.problems.append(f"{path}.type: found {found(entry['type'])}, {advice}")
+    walk.tell(f"{path}.type", f"found {found(entry['type'])}, {advice}")
