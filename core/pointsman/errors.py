@@ -200,6 +200,12 @@ class AllBackendsFailed(BackendError, ExceptionGroup):
     `retry_after` is the number of seconds after which the first of them may be asked again.
     """
 
+    if TYPE_CHECKING:
+
+        @property
+        def exceptions(self) -> tuple[BackendError, ...]:
+            """Their errors: never a group within the group."""
+
     def __new__(cls, message: str, errors: Sequence[Exception], **_: Any) -> AllBackendsFailed:
         return ExceptionGroup.__new__(cls, message, errors)
 
