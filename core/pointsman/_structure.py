@@ -43,18 +43,18 @@ class Walk:
     """
 
     folder: Path | None = None  #: where relative paths start
-    problems: dict[str, str] = attrs.field(factory=dict)  #: the first at each path
+    problems: list[str] = attrs.field(factory=list)
     unset: list[tuple[str, str]] = attrs.field(factory=list)  #: each with the path that needs it
     _keys: list[Secret] = attrs.field(factory=list)  # while they live `redact` knows them
 
     def told(self, *, unset: bool = True) -> list[str]:
         """Return each problem once, without any key; what is not set is one too if `unset`."""
-        needed = [(path, f"the variable {name} is not set") for path, name in self.unset if unset]
-        return list(dict.fromkeys(redact(f"{path}: {text}") for path, text in [*self.problems.items(), *needed]))
+        needed = [f"{path}: the variable {name} is not set" for path, name in self.unset if unset]
+        return list(dict.fromkeys(map(redact, [*self.problems, *needed])))
 
     def tell(self, path: str, problem: str) -> None:
-        """Remember what is wrong at `path`, unless something is already."""
-        self.problems.setdefault(path, problem)
+        """Remember what is wrong at `path`."""
+        self.problems.append(f"{path}: {problem}")
 
     def filled(self, cls: type[Any], written: Mapping[str, Any], path: str, also: Collection[str] = ()) -> Any:
         """Return `cls` with the options in `written`, or None after telling why not, or which variable is not set."""
