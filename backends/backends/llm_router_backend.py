@@ -36,7 +36,7 @@ class LLMRouterBackend(TextBackend):
         id: str = "llm-router",
         provider: str,
         model: str | None = None,
-        fallback_providers: Sequence[str | TextBackend | Backend] = (),
+        fallback_providers: Sequence[str | TextBackend | Backend] | None = (),
         api_key: str | Secret | None = None,
         base_url: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -52,8 +52,8 @@ class LLMRouterBackend(TextBackend):
         verbose: bool = False,
     ) -> None:
         api_key = Secret.of(api_key)  # so that no traceback shows it
-        if isinstance(fallback_providers, str):
-            fallback_providers = [fallback_providers]
+        if fallback_providers is None or isinstance(fallback_providers, str):
+            fallback_providers = [fallback_providers] if fallback_providers else []
         given = {**locals(), "options": None, **(options or {})}
         names = [one for one in fallback_providers if isinstance(one, str)]
         router = router_for({**given, "fallback_providers": names}, "llm_router")

@@ -19,6 +19,14 @@ from .values import DROPPABLE, Capability, Chunk, Completion, Health, Message, R
 #: What a backend may preset for requests that leave it open.
 DEFAULTS = frozenset({"max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty"})
 
+_EXPECTED: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("priority", "weight"), (int | float, "a number")),
+    **dict.fromkeys(("id", "type"), (str, "text")),
+    "model": (str | None, "text"),
+    "enabled": (bool, "True or False"),
+    "prices": (Mapping | None, "a mapping of dollars"),
+}
+
 
 @define(eq=False, kw_only=True)
 class Backend:
@@ -56,9 +64,11 @@ class Backend:
         unknown = self.defaults.keys() - DEFAULTS
         if unknown:
             raise ConfigError(f"backend {self.id!r}: defaults may not hold {', '.join(sorted(unknown))}")
-        for name in ("priority", "weight"):
-            if not isinstance(getattr(self, name), int | float):
-                raise ConfigError(f"backend {self.id!r}: {name}: found {getattr(self, name)!r}, expected a number")
+        for name, (kind, called) in _EXPECTED.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"backend {self.id!r}: {name}: found {getattr(self, name)!r}, expected {called}")
+        if not {"input", "output", "cached"}.issuperset(self.prices or ()):  # one left out would count as nothing
+            raise ConfigError(f"backend {self.id!r}: prices: found {self.prices!r}, expected input, output and cached")
         try:
             Request((Message("user"),), timeout=self.timeout, max_retries=self.max_retries, **self.defaults)
         except ValueError as error:

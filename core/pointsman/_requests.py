@@ -137,7 +137,7 @@ def _each(
 
 def _message(value: Mapping[str, Any], place: str) -> Message:
     """OpenAI's form of a message: role, content (text, null or parts), tool_calls, tool_call_id."""
-    content = value.get("content")
+    content = value["content"] if value["role"] == "user" else value.get("content")
     if content is None:
         content = ""
     elif not isinstance(content, str):

@@ -72,7 +72,10 @@ class Router:
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
         self._limits = Limits(timeout, first_token_timeout, idle_timeout, max_retries, on_refusal)
-        build("?", asdict(self._limits))  # checked as the options of a call are
+        try:
+            build("?", asdict(self._limits))  # checked as the options of a call are
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("Request.", "Router.")) from error
         self._log_content = log_content
         made = self._installed() if backends is None else _backends(backends)
         wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]

@@ -165,6 +165,17 @@ def test_one_fallback_needs_no_list(dead: str) -> None:
         assert backend("Hello") == "Hello"
 
 
+def test_no_fallback_may_be_none(dead: str) -> None:
+    """A setting that is absent is often None: then there is no fallback, and the error is the provider's own."""
+    with (
+        LLMRouterBackend(
+            provider="openai", model="m", base_url=dead, fallback_providers=None, max_retries=0
+        ) as backend,
+        pytest.raises(pointsman.UnavailableError),
+    ):
+        backend("Hello")
+
+
 def test_what_can_be_no_fallback_is_told() -> None:
     """Its place, what was found and what was expected."""
     with pytest.raises(ConfigError, match=r"LLMRouterBackend\.fallback_providers\[1\]: found int, expected a name"):

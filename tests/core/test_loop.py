@@ -417,6 +417,10 @@ def test_nothing_of_one_attempt_reaches_the_next() -> None:
         ({"max_retries": 1.5}, "max_retries: found 1.5, expected a whole number from 0"),
         ({"priority": "10"}, "priority: found '10', expected a number"),
         ({"weight": None}, "weight: found None, expected a number"),
+        ({"model": 5}, "model: found 5, expected text"),
+        ({"enabled": "no"}, "enabled: found 'no', expected True or False"),
+        ({"prices": 5}, "prices: found 5, expected a mapping of dollars"),
+        ({"prices": {"in": 1}}, "prices: found {'in': 1}, expected input, output and cached"),
     ],
 )
 def test_a_backend_is_checked_when_it_is_made(options: dict[str, Any], says: str) -> None:

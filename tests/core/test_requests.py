@@ -122,6 +122,7 @@ def test_each_call_has_a_scope_of_its_own() -> None:
         ([], "Request.messages: found none, expected at least one message"),
         (["hi"], "messages[0]: found str, expected a Message or a mapping"),
         ([{"content": "hi"}], "messages[0]: the key 'role' is missing"),
+        ([{"role": "user", "text": "hi"}], "messages[0]: the key 'content' is missing"),
         ([{"role": "robot", "content": "hi"}], "messages[0]: Message.role: found 'robot'"),
         ([{"role": ["user"], "content": "hi"}], "messages[0]: Message.role: found ['user']"),
         ([{"role": "tool", "content": "hi"}], "messages[0]: Message: a message of role tool needs tool_call_id"),
@@ -223,7 +224,7 @@ def test_every_wrong_name_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"timeout": "30"}, "timeout: found '30', expected a number from 0"),
+        ({"timeout": "30"}, r"Router\.timeout: found '30', expected a number from 0"),
         ({"first_token_timeout": -1}, "first_token_timeout: found -1"),
         ({"idle_timeout": True}, "idle_timeout: found True"),
         ({"max_retries": -1}, "max_retries: found -1, expected a whole number from 0 to 100"),
