@@ -111,7 +111,7 @@ class TestRow24:
     @pytest.mark.parametrize("fault", BREAKS, ids=repr)
     def test_plain(self, stage: Staged, api: str, fault: Fault) -> None:
         """The same on a plain request has shown nothing: the spare answers, or the time is up."""
-        on = stage(fault, timeout=4.0, api=api)
+        on = stage(fault, timeout=3.0, api=api)
         got = on.ask("plain")
         if "stall" in fault.name or "pings" in fault.name:
             assert isinstance(got.error, errors.BackendTimeout) or got.text == "Here speaks the spare."

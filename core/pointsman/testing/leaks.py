@@ -20,8 +20,11 @@ def leaks_since(before: frozenset[str], timeout: float = 5.0, *, but: str = "not
     :param but: a kind that does not count: "socket", "thread" or "process".
     """
     end = monotonic() + timeout
-    gc.collect()  # what only a reference cycle keeps is not a leak
+    collected = False
     while (left := sorted(n for n in resources() - before if not n.startswith(but))) and monotonic() < end:
+        if not collected:  # what only a reference cycle keeps is not a leak; it takes a while to look for that
+            gc.collect()
+            collected = True
         sleep(0.02)
     return left
 

@@ -27,7 +27,7 @@ def leave_out(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[str
     left_out: list[pytest.Item] = []
     for item in items:
         if isinstance(item, pytest.Function) and item.cls is not None and issubclass(item.cls, Suite):
-            place = item.nodeid.partition(f"::{item.originalname}")[0]
+            place = item.listchain()[-2].nodeid  # the class
             providers = looked_at.setdefault(place, _Providers(item.cls))
             if part := providers.missing(item):
                 missing.setdefault(place, Counter())[part] += 1
