@@ -88,6 +88,7 @@ def test_a_number_out_of_range_is_named(name: str, bad: Any) -> None:
         (lambda: Message("tool", "42"), "needs tool_call_id"),
         (lambda: Image(), "either data"),
         (lambda: Image(data=b"x", url="https://example.org"), "not both"),
+        (lambda: Image("a.png"), "data is bytes and url is text"),  # type: ignore[arg-type] # the mistake
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(make: Callable[[], object], says: str) -> None:
