@@ -39,7 +39,8 @@ class Image:
     def __attrs_post_init__(self) -> None:
         if (self.data is None) == (self.url is None):
             raise ValueError("Image: give either data (the bytes) or url, and not both")
-        if not isinstance(self.data, bytes | None) or not isinstance(self.url, str | None):
+        fits = isinstance(self.data, bytes | None) and isinstance(self.url, str | None)
+        if not fits:
             raise ValueError("Image: data is bytes and url is text; an image in a file is Image(path.read_bytes())")
 
     def as_url(self) -> str:
