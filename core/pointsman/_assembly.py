@@ -84,8 +84,9 @@ def _backend(settings: BackendSettings, catalogue: Catalogue) -> Backend:
     if not missing and settings.enabled:
         try:
             cls = catalogue.load(PROVIDERS, settings.type)
-        except ConfigError as error:
-            missing = str(error)  # an unfit plugin costs its own backend only
+        except ConfigError as error:  # a plugin that is unfit, or not there, costs its own backend only
+            there = any(one.name == settings.type for one in catalogue.infos())
+            missing = str(error) if there else f"its plugin is not installed: pip install pointsman-{settings.type}"
     if missing or not settings.enabled:
         provider: object = _Absent(missing or "disabled")
     else:

@@ -30,7 +30,8 @@ _Entry: TypeAlias = tuple[str, Mapping[str, Any]]
 #: Other names of types, as the complaint generator writes them.
 ALIASES = {"workstation": "local", "huggingface": "hf", "anthropic": "claude"}
 ALIASES |= {"copilot_cli": "copilot", "codex_cli": "codex"}
-_PUBLISHED = ("openai", "openrouter", "hf", "claude", "gemini", "codex", "copilot", "local")
+#: Providers that we publish: a backend of one that is not installed costs no other.
+PUBLISHED = ("openai", "openrouter", "hf", "claude", "gemini", "codex", "copilot", "local")
 _DOLLARS = "in US dollars for a million tokens: input, output, cached"
 
 
@@ -263,6 +264,6 @@ def _check_options(walk: Walk, catalogue: Catalogue, type_: str, entry: Mapping[
         with suppress(ConfigError):
             walk.options(catalogue.load(PROVIDERS, type_), entry, path, COMMON)
         return
-    pip = f"which is not installed: pip install pointsman-{type_}" if type_ in _PUBLISHED else ""
-    advice = pip or f"which is no installed provider; {nearest(repr(type_), map(repr, installed))}"
-    walk.tell(f"{path}.type", f"found {found(entry['type'])}, {advice}")
+    if type_ not in PUBLISHED:
+        advice = f"which is no installed provider; {nearest(repr(type_), map(repr, installed))}"
+        walk.tell(f"{path}.type", f"found {found(entry['type'])}, {advice}")

@@ -261,7 +261,7 @@ class Router:
         """Return why a backend cannot be asked, as the error that its cool-down remembers, if that is the reason."""
         pause = self._breaker.pause(backend.id, backend.model_for(request))
         why = self._gate.why_not(backend, request) or "left out by the order plugin"
-        kind = AuthenticationError if why.startswith("unconfigured") else BackendError
+        kind = AuthenticationError if backend.missing.startswith("set ") else BackendError  # a variable: a key
         error = copy(pause.error) if pause is not None and why.startswith("cooling") else kind(why)
         if pause is not None:
             error.retry_after = pause.left()

@@ -246,13 +246,21 @@ def test_every_wrong_argument_is_told_at_once() -> None:
 
 
 def test_a_plugin_that_is_not_installed_is_named_with_the_command() -> None:
-    """The error is the command that mends it, for the provider and for each fallback."""
-    with pytest.raises(ConfigError) as caught:
-        LLMRouterBackend(provider="copilot_cli", fallback_providers=["huggingface", "opnai"])
+    """The error of a call is the command that mends it, for each provider; a typo is told at once."""
+    with pytest.raises(BackendError) as caught:
+        LLMRouterBackend(provider="copilot_cli", fallback_providers=["huggingface"]).generate("?")
     text = str(caught.value)
     assert "pip install pointsman-copilot" in text
     assert "pip install pointsman-hf" in text
-    assert "did you mean 'openai'?" in text
+    with pytest.raises(ConfigError, match="did you mean 'openai'"):
+        LLMRouterBackend(provider="opnai")
+
+
+def test_a_fallback_whose_plugin_is_not_installed_costs_nobody_else() -> None:
+    """The others answer; the order says what to install."""
+    backend = LLMRouterBackend(provider="copilot_cli", fallback_providers=["echo"])
+    assert backend.generate("Name three rivers.") == "Name three rivers."
+    assert "pip install pointsman-copilot" in backend.router.order("?")[-1].reason
 
 
 def test_an_unknown_option_of_a_call_is_an_error() -> None:

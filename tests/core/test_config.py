@@ -180,7 +180,6 @@ WRONG = [
         backend(type="zzz"),
         "BACKENDS[0].type: found \"zzz\", which is no installed provider; expected one of 'echo', 'local'",
     ),
-    (backend(type="anthropic"), 'found "anthropic", which is not installed: pip install pointsman-claude'),
     ({"BACKENDS": [{"type": "echo"}]}, "BACKENDS[0].id: missing, expected text"),
     ({"BACKENDS": [{"id": "a", "typ": "echo"}]}, "BACKENDS[0].type: missing, expected text; is typ meant for it?"),
     ({"BACKENDS": [{"id": "${NO_SUCH}", "type": "echo"}]}, "BACKENDS[0].id: the variable NO_SUCH is not set"),

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mypy", reason="types are checked where mypy is installed")
-
 HERE = Path(__file__).parent
 LINE = re.compile(r"(\w+)\.py:(\d+): (error|note): (.*)")
 
