@@ -24,6 +24,8 @@ def judged(answer: Completion, request: Request) -> Completion:
     :raises UnusableAnswer: it is empty, ended in an error, or is not the JSON that was asked for.
     """
     _check_end(answer.finish_reason)
+    if not isinstance(answer.text, str):
+        raise BackendError(f"the text of the answer is of type {type(answer.text).__name__}: the plugin is at fault")
     if not answer.tool_calls:
         if not answer.text or answer.text.isspace():
             raise _empty(answer.finish_reason)

@@ -154,8 +154,15 @@ class Settings:
 
 
 def sealed(source: Source) -> Source:
-    """Return `source` in a form whose repr shows no key: for the frames that a traceback may show."""
-    return Written(source) if isinstance(source, Mapping) else source
+    """Return `source` in a form whose repr shows no key: for the frames that a traceback may show.
+
+    :raises ConfigError: it is neither a path nor a mapping.
+    """
+    if isinstance(source, Mapping):
+        return Written(source)
+    if not isinstance(source, str | Path):
+        raise ConfigError(f"configuration: found {type(source).__name__}, expected the path of a file or a mapping")
+    return source
 
 
 def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:

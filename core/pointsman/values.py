@@ -148,6 +148,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "idle_timeout": (0, 1 << 31),
     "max_retries": (0, 100),
 }
+_CHOICES = (None, "auto", "none", "required")
 _numbers = attrgetter(*_RANGES)
 _UNSET = (None,) * len(_RANGES)
 _WHOLE = frozenset({"max_tokens", "top_k", "max_retries"})
@@ -191,6 +192,11 @@ class Request:
     def __attrs_post_init__(self) -> None:
         if not self.messages:
             raise ValueError("Request.messages: found none, expected at least one message")
+        choice = self.tool_choice
+        if choice not in _CHOICES and choice not in [tool.name for tool in self.tools]:
+            raise ValueError(
+                f"Request.tool_choice: found {choice!r}, expected auto, none, required or a tool's name"
+            )
         values = _numbers(self)
         if values != _UNSET:
             for (name, (low, high)), value in zip(_RANGES.items(), values, strict=True):

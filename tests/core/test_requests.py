@@ -235,3 +235,11 @@ def test_a_malformed_setting_is_named(settings: dict[str, Any], says: str) -> No
     """The limits of a router are checked as those of a call are, when it is made."""
     with pytest.raises(ConfigError, match=says):
         Router([Scripted()], **settings)
+
+
+def test_a_tool_choice_that_names_no_tool_is_told() -> None:
+    """What the model must call is one of the tools of the request."""
+    weather = Tool("weather")
+    with pytest.raises(ValueError, match="tool_choice: found 'frob', expected auto, none, required"):
+        Request((Message("user", "?"),), tools=(weather,), tool_choice="frob")
+    assert Request((Message("user", "?"),), tools=(weather,), tool_choice="weather").tool_choice == "weather"
