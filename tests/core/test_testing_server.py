@@ -469,6 +469,15 @@ class TestFace:
         assert server.log[0].key == "sk-1234567890"
         assert "sk-1234567890" not in repr(server.log)
 
+    def test_a_header_of_their_own_is_a_key_too(self, fault_server: Server) -> None:
+        """Whatever a service calls the header of its key."""
+        server = fault_server()
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(b"GET /v1/models HTTP/1.1\r\nX-Quill-Key: quill-1234567890\r\n\r\n")
+            sock.recv(1000)
+        assert server.log[0].key == "quill-1234567890"
+        assert server.log[0].headers["x-quill-key"] == "***"
+
     def test_log_of_a_client_that_leaves(self, fault_server: Server) -> None:
         """It is seen when, and that the answer was not at its end."""
         server = fault_server([faults.silent(), faults.well()])

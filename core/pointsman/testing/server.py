@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -31,7 +32,8 @@ from .openai_responses import Responses
 #: One fault or callable, or several to be played one after another; the last is played again and again.
 Script = Fault | Callable[["Seen"], Fault] | Iterable[Fault | Callable[["Seen"], Fault]]
 
-_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"})
+#: Names of headers that carry a key, whatever a service calls its own.
+_KEY_HEADERS = re.compile(r"\b(authorization|cookie|key|token|secret)\b")
 
 
 @define(eq=False)
@@ -235,8 +237,8 @@ class FaultServer:
     def _exchange(
         self, connection: Connection, method: str, target: str, headers: dict[str, str], raw: bytes
     ) -> Exchange:
-        given = next((headers[name] for name in sorted(_KEY_HEADERS) if name in headers), None)
-        masked = {name: "***" if name in _KEY_HEADERS else value for name, value in headers.items()}
+        given = next((headers[name] for name in sorted(headers) if _KEY_HEADERS.search(name)), None)
+        masked = {name: "***" if _KEY_HEADERS.search(name) else value for name, value in headers.items()}
         key = given and given.removeprefix("Bearer ")
         seen = Seen(self._next_number(), method, target, masked, raw, key)
         self._see(seen)
