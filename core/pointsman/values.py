@@ -194,9 +194,7 @@ class Request:
             raise ValueError("Request.messages: found none, expected at least one message")
         choice = self.tool_choice
         if choice not in _CHOICES and choice not in [tool.name for tool in self.tools]:
-            raise ValueError(
-                f"Request.tool_choice: found {choice!r}, expected auto, none, required or a tool's name"
-            )
+            raise ValueError(f"Request.tool_choice: found {choice!r}, expected auto, none, required or a tool's name")
         values = _numbers(self)
         if values != _UNSET:
             for (name, (low, high)), value in zip(_RANGES.items(), values, strict=True):

@@ -100,11 +100,6 @@ class Asker:
             if not _NAME.fullmatch(name):
                 raise InvalidRequestError(f"tools: the name {name!r} is not made of letters, digits, '_', '-', '.'")
         choice = request.tool_choice
-        if choice not in (None, "auto", "none", "required", *names):
-            raise InvalidRequestError(
-                f"tool_choice: found {choice!r}, expected auto, none, required or one of {', '.join(names)}",
-                parameter="tool_choice",
-            )
         if request.schema is not None and choice in (None, "auto"):
             raise InvalidRequestError(
                 "schema with tools: a local model cannot choose between them; set tool_choice",
