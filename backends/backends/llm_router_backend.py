@@ -27,7 +27,7 @@ class LLMRouterBackend(TextBackend):
     :param max_retries: further attempts at each provider, where trying again may help.
     :param rate_limit: requests in a window of `rate_limit_window` seconds; read, and not enforced by this version.
     :param verbose: show every attempt on stderr.
-    :raises ConfigError: an argument is wrong, or a plugin is not installed.
+    :raises ConfigError: an argument is wrong. A plugin that is not installed is told by the call that needs it.
     """
 
     def __init__(  # noqa: PLR0913 - the complaint generator's own names

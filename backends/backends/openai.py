@@ -20,7 +20,7 @@ class OpenAIBackend(TextBackend):
     :param max_retries: further attempts, where trying again may help.
     :param rate_limit: requests in a window of `rate_limit_window` seconds; read, and not enforced by this version.
     :param verbose: show every attempt on stderr.
-    :raises ConfigError: an argument is wrong, or the plugin is not installed.
+    :raises ConfigError: an argument is wrong. A plugin that is not installed is told by the first call.
     """
 
     def __init__(  # noqa: PLR0913 - the complaint generator's own names

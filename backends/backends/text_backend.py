@@ -76,7 +76,7 @@ def router_for(arguments: Mapping[str, Any], type: str) -> Router:
 
     :param arguments: the constructor's `locals()`: its arguments are the options of an entry of BACKENDS.
     :param type: of that entry.
-    :raises ConfigError: with every argument that is wrong, or the plugin that is not installed.
+    :raises ConfigError: with every argument that is wrong. A plugin that is not installed is told by the call.
     """
     given = {name: arg for name, arg in arguments.items() if arg is not None and name not in ("self", "__class__")}
     try:

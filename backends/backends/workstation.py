@@ -25,7 +25,7 @@ class WorkstationBackend(TextBackend):
     :param timeout: seconds that one attempt may take.
     :param max_retries: further attempts, where trying again may help.
     :param verbose: show every attempt on stderr.
-    :raises ConfigError: an argument is wrong, or the plugin is not installed.
+    :raises ConfigError: an argument is wrong. A plugin that is not installed is told by the first call.
     """
 
     def __init__(  # noqa: PLR0913 - the complaint generator's own names

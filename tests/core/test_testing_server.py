@@ -323,8 +323,11 @@ class TestStreams:
             body = b'{"stream": true}'
             sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             data = b""
+            sock.settimeout(10)
             while data.count(b"%x\r\n%b\r\n" % (len(piece), piece)) < 5:
-                data += sock.recv(1000)
+                came = sock.recv(1000)
+                assert came, "the server ended the stream"
+                data += came
 
     @pytest.mark.parametrize(
         ("fault", "end", "mark"),
