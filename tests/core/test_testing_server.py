@@ -68,9 +68,10 @@ def talk(
     raw = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(raw)}\r\n\r\n"
     data = b""
-    with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.settimeout(silence)
+    with socket.socket() as sock:
         try:
+            sock.connect(("127.0.0.1", server.port))  # a reset on connect may be seen here already
+            sock.settimeout(silence)
             sock.sendall(head.encode() + raw)
             while piece := sock.recv(65536):
                 data += piece
