@@ -1,7 +1,8 @@
 """How long a call may still take, and whether anybody still waits for it.
 
 A provider gets a `Scope` with every request. It asks `remaining()` before it waits, registers
-what must be torn down with `on_cancel`, and otherwise need not know who cancelled or why.
+what must be torn down with `on_cancel`, and otherwise need not know who cancelled or why. What
+only the router waits for (a backoff, a cool-down, a window of a rate) is read from its `Clock`.
 """
 
 from __future__ import annotations
@@ -86,9 +87,32 @@ class Scope:
         with _LOCK:
             self._callbacks = tuple(kept for kept in self._callbacks if kept is not callback)
 
+    def elapse(self, seconds: float) -> None:
+        """Take `seconds` off the time that is left: a clock that was advanced by hand says so."""
+        self._call_ends -= seconds
+        self.deadline -= seconds
+        self.first_byte_by -= seconds
+
     def __reduce__(self) -> tuple[type[Scope], tuple[()]]:
         """A scope belongs to one running call: a copy or a pickle of it has no limits."""
         return (Scope, ())
+
+
+class Clock:
+    """What a router reads and waits by. Thread-safe. `pointsman.testing.Clock` is advanced by hand."""
+
+    def now(self) -> float:
+        """Return seconds since some fixed time."""
+        return monotonic()
+
+    def wait(self, scope: Scope, seconds: float) -> bool:
+        """Let `seconds` pass, and say whether the call may then go on; a cancel ends the wait at once."""
+        woken = threading.Event()
+        forget = scope.on_cancel(woken.set)
+        try:
+            return not woken.wait(seconds) and not scope.expired
+        finally:
+            forget()
 
 
 def _nothing() -> None:
