@@ -1,4 +1,4 @@
-"""For plugin authors: contract suites to inherit, a server that plays every fault, and doubles.
+"""For plugin authors: contract suites to inherit, a server that plays every fault, a clock, and doubles.
 
 Installed with `pointsman[testing]`; its fixtures (`fault_server`, `no_leaks`) come with pytest's
 plugin mechanism. Nothing here is loaded before it is used.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .answers import Event as Event
     from .answers import Wire as Wire
     from .answers import WireError as WireError
+    from .clock import Clock as Clock
     from .contract import Failure as Failure
     from .contract import HTTPProviderContract as HTTPProviderContract
     from .contract import ProviderContract as ProviderContract
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from .faults import Fault as Fault
     from .server import FaultServer as FaultServer
     from .server import Seen as Seen
+    from .server import Visit as Visit
 
 _MODULE_OF = {
     "Answer": "answers",
     "Ask": "answers",
+    "Clock": "clock",
     "Event": "answers",
     "Wire": "answers",
     "WireError": "answers",
@@ -37,6 +40,7 @@ _MODULE_OF = {
     "Scripted": "doubles",
     "Seen": "server",
     "Silent": "doubles",
+    "Visit": "server",
 }
 __all__ = sorted([*_MODULE_OF, "faults"])
 

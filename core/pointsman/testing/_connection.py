@@ -12,14 +12,13 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Ask, Event, Wire
 
 if TYPE_CHECKING:
     from .faults import Fault
-    from .server import Seen
+    from .server import Seen, Visit
 
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: close() sends RST and not FIN
 _TLS_HANDSHAKE = 22  # first byte of a ClientHello (RFC 8446, 5.1)
@@ -33,7 +32,10 @@ class ClientGone(Exception):
 class Connection(asyncio.Protocol):
     """Reads requests one after another and lets the script's faults answer them."""
 
-    def __init__(self, opened: Callable[[Connection], None], closed: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, visit: Visit, opened: Callable[[Connection], None], closed: Callable[[Connection], None]
+    ) -> None:
+        self.visit = visit
         self._opened, self._closed = opened, closed
         self._buffer = bytearray()
         self._woken = asyncio.Event()  # data came, or the client went
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
         if not self.gone.is_set():
             self.gone.set()
             self._woken.set()
+            self.visit.ended("server" if self._ours else "client")
             if self.on_gone is not None and not self._ours:
                 self.on_gone()
 
@@ -111,10 +114,14 @@ class Connection(asyncio.Protocol):
 
     def reset(self) -> None:
         """Close with RST, at once."""
-        self._ours = True
         if not self.transport.is_closing():
             sock: socket.socket = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once, whatever is still to be sent."""
+        self._ours = True
         self.transport.abort()
 
     async def first_byte(self) -> bool:
@@ -294,6 +301,6 @@ async def serve(connection: Connection, next_fault: Callable[[Seen], Fault], new
             await fault.play(exchange)
         except ClientGone:
             return
-        seen.ended_at = monotonic()
+        seen.answered()
         if request[2].get("connection", "").lower() == "close":
             return

@@ -6,6 +6,9 @@
 
 It speaks OpenAI's wire formats (`/v1/chat/completions`, `/v1/responses`, `/v1/models`); any other is
 given as `wires`. It runs in a thread of its own and leaves nothing behind when it stops.
+
+What depends on time (`faults.flapping`) goes by the server's clock, and so do the times in its log: a
+`pointsman.testing.Clock` puts both forward.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-from attrs import define, field
+from attrs import Factory, define, field
 
+from ..scope import Clock
 from . import faults as _faults
 from ._connection import ClientGone, Connection, Exchange, serve
 from .answers import Wire
@@ -37,8 +40,29 @@ _KEY_HEADERS = re.compile(r"\b(authorization|cookie|key|token|secret)\b")
 
 
 @define(eq=False)
+class Visit:
+    """One connection as the server saw it. Times are of the server's clock."""
+
+    number: int  #: from 1
+    clock: Clock = field(factory=Clock, repr=False)
+    opened_at: float = field(default=Factory(lambda self: self.clock.now(), takes_self=True))
+    closed_at: float | None = None
+    closed_by: Literal["client", "server"] | None = None
+    _over: threading.Event = field(factory=threading.Event, init=False, repr=False)
+
+    def wait_closed(self, timeout: float = 10.0) -> bool:
+        """Wait until either side has closed it; False if neither has in `timeout` seconds."""
+        return self._over.wait(timeout)
+
+    def ended(self, by: Literal["client", "server"]) -> None:
+        """Note who closed it."""
+        self.closed_at, self.closed_by = self.clock.now(), by
+        self._over.set()
+
+
+@define(eq=False)
 class Seen:
-    """One request as the server saw it. Times are of `time.monotonic()`."""
+    """One request as the server saw it. Times are of the server's clock: `time.monotonic()` unless it was given one."""
 
     number: int  #: from 1, over all paths; connections that were reset before they asked count too
     method: str = ""
@@ -46,7 +70,9 @@ class Seen:
     headers: Mapping[str, str] = field(factory=dict)  #: names in lower case, keys masked
     raw: bytes = field(default=b"", repr=False)  #: the body as it came
     key: str | None = field(default=None, repr=False)  #: the key that came in a header, without "Bearer"
-    arrived_at: float = field(factory=monotonic, repr=False)
+    prompt: str = ""  #: the text of the last user message, as the wire format has it
+    visit: Visit = field(factory=lambda: Visit(0), repr=False)  #: the connection on which it came
+    arrived_at: float = field(default=Factory(lambda self: self.visit.clock.now(), takes_self=True), repr=False)
     fault: str = ""  #: name of what was played
     sent: int = 0  #: bytes of the answer
     ended_at: float | None = field(default=None, repr=False)  #: when the server had played to the end
@@ -82,8 +108,12 @@ class Seen:
 
     def client_left(self) -> None:
         """Note that the client closed the connection."""
-        self.closed_at = monotonic()
+        self.closed_at = self.visit.clock.now()
         self._left.set()
+
+    def answered(self) -> None:
+        """Note that the server has played to the end."""
+        self.ended_at = self.visit.clock.now()
 
 
 class FaultServer:
@@ -92,16 +122,24 @@ class FaultServer:
     :param script: what to play for POST requests; nothing means `faults.well()`.
     :param paths: scripts of their own for some paths, GET or POST ("/v1/models"); every one counts by itself.
     :param wires: end of a path -> the wire format that is spoken there.
+    :param clock: what timetables and the log go by; real time unless given.
 
     Thread-safe. Errors of your own callables are raised by `stop`.
     """
 
     def __init__(
-        self, script: Script = (), *, paths: Mapping[str, Script] | None = None, wires: Mapping[str, Wire] | None = None
+        self,
+        script: Script = (),
+        *,
+        paths: Mapping[str, Script] | None = None,
+        wires: Mapping[str, Wire] | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self.clock = clock or Clock()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._log: list[Seen] = []
+        self._visits: list[Visit] = []
         self._errors: list[Exception] = []
         self._connections: dict[Connection, asyncio.Task[None]] = {}
         self._ready: Future[int] = Future()
@@ -163,6 +201,26 @@ class FaultServer:
         """The requests for answers: the log without `GET`."""
         return tuple(seen for seen in self.log if seen.method != "GET")
 
+    @property
+    def visits(self) -> tuple[Visit, ...]:
+        """All connections so far, in the order in which they came."""
+        with self._lock:
+            return tuple(self._visits)
+
+    def history(self) -> str:
+        """Tell for a person what happened and when: connections, requests, and what was played to them."""
+        told: list[tuple[float, str]] = []
+        for visit in self.visits:
+            told.append((visit.opened_at, f"connection {visit.number} opened"))
+            if visit.closed_at is not None:
+                told.append((visit.closed_at, f"connection {visit.number} closed by the {visit.closed_by}"))
+        for seen in self.log:
+            told.append((seen.arrived_at, f"request {seen.number} on connection {seen.visit.number}: {seen.fault}"))
+            if seen.ended_at is not None:
+                told.append((seen.ended_at, f"request {seen.number} played to the end, {seen.sent} bytes"))
+        told.sort(key=lambda line: line[0])
+        return "\n".join(f"{at - told[0][0]:10.3f} s  {what}" for at, what in told)
+
     def wait_for(self, count: int, timeout: float = 10.0) -> tuple[Seen, ...]:
         """Wait until `count` requests for answers have come, and return them.
 
@@ -194,17 +252,23 @@ class FaultServer:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        listener = await self._loop.create_server(lambda: Connection(self._opened, self._closed), "127.0.0.1", 0)
+        listener = await self._loop.create_server(self._connection, "127.0.0.1", 0)
         self._ready.set_result(listener.sockets[0].getsockname()[1])
         await self._stopping.wait()
         listener.close()
         tasks = list(self._connections.values())
         for connection, task in list(self._connections.items()):
             task.cancel()
-            connection.transport.abort()
+            connection.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
         await listener.wait_closed()
         await asyncio.sleep(0)  # lets the aborted transports close their sockets
+
+    def _connection(self) -> Connection:
+        visit = Visit(len(self._visits) + 1, self.clock)
+        with self._lock:
+            self._visits.append(visit)
+        return Connection(visit, self._opened, self._closed)
 
     def _opened(self, connection: Connection) -> None:
         self._connections[connection] = self._loop.create_task(self._serve(connection))
@@ -215,7 +279,8 @@ class FaultServer:
     async def _serve(self, connection: Connection) -> None:
         try:
             if self._steps.resets_on_connect():
-                self._see(Seen(self._next_number(), fault=self._steps.next(None).name))
+                fault = self._steps.next(None).name
+                self._see(Seen(self._next_number(), fault=fault, visit=connection.visit))
                 connection.reset()
                 return
             await serve(connection, self._fault_for, self._exchange)
@@ -240,11 +305,13 @@ class FaultServer:
         given = next((headers[name] for name in sorted(headers) if _KEY_HEADERS.search(name)), None)
         masked = {name: "***" if _KEY_HEADERS.search(name) else value for name, value in headers.items()}
         key = given and given.removeprefix("Bearer ")
-        seen = Seen(self._next_number(), method, target, masked, raw, key)
+        seen = Seen(self._next_number(), method, target, masked, raw, key, visit=connection.visit)
         self._see(seen)
         path = target.partition("?")[0]
         wire = next((wire for end, wire in self._wires.items() if path.endswith(end)), None)
-        return Exchange(connection, seen, wire or next(iter(self._wires.values())), self.origin)
+        exchange = Exchange(connection, seen, wire or next(iter(self._wires.values())), self.origin)
+        seen.prompt = exchange.ask.prompt
+        return exchange
 
     def _fault_for(self, seen: Seen) -> Fault:
         path = seen.path.partition("?")[0]

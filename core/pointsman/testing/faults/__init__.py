@@ -1,7 +1,7 @@
 """The catalogue of faults: each a function that returns a `Fault` for a `FaultServer`.
 
 `before` has those before any answer, `answers` the healthy answers and those that are none, `streams`
-those of streams. `CATALOGUE` maps every name to its row and its maker.
+those of streams. `CATALOGUE` maps every name to its row and its maker. `timetables` plays them by the clock.
 """
 
 from ._fault import CATALOGUE, Fault, Play, fault
@@ -75,14 +75,16 @@ from .streams import (
     slow_for_ever,
     stall_after,
 )
+from .timetables import Timetable, flapping
 
 # fmt: off
 __all__ = [  # noqa: RUF022 - plain alphabet
-    "BIG_TEXT", "CALL", "CATALOGUE", "Fault", "HOSTILE", "HOSTILE_TEXT", "Play", "STORY", "UNRESOLVABLE_URL",
+    "BIG_TEXT", "CALL", "CATALOGUE", "Fault", "HOSTILE", "HOSTILE_TEXT", "Play", "STORY", "Timetable",
+    "UNRESOLVABLE_URL",
     "bad_gzip", "bad_key", "bad_key_under_400", "bad_request", "bad_utf8", "blank_lines_only",
     "broken_event_after", "broken_json", "comments_only", "content_filtered", "context_too_long", "cut_after",
     "cut_in_tool_call", "cut_json", "drip", "empty_body", "empty_choices", "empty_stream", "error_event_after",
-    "error_first", "error_under_200", "fault", "finish_error", "hang_up", "hostile_text", "html",
+    "error_first", "error_under_200", "fault", "finish_error", "flapping", "hang_up", "hostile_text", "html",
     "late_first_token", "length", "lifecycle_then_error", "models", "no_done", "no_finish", "no_finish_stream",
     "no_money", "no_permission", "no_quota", "no_such_page", "nobody_listens", "null_content", "pings_after",
     "pings_only", "plain_text", "rate_limited", "redirect", "refusal", "reset", "reset_after",

@@ -180,31 +180,26 @@ def error_under_200(error: WireError | None = None) -> Play:
 
 @fault(17)
 def empty_choices() -> Play:
-    """Row 17: an answer with no choices (Responses: no output)."""
+    """Row 17: an answer with no choices (Responses: no output; a wire without lists: no text)."""
 
     async def play(x: Exchange) -> None:
-        if x.streamed:
-            await _only(x, "finish", "usage", "done", without=("choices", "output"))
+        empty = Answer(text=None)
+        if not x.streamed:
+            await x.respond(200, _emptied(x.wire.body(empty, x.ask)))
             return
-        body = x.wire.body(x.ask.answer(), x.ask)
-        await x.respond(200, {**body, **{key: [] for key in ("choices", "output") if key in body}})
+        await x.begin_stream()
+        last = [event for event in x.wire.events(empty, x.ask) if event.kind in ("finish", "usage", "done")]
+        await x.events(evolve(event, data=_emptied(event.data)) for event in last)
+        await x.end_stream()
 
     return play
 
 
-async def _only(x: Exchange, *kinds: str, without: tuple[str, ...]) -> None:
-    """Stream only events of these kinds, with the named lists emptied wherever they stand."""
-    await x.begin_stream()
-    for event in x.wire.events(x.ask.answer(), x.ask):
-        if event.kind in kinds:
-            await x.events([evolve(event, data=_emptied(event.data, without))])
-    await x.end_stream()
-
-
-def _emptied(data: Any, names: tuple[str, ...]) -> Any:
-    if not isinstance(data, dict):
-        return data
-    return {key: [] if key in names else _emptied(value, names) for key, value in data.items()}
+def _emptied(data: Any) -> Any:
+    """Return what the wire says with nothing in its lists."""
+    if isinstance(data, dict):
+        return {key: _emptied(value) for key, value in data.items()}
+    return [] if isinstance(data, list) else data
 
 
 def _answering(answer: Answer) -> Play:

@@ -1,0 +1,61 @@
+"""A clock that is advanced by hand: an hour of cool-down passes in a test at once.
+
+    clock = Clock()
+    router = Router(backends, clock=clock)
+    ...                                     # the backend fails, and is left alone
+    clock.advance(3600)                     # now it is asked again
+    clock.waits                             # what the router waited meanwhile, in seconds
+
+Backoff, cool-downs and the windows of rate limits pass by it; so do the timetables of a
+`FaultServer(clock=clock)`. What bytes take stays real: a timeout of two seconds on a silent server
+takes two seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from .. import scope
+
+
+class Clock(scope.Clock):
+    """Runs as real time does, and can be put forward. Thread-safe.
+
+    A wait does not wait: it puts the clock forward by so much, and takes the seconds from the time
+    that its call has left. So the waits of calls side by side add up.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        self._waits: list[float] = []
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        """Return seconds since some fixed time; never less than before."""
+        return super().now() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """Let so many seconds be over.
+
+        :raises ValueError: they are negative: no clock of a router goes back.
+        """
+        if seconds < 0:
+            raise ValueError(f"Clock.advance: found {seconds!r}, expected seconds from 0 on")
+        with self._lock:
+            self._ahead += seconds
+
+    def wait(self, scope: scope.Scope, seconds: float) -> bool:
+        """Let the seconds be over at once, for this call too; False if nobody waits, or its time is up."""
+        if scope.cancelled:
+            return False
+        self.advance(max(0.0, seconds))
+        scope.elapse(max(0.0, seconds))
+        with self._lock:
+            self._waits.append(seconds)
+        return not scope.cancelled and not scope.expired
+
+    @property
+    def waits(self) -> tuple[float, ...]:
+        """Seconds of each wait so far, in the order in which they began."""
+        with self._lock:
+            return tuple(self._waits)
