@@ -9,12 +9,17 @@ from time import monotonic
 from types import TracebackType
 from typing import get_args
 
+from attrs import evolve
+
 from ._attempts import Answered, Call, translated
 from ._backends import Backend, Registry, collect, last_of
 from .errors import BackendError, BackendTimeout, ContentFilterError, IncompleteAnswer, UnusableAnswer
+from .scope import Clock
 from .values import Chunk, Completion, FinishReason, Request
 
 _GOOD_ENDS = ("stop", "length", "tool_calls")
+#: Seconds of waiting over which the rate of a stream is reckoned.
+_SPAN_S = 10.0
 
 
 def judged(answer: Completion, request: Request) -> Completion:
@@ -23,6 +28,14 @@ def judged(answer: Completion, request: Request) -> Completion:
     :raises ContentFilterError: the model refused.
     :raises UnusableAnswer: it is empty, ended in an error, or is not the JSON that was asked for.
     """
+    try:
+        return _judged(answer, request)
+    except BackendError as error:
+        error.usage = answer.usage  # it may have to be paid for all the same
+        raise
+
+
+def _judged(answer: Completion, request: Request) -> Completion:
     _check_end(answer.finish_reason)
     if not isinstance(answer.text, str):
         raise BackendError(f"the text of the answer is of type {type(answer.text).__name__}: the plugin is at fault")
@@ -69,7 +82,7 @@ def opened(registry: Registry, backend: Backend, request: Request) -> Opened:
 
     :raises BackendError: it failed, or ended, before any content.
     """
-    chunks = iter(registry.stream(backend, request))
+    chunks = registry.stream(backend, request)
     held: list[Chunk] = []
     try:
         for chunk in chunks:
@@ -80,11 +93,13 @@ def opened(registry: Registry, backend: Backend, request: Request) -> Opened:
                 return Opened(held, chunks)
             if monotonic() > request.scope.first_byte_by:
                 raise BackendTimeout("signs of life, but no content within the limit for the first token")
-    except BaseException:
+        finish = last_of(held, "finish_reason")
+        raise _empty(finish) if finish else UnusableAnswer("the stream ended before any content")
+    except BaseException as error:
+        if isinstance(error, BackendError):
+            error.usage = error.usage or last_of(held, "usage")
         close(chunks)
         raise
-    finish = next((chunk.finish_reason for chunk in held if chunk.finish_reason), None)
-    raise _empty(finish) if finish else UnusableAnswer("the stream ended before any content")
 
 
 def close(chunks: Iterator[Chunk]) -> None:
@@ -97,6 +112,40 @@ def close(chunks: Iterator[Chunk]) -> None:
 
 def _nothing() -> None:
     """There is nothing to close."""
+
+
+class _Rate:
+    """Watches that content comes fast enough. Only the time that was spent waiting for the provider counts.
+
+    :param least: characters a second, as a mean of at least `_SPAN_S` seconds; `None` watches nothing.
+    """
+
+    def __init__(self, least: float | None, clock: Clock) -> None:
+        self._least = least
+        self._clock = clock
+        self._waited, self._chars = 0.0, 0
+
+    def following(self, chunks: Iterator[Chunk]) -> Chunk | None:
+        """Return the next chunk, or None at the end.
+
+        :raises BackendTimeout: content comes too slowly.
+        """
+        if self._least is None:
+            return next(chunks, None)
+        began = self._clock.now()
+        chunk = next(chunks, None)
+        self._waited += self._clock.now() - began
+        if chunk is not None and chunk.finish_reason is None:
+            self._chars += (
+                len(chunk.text) + len(chunk.reasoning) + sum(len(call.arguments) for call in chunk.tool_calls)
+            )
+            if self._waited >= _SPAN_S:
+                if self._chars < self._least * self._waited:
+                    raise BackendTimeout(
+                        f"{self._chars} characters came in {self._waited:.0f} s, less than min_rate={self._least:g} a second"
+                    )
+                self._waited, self._chars = 0.0, 0
+        return chunk
 
 
 class Stream(Iterator[Chunk]):
@@ -135,25 +184,29 @@ class Stream(Iterator[Chunk]):
         if self._done:
             raise StopIteration
         try:
-            return self._next()
+            if self._rest is None:
+                self._begin(self._start())
+            chunk = self._held.popleft() if self._held else self._pull()
         except BaseException:
             self.close()
             raise
-
-    def _next(self) -> Chunk:
-        if self._rest is None:
-            self._answered = self._start()
-            self._held.extend(self._answered.answer.held)
-            self._rest = self._answered.answer.rest
-            if self._done:  # closed meanwhile, by another thread
-                close(self._rest)
-        chunk = self._held.popleft() if self._held else self._pull(self._rest)
         self._seen.append(chunk)
         return chunk
 
-    def _pull(self, rest: Iterator[Chunk]) -> Chunk:
+    def _begin(self, answered: Answered[Opened], *, restarted: bool = False) -> None:
+        """Hand out this answer from here on."""
+        self._answered, self._rest = answered, answered.answer.rest
+        self._held.extend(answered.answer.held)
+        if restarted:
+            self._seen.clear()
+            self._held[0] = evolve(self._held[0], restarted=True)
+        self._rate = _Rate(self._call.setting("min_rate", answered.backend), self._call.shared.clock)
+        if self._done:  # closed meanwhile, by another thread
+            close(self._rest)
+
+    def _pull(self) -> Chunk:
         try:
-            chunk = self._following(rest)
+            chunk = self._following()
             if chunk is None:
                 # The provider has sent all: it is a whole answer only if it said how it ended, and is what was asked.
                 whole = judged(collect(self._seen), self._call.request)
@@ -164,13 +217,14 @@ class Stream(Iterator[Chunk]):
             if chunk is None:
                 raise StopIteration
             return chunk
-        raise self._broken(error)
+        self._mend(error)
+        return self._held.popleft()
 
-    def _following(self, rest: Iterator[Chunk]) -> Chunk | None:
+    def _following(self) -> Chunk | None:
         """Return what the provider sends next; None when the answer is over."""
         scope = self._call.request.scope
         try:
-            chunk = next(rest, None)
+            chunk = self._rate.following(self._rest or iter(()))
         except (Exception, SystemExit):
             if scope.cancelled or last_of(self._seen, "finish_reason") is None:
                 raise
@@ -181,19 +235,34 @@ class Stream(Iterator[Chunk]):
             raise BackendTimeout("the time was up before the end of the answer")
         return chunk
 
-    def _broken(self, error: BackendError) -> BackendError:
-        """Return what the caller gets when a stream breaks after its first content."""
-        if not isinstance(error, ContentFilterError):
-            text = "".join(chunk.text for chunk in self._seen)
-            broken = IncompleteAnswer(
-                f"the stream broke after {len(text)} characters: {error.message}", code=error.code
-            )
-            broken.text = text
-            broken.__cause__ = error
-            error = broken
-        self._call.failed(self._answered, error)
-        error.attempts = tuple(self._call.attempts)
-        return error
+    def _mend(self, error: BackendError) -> None:
+        """Go on with another backend after this one broke, if the caller wants that and it can be.
+
+        :raises IncompleteAnswer: with the text that had come. What a fallback did in vain does not show.
+        :raises ContentFilterError: the model stopped itself.
+        """
+        call, scope = self._call, self._call.request.scope
+        error.usage = error.usage or last_of(self._seen, "usage")
+        if self._rest is not None:
+            close(self._rest)
+        text = "".join(chunk.text for chunk in self._seen)
+        refused = isinstance(error, ContentFilterError)
+        broken = error if refused else _incomplete(text, error)
+        call.broke(self._answered, broken)
+        policy = call.setting("on_break")
+        restart = policy == "restart"
+        plain = not (call.request.tools or call.request.schema or any(chunk.tool_calls for chunk in self._seen))
+        if not refused and not scope.cancelled and (restart or (policy == "continue" and plain and text)):
+            try:
+                self._begin(call.resume("" if restart else text), restarted=restart)
+            except BackendError as others:
+                if others is not broken:
+                    broken.args = (f"{broken.message}; on_break={policy!r} was in vain: {others}",)
+            else:
+                call.warnings.append(f"{broken}; on_break={policy!r} went on with {self._answered.backend.id}")
+                return
+        broken.attempts = tuple(call.attempts)
+        raise broken
 
     def close(self) -> None:
         """End the stream now: the connection is closed, whatever is left is not read. Repeating it changes nothing."""
@@ -204,6 +273,7 @@ class Stream(Iterator[Chunk]):
             self._call.request.scope.cancel()
         if self._rest is not None:
             close(self._rest)
+        self._call.leave(None)
 
     def __enter__(self) -> Stream:
         return self
@@ -215,3 +285,9 @@ class Stream(Iterator[Chunk]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def _incomplete(text: str, error: BackendError) -> IncompleteAnswer:
+    broken = IncompleteAnswer(f"the stream broke after {len(text)} characters: {error.message}", code=error.code)
+    broken.text, broken.usage, broken.__cause__ = text, error.usage, error
+    return broken

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from math import inf
 from time import perf_counter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from attrs import frozen
 
@@ -29,24 +30,44 @@ from .errors import (
     ModelNotFoundError,
     UnusableAnswer,
 )
+from .scope import Clock
 from .secret import redact
-from .values import Attempt, Outcome, Request
+from .values import Attempt, Message, Outcome, Request, Usage
+
+if TYPE_CHECKING:
+    from ._limits import Limiter, Slot
 
 T = TypeVar("T")
 
 #: The first wait of the exponential backoff, and the longest, in seconds.
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
+#: What an answer is reckoned at, in tokens, where the request sets no limit; and characters of a token.
+_ANSWER_TOKENS, _TOKEN_CHARS = 500, 4
 
 
 @frozen
-class Limits:
-    """What a call may cost, where it does not say so itself. Times are seconds."""
+class Policy:
+    """What a call may cost and what follows from trouble, where it does not say so itself. Times are seconds."""
 
     timeout: float | None = 120.0  #: whole call, with all its attempts
     first_token_timeout: float | None = 60.0  #: of a stream, each attempt
     idle_timeout: float | None = 60.0  #: between two pieces of content of a stream
+    min_rate: float | None = None  #: characters of content a second
     max_retries: int = 1  #: further attempts at the same backend
     on_refusal: str = "raise"  #: or "next"
+    on_break: str = "raise"  #: or "restart", "continue"
+    on_limit: str = "next"  #: or "wait"
+
+
+@frozen
+class Shared:
+    """What all calls of one router share."""
+
+    policy: Policy
+    breaker: Breaker
+    clock: Clock
+    limiters: Mapping[str, Limiter]  #: of the backends that have limits, by id
+    verbose: bool = False
 
 
 class Answered(NamedTuple, Generic[T]):
@@ -68,23 +89,30 @@ class Call(Generic[T]):
     def __init__(
         self,
         request: Request,
-        limits: Limits,
-        breaker: Breaker,
+        shared: Shared,
         ask: Callable[[Backend, Request], T],
         *,
         streamed: bool,
         substitute: bool,
     ) -> None:
         self.request = request
-        self._substitute = substitute
+        self.shared = shared
         self.attempts: list[Attempt] = []
         self.warnings: list[str] = []
-        self._limits = limits
-        self._breaker = breaker
+        self._whole = request  #: what was asked; `request` may be to continue a part of the answer
         self._ask = ask
-        #: of a stream: seconds to its first content; None for a whole answer
-        self._first_token = (request.first_token_timeout or limits.first_token_timeout or inf) if streamed else None
+        self._streamed = streamed
+        self._substitute = substitute
         self._errors: list[BackendError] = []
+        self._slot: Slot | None = None
+        self._over_limit: list[Backend] = []
+
+    def setting(self, name: str, backend: Backend | None = None) -> Any:
+        """Return a setting of `Policy`: the caller's word counts most, then the backend's, then the router's."""
+        for one in (self.request, backend):
+            if (value := getattr(one, name, None)) is not None:
+                return value
+        return getattr(self.shared.policy, name)
 
     def run(self, order: Sequence[Backend], reserve: Sequence[Backend] = ()) -> Answered[T]:
         """Ask one backend after another until one answers, and return that.
@@ -93,13 +121,14 @@ class Call(Generic[T]):
 
         :raises BackendError: of the one that was tried; `AllBackendsFailed` if several were.
         """
+        self._queue, self._reserve = list(order), list(reserve)
+        return self.go_on()
+
+    def go_on(self) -> Answered[T]:
+        """Do as `run`, with those that have not been asked yet."""
         scope = self.request.scope
-        queue, reserve = list(order), list(reserve)
-        while (queue or reserve) and not scope.expired:
-            if not queue:
-                queue, reserve = list(reserve), []
-            backend = queue.pop(0)
-            answer = self._at(backend, first=not self._errors, last=not queue)
+        while not scope.expired and (backend := self._turn()) is not None:
+            answer = self._at(backend)
             if answer is not None:
                 return answer
             error = self._errors[-1]
@@ -107,20 +136,96 @@ class Call(Generic[T]):
                 raise self._told(error)
             if isinstance(error, ContextLengthError):
                 window = error.limit or backend.context_window or 0
-                queue, reserve = (
-                    [b for b in bs if (b.context_window or window + 1) > window] for bs in (queue, reserve)
-                )
+                self._keep(lambda b: (b.context_window or window + 1) > window)  # noqa: B023 - called at once
         raise self._told(self._failure())
 
-    def _at(self, backend: Backend, *, first: bool, last: bool) -> Answered[T] | None:
+    def resume(self, text: str = "") -> Answered[T]:
+        """Do as `go_on`, after an answer that broke; with `text`, only its rest is asked for, where that can be."""
+        if text:
+            self._keep(lambda b: "continuation" in b.capabilities)
+            asked = self._whole
+            rest = asked.max_tokens and max(1, asked.max_tokens - len(text) // _TOKEN_CHARS)
+            messages = (*asked.messages, Message("assistant", text))
+            self.request = asked.changed({"messages": messages, "max_tokens": rest})
+        return self.go_on()
+
+    def _keep(self, fits: Callable[[Backend], bool]) -> None:
+        self._queue, self._over_limit, self._reserve = (
+            [b for b in backends if fits(b)] for backends in (self._queue, self._over_limit, self._reserve)
+        )
+
+    def _turn(self) -> Backend | None:
+        """Return who is asked next: who may be asked now; then who must wait for a limit of ours; then the reserve."""
+        while self._queue:
+            backend = self._queue.pop(0)
+            if self._had_better_wait(backend):
+                self._over_limit.append(backend)
+            elif self._let_in(backend):
+                return backend
+            else:
+                self._reserve.append(backend)
+        if self._over_limit:
+            backend = min(self._over_limit, key=self._wait_needed)
+            self._over_limit.remove(backend)
+            return backend
+        while self._reserve:
+            backend = self._reserve.pop(0)
+            if self._after_probe(backend):
+                return backend
+        return None
+
+    def _let_in(self, backend: Backend, woken: threading.Event | None = None) -> bool:
+        breaker = self.shared.breaker
+        return breaker.silent or breaker.enter(backend.id, backend.model_for(self.request), self, woken)
+
+    def _after_probe(self, backend: Backend) -> bool:
+        """Wait for the call that probes this backend, if one does; say whether it may be asked then."""
+        woken, scope = threading.Event(), self.request.scope
+        if not self._let_in(backend, woken):
+            forget = scope.on_cancel(woken.set)
+            woken.wait(min(scope.left(), threading.TIMEOUT_MAX))
+            forget()
+        pause = self.shared.breaker.pause(backend.id, backend.model_for(self.request))
+        if pause is None or pause.soft:
+            return True
+        error = copy(pause.error)
+        error.retry_after = pause.left
+        self._errors.append(error)
+        return False
+
+    def _had_better_wait(self, backend: Backend) -> bool:
+        """Say whether a limit of ours would delay this backend while another one may serve."""
+        if not self.shared.limiters or not (self._queue or self._over_limit) or self.setting("on_limit") == "wait":
+            return False
+        return self._wait_needed(backend) > 0
+
+    def _wait_needed(self, backend: Backend) -> float:
+        limiter = self.shared.limiters.get(backend.id)
+        return 0.0 if limiter is None else limiter.wait_needed(self._tokens(backend))
+
+    def _tokens(self, backend: Backend) -> int:
+        """Return what this request is reckoned to cost, in tokens, before anybody knows."""
+        request = backend.fitted(self.request, first=not self._errors)
+        chars = len(request.system or "") + sum(len(message.text) for message in request.messages)
+        return chars // _TOKEN_CHARS + (request.max_tokens or _ANSWER_TOKENS)
+
+    def _at(self, backend: Backend) -> Answered[T] | None:
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
-        request, scope = backend.fitted(self.request, first=first), self.request.scope
+        first, last = not self._errors, not (self._queue or self._over_limit)
+        request = backend.fitted(self.request, first=first)
         tried, learned = 0, False
         while True:
-            self._begin(backend, last=last)
-            started = perf_counter()
+            started, asked = perf_counter(), False
             try:
-                return Answered(self._ask(backend, request), backend, request, started)
+                if self.shared.limiters and (limiter := self.shared.limiters.get(backend.id)) is not None:
+                    self._slot = limiter.enter(request.scope, self._tokens(backend))
+                    started = perf_counter()
+                self._begin(backend, last=last)
+                asked = True
+                answer = self._ask(backend, request)
+                if self._streamed and not self.shared.breaker.silent:
+                    self.shared.breaker.succeeded(backend.id, request.model, whole=False)
+                return Answered(answer, backend, request, started)
             except (Exception, SystemExit) as raised:
                 error = translated(raised)
             self.failed(Answered(None, backend, request, started), error)
@@ -130,31 +235,62 @@ class Call(Generic[T]):
             if isinstance(error, InvalidRequestError) and error.retry_same and not learned:
                 learned = True  # the provider knows now how this server wants it
                 continue
-            wait = self._wait(backend, error, tried, last=last)
-            if wait is None or not self._sleep(wait):
+            wait = self._wait(backend, error, tried, last=last) if asked else None
+            if wait is None or not self.shared.clock.wait(self.request.scope, wait):
                 break
             tried += 1
-        self._errors.append(error)
-        # What the caller ended, by hand or with a time that was too short, says nothing about the backend.
-        if not scope.cancelled and not (scope.expired and isinstance(error, BackendTimeout)):
-            self._breaker.failed(backend.id, request.model, error)
+        self._verdict(backend, request, error, asked=asked)
         return None
+
+    def broke(self, answered: Answered[T], error: BackendError) -> None:
+        """Record that an answer broke after it had begun. The same backend may be asked again, after all others."""
+        self.failed(answered, error)
+        backend, breaks = answered.backend, sum(one.backend == answered.backend.id for one in self.attempts)
+        cause = error.__cause__ if isinstance(error.__cause__, BackendError) else error
+        if cause.retry_same and breaks <= self.setting("max_retries", backend):
+            self._reserve.append(backend)
+        self._verdict(backend, answered.request, error)
+
+    def _verdict(self, backend: Backend, request: Request, error: BackendError, *, asked: bool = True) -> None:
+        """Note an error that ends what this backend can do for the call, and whether it speaks against the backend."""
+        self._errors.append(error)
+        scope, breaker = request.scope, self.shared.breaker
+        # What the caller ended, by hand or with a time that was too short, says nothing about the backend.
+        ended = not asked or scope.cancelled or (scope.expired and isinstance(error, BackendTimeout))
+        if ended or isinstance(error, InvalidRequestError | ContentFilterError):
+            breaker.left(backend.id, request.model, self)
+        else:
+            breaker.failed(backend.id, request.model, error)
 
     def failed(self, tried: Answered[Any], error: BackendError) -> None:
         """Record an attempt that failed, or was cancelled by the caller."""
+        self.leave(error.usage)
         error.backend, error.model = tried.backend.id, tried.request.model
         self.record(tried, tried.request.model, "cancelled" if self.request.scope.cancelled else "failed", error)
 
+    def leave(self, usage: Usage | None) -> None:
+        """Give back the place within the backend's limits; `usage` is what the attempt really cost, if known."""
+        if self._slot is not None:
+            self._slot.leave(usage.total_tokens if usage is not None else None)
+            self._slot = None
+
     def record(
-        self, tried: Answered[Any], model: str | None, outcome: Outcome, error: BackendError | None = None
+        self,
+        tried: Answered[Any],
+        model: str | None,
+        outcome: Outcome,
+        error: BackendError | None = None,
     ) -> None:
         """Add one attempt to the list, and to the log if anybody reads it."""
         name, reason = (type(error).__name__, error.message[:300]) if error is not None else (None, None)
-        made = Attempt(tried.backend.id, model, outcome, name, reason, perf_counter() - tried.started)
+        usage = error.usage if error is not None else None
+        seconds = perf_counter() - tried.started
+        made = Attempt(tried.backend.id, model, outcome, name, reason, seconds, usage, tried.backend.cost(usage))
         self.attempts.append(made)
-        if tried.backend.verbose or _log.wanted():
+        verbose = tried.backend.verbose or self.shared.verbose
+        if verbose or _log.wanted():
             prompt_chars = sum(len(message.text) for message in self.request.messages)
-            _log.attempt(made, verbose=tried.backend.verbose, prompt_chars=prompt_chars)
+            _log.attempt(made, verbose=verbose, prompt_chars=prompt_chars)
 
     def _begin(self, backend: Backend, *, last: bool) -> None:
         """Start the clock of one attempt: while others wait, it gets no more than half of what is left.
@@ -164,16 +300,15 @@ class Call(Generic[T]):
         scope = self.request.scope
         left = scope.left()
         half = inf if last or left == inf else left / 2
-        if self._first_token is None:
-            scope.begin(min(half, backend.timeout or inf))
+        if self._streamed:
+            scope.begin(backend.timeout, min(half, self.setting("first_token_timeout", backend) or inf))
+            scope.idle_timeout = self.setting("idle_timeout", backend)
         else:
-            scope.begin(backend.timeout, min(half, self._first_token))
+            scope.begin(min(half, backend.timeout or inf))
 
     def _wait(self, backend: Backend, error: BackendError, tried: int, *, last: bool) -> float | None:
         """Return the seconds to wait before this backend is asked again, or None if it is not."""
-        allowed = next(
-            n for n in (self.request.max_retries, backend.max_retries, self._limits.max_retries) if n is not None
-        )
+        allowed = self.setting("max_retries", backend)
         if isinstance(error, UnusableAnswer):
             allowed = min(allowed, 1)
         if not error.retry_same or isinstance(error, InvalidRequestError) or tried >= allowed:
@@ -184,19 +319,9 @@ class Call(Generic[T]):
         left = self.request.scope.left()
         return wait if wait < (left if last else left / 2) else None
 
-    def _sleep(self, seconds: float) -> bool:
-        """Wait, unless the caller cancels; say whether to go on."""
-        scope = self.request.scope
-        woken = threading.Event()
-        forget = scope.on_cancel(woken.set)
-        try:
-            return not woken.wait(seconds) and not scope.expired
-        finally:
-            forget()
-
     def _may_try_next(self, error: BackendError) -> bool:
         if isinstance(error, ContentFilterError):
-            return error.try_next or (self.request.on_refusal or self._limits.on_refusal) == "next"
+            return error.try_next or self.setting("on_refusal") == "next"
         return error.try_next
 
     def _adapted(self, backend: Backend, request: Request, error: BackendError) -> bool:
@@ -225,10 +350,6 @@ class Call(Generic[T]):
     def _told(self, error: BackendError) -> BackendError:
         error.attempts = tuple(self.attempts)
         return error
-
-
-def _with_larger(backends: Sequence[Backend], window: int) -> list[Backend]:
-    return [b for b in backends if b.context_window is None or b.context_window > window]
 
 
 def translated(error: BaseException) -> BackendError:

@@ -19,6 +19,9 @@ from .values import DROPPABLE, Capability, Chunk, Completion, Health, Message, R
 #: What a backend may preset for requests that leave it open.
 DEFAULTS = frozenset({"max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty"})
 
+#: What limits an attempt, by the names that a call has for it too.
+_CALL_LIMITS = ("timeout", "first_token_timeout", "idle_timeout", "min_rate", "max_retries")
+
 _EXPECTED: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("priority", "weight"), (int | float, "a number")),
     **dict.fromkeys(("id", "type"), (str, "text")),
@@ -26,6 +29,7 @@ _EXPECTED: dict[str, tuple[Any, str]] = {
     "enabled": (bool, "True or False"),
     "prices": (Mapping | None, "a mapping of dollars"),
 }
+_POSITIVE = {"rate_limit": int, "rate_limit_window": int | float, "tokens_per_minute": int, "max_concurrency": int}
 
 
 @define(eq=False, kw_only=True)
@@ -42,8 +46,16 @@ class Backend:
     weight: float = field(default=1.0, repr=False)  #: share among equals of priority, for the order `weighted`
     model: str | None = None  #: what it is asked by default; the provider's own `model` otherwise
     enabled: bool = field(default=True, repr=False)
-    timeout: float | None = field(default=None, repr=False)  #: seconds for one attempt; `None` leaves it to the call
-    max_retries: int | None = field(default=None, repr=False)  #: further attempts here; `None` leaves it to the call
+    #: of one attempt here, as for a call, which has the last word; `None` leaves it to the router
+    timeout: float | None = field(default=None, repr=False)
+    first_token_timeout: float | None = field(default=None, repr=False)
+    idle_timeout: float | None = field(default=None, repr=False)
+    min_rate: float | None = field(default=None, repr=False)
+    max_retries: int | None = field(default=None, repr=False)
+    rate_limit: int | None = field(default=None, repr=False)  #: requests within any `rate_limit_window`
+    rate_limit_window: float = field(default=60.0, repr=False)  #: seconds
+    tokens_per_minute: int | None = field(default=None, repr=False)
+    max_concurrency: int | None = field(default=None, repr=False)  #: requests at once
     #: request fields used where the caller sets none: those of `DEFAULTS`
     defaults: Mapping[str, Any] = field(factory=dict, repr=False)
     #: US dollars for a million tokens: {"input": ..., "output": ..., "cached": ...}
@@ -67,10 +79,16 @@ class Backend:
         for name, (kind, called) in _EXPECTED.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"backend {self.id!r}: {name}: found {getattr(self, name)!r}, expected {called}")
+        for name, number in _POSITIVE.items():
+            found = getattr(self, name)
+            if found is not None and (not isinstance(found, number) or isinstance(found, bool) or found <= 0):
+                called = "a whole number above 0" if number is int else "a number of seconds above 0"
+                raise ConfigError(f"backend {self.id!r}: {name}: found {found!r}, expected {called}")
         if not {"input", "output", "cached"}.issuperset(self.prices or ()):  # one left out would count as nothing
             raise ConfigError(f"backend {self.id!r}: prices: found {self.prices!r}, expected input, output and cached")
         try:
-            Request((Message("user"),), timeout=self.timeout, max_retries=self.max_retries, **self.defaults)
+            limits = {name: getattr(self, name) for name in _CALL_LIMITS}
+            Request((Message("user"),), **limits, **self.defaults)
         except ValueError as error:
             raise ConfigError(f"backend {self.id!r}: {str(error).removeprefix('Request.')}") from error
 

@@ -1,73 +1,157 @@
-"""Which backend is left alone for now, and why.
+"""Which backend is left alone for now, and why: a circuit for each backend, and for each of its models.
 
-A cool-down belongs to a backend, or to one of its models. It is extended and never shortened, and
-a success ends it. A soft one is a guess of ours; a hard one is the backend's own word (a hint, a
-refused key, money): while all cool-downs are soft, the least bad backend is tried rather than none.
+A failure opens the circuit for as long as the error says: a hint of the backend is taken at its
+word, a guess of ours doubles with every opening, up to a minute. Errors whose class is patient
+(an unusable answer, say) open it when they come three in a row, or are half of what came within a
+minute. An open circuit is extended and never shortened. When the time is over it is half open: one
+call is the probe, and no other is let through before that one has shown how things are.
+
+A hard cool-down is the backend's own word (a hint, a refused key, money); a soft one is a guess:
+while all cool-downs are soft, the least bad backend is tried rather than none.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Iterator
 from copy import copy
-from time import monotonic
 
-from attrs import frozen
+from attrs import define, field, frozen
 
+from . import _log
 from .errors import BackendError
+from .scope import Clock
 
-#: A cool-down that is at least this long, in seconds, is never a guess.
+#: A cool-down that is at least this long, in seconds, is never a guess; nor does a guess grow beyond it.
 _HARD = 60.0
+#: What opens a circuit for the first guess, in seconds, where the class of the error names no cool-down.
+_FIRST = 5.0
+#: So many failures in a row, or half of at least so many outcomes within so many seconds.
+_IN_A_ROW, _ENOUGH, _WINDOW = 3, 10, 60.0
 
 
 @frozen
 class Pause:
-    """One cool-down: until when (`time.monotonic()`), for what error, and whether it is only a guess."""
+    """One cool-down: for how many seconds more (0: a call probes it now), for what error, and whether it is a guess."""
 
-    until: float
+    left: float
     error: BackendError
     soft: bool
 
-    def left(self) -> float:
-        """Seconds until it ends."""
-        return self.until - monotonic()
+    def __str__(self) -> str:
+        state = f"cooling down for {self.left:.0f} s more" if self.left else "cooled down, and one call is trying it"
+        return f"{state}: {self.error.message}"
+
+
+@define(eq=False)
+class _Circuit:
+    """What is known of one backend, or of one model of it."""
+
+    until: float = 0.0  #: by the clock; 0 is closed
+    error: BackendError | None = None
+    soft: bool = True
+    in_a_row: int = 0
+    openings: int = 0  #: since the last success
+    probe: object = None  #: who tries it now that it is half open
+    waiting: list[threading.Event] = field(factory=list)  #: those who want to know how the probe ends
+    outcomes: deque[tuple[float, bool]] = field(factory=deque)
+
+    def note(self, now: float, *, good: bool) -> bool:
+        """Note an outcome; say whether failures are as many as patience allows."""
+        self.outcomes.append((now, good))
+        while self.outcomes[0][0] < now - _WINDOW:
+            self.outcomes.popleft()
+        self.in_a_row = 0 if good else self.in_a_row + 1
+        bad = sum(not fine for _, fine in self.outcomes)
+        return self.in_a_row >= _IN_A_ROW or 2 * bad >= len(self.outcomes) >= _ENOUGH
+
+    def end_probe(self) -> None:
+        """Let those go on who wait for the probe."""
+        self.probe, waiting, self.waiting = None, self.waiting, []
+        for woken in waiting:
+            woken.set()
 
 
 class Breaker:
-    """The cool-downs of one router. Thread-safe."""
+    """The circuits of one router. Thread-safe."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pauses: dict[tuple[str, str | None], Pause] = {}
-
-    def failed(self, backend: str, model: str | None, error: BackendError) -> None:
-        """Leave the backend (or this model of it) alone for as long as the error says."""
-        hinted = error.retry_after is not None
-        seconds = error.retry_after if error.retry_after is not None else error.cooldown
-        if seconds <= 0:
-            return
-        pause = Pause(monotonic() + seconds, copy(error), soft=not hinted and seconds < _HARD)
-        key = (backend, model if error.of_model else None)
-        with self._lock:
-            known = self._pauses.get(key)
-            if known is None or known.until < pause.until:
-                self._pauses[key] = pause
-
-    def succeeded(self, backend: str, model: str | None) -> None:
-        """End the cool-downs that this answer disproves."""
-        if self._pauses:
-            with self._lock:
-                self._pauses.pop((backend, None), None)
-                self._pauses.pop((backend, model), None)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()  # the collector may close an abandoned stream, and come here, inside
+        self._circuits: dict[tuple[str, str | None], _Circuit] = {}
 
     @property
     def silent(self) -> bool:
-        """Whether no backend has a cool-down."""
-        return not self._pauses
+        """Whether nothing stands against any backend."""
+        return not self._circuits
+
+    def failed(self, backend: str, model: str | None, error: BackendError) -> None:
+        """Count a failure that says something about the backend; leave it, or this model of it, alone if it must be."""
+        key, now = (backend, model if error.of_model else None), self._clock.now()
+        with self._lock:
+            circuit = self._circuits.setdefault(key, _Circuit())
+            too_many = circuit.note(now, good=False)
+            seconds, soft = error.retry_after, False
+            if seconds is None:
+                seconds, soft = error.cooldown or _FIRST * too_many, error.cooldown < _HARD
+            if soft:
+                seconds = min(seconds * 2**circuit.openings, _HARD)
+            if now + seconds > max(now, circuit.until):
+                if circuit.until <= now:  # and not the next of many that failed together
+                    circuit.openings += 1
+                    _log.warning("circuit opened", backend=backend, model=key[1], seconds=seconds, reason=error.message)
+                circuit.until, circuit.error, circuit.soft = now + seconds, copy(error), soft
+            circuit.end_probe()
+
+    def succeeded(self, backend: str, model: str | None, *, whole: bool = True) -> None:
+        """Close the circuits that this answer disproves; one that has only begun (not `whole`) lets others in."""
+        with self._lock:
+            for key, circuit in self._of(backend, model):
+                if circuit.until:
+                    _log.write(_log.INFO, "circuit closed", backend=backend, model=key[1])
+                circuit.until = 0.0
+                circuit.end_probe()
+                if whole:
+                    circuit.openings = 0
+                    circuit.note(self._clock.now(), good=True)
+                    if all(good for _, good in circuit.outcomes):
+                        del self._circuits[key]
+
+    def enter(self, backend: str, model: str | None, caller: object, woken: threading.Event | None = None) -> bool:
+        """Say whether `caller` may ask now: a half open circuit lets one in. `woken` is set when that one has ended."""
+        now = self._clock.now()
+        with self._lock:
+            half_open = [circuit for _, circuit in self._of(backend, model) if 0 < circuit.until <= now]
+            for circuit in half_open:
+                if circuit.probe not in (None, caller):
+                    circuit.waiting += [woken] if woken is not None else []
+                    return False
+            for circuit in half_open:
+                circuit.probe = caller
+            return True
+
+    def left(self, backend: str, model: str | None, caller: object) -> None:
+        """`caller` has gone without an outcome: somebody else may be the probe."""
+        with self._lock:
+            for _, circuit in self._of(backend, model):
+                if circuit.probe is caller:
+                    circuit.end_probe()
 
     def pause(self, backend: str, model: str | None) -> Pause | None:
-        """Return the cool-down that holds now, the longer one if both hold."""
-        if not self._pauses:
+        """Return the cool-down that holds now, the longer one if both hold; it ends in a probe, which holds too."""
+        if not self._circuits:
             return None
-        found = [p for key in ((backend, None), (backend, model)) if (p := self._pauses.get(key))]
-        longest = max(found, key=lambda p: p.until, default=None)
-        return longest if longest is not None and longest.left() > 0 else None
+        now = self._clock.now()
+        with self._lock:
+            found = [
+                Pause(max(0.0, circuit.until - now), circuit.error, circuit.soft or circuit.until <= now)
+                for _, circuit in self._of(backend, model)
+                if circuit.error is not None and (circuit.until > now or circuit.probe is not None)
+            ]
+        return max(found, key=lambda pause: pause.left, default=None)
+
+    def _of(self, backend: str, model: str | None) -> Iterator[tuple[tuple[str, str | None], _Circuit]]:
+        for key in {(backend, None), (backend, model)}:
+            if (circuit := self._circuits.get(key)) is not None:
+                yield key, circuit

@@ -47,7 +47,7 @@ class Gate:
             elif self._may_be_wrong(backend, request):
                 unwell.append(backend)
         if unwell:
-            unwell.sort(key=lambda b: p.until if (p := self._pause(b, request)) else 0.0)
+            unwell.sort(key=lambda b: p.left if (p := self._pause(b, request)) else 0.0)
         return able, unwell
 
     def why_not(self, backend: Backend, request: Request) -> str:
@@ -74,9 +74,7 @@ class Gate:
         if health is not None and not health.usable:
             return f"{health.status}: {health.reason}"
         pause = self._pause(backend, request)
-        if pause is not None:
-            return f"cooling down for {pause.left():.0f} s more: {pause.error.message}"
-        return ""
+        return str(pause or "")
 
     def _may_be_wrong(self, backend: Backend, request: Request) -> bool:
         """Say whether what stands against the backend now is only a guess or an old finding of ours."""

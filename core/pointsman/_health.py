@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from time import monotonic
 
 from ._backends import Backend, Registry
+from .scope import Clock
 from .secret import redact
 from .values import Health
 
@@ -20,9 +20,10 @@ class Monitor:
     :param ttl: seconds for which a finding is good.
     """
 
-    def __init__(self, registry: Registry, ttl: float) -> None:
+    def __init__(self, registry: Registry, ttl: float, clock: Clock) -> None:
         self._registry = registry
         self._ttl = ttl
+        self._now = clock.now
         self._lock = threading.Lock()
         self._found: dict[str, tuple[Health, float]] = {}
         self._asking: dict[str, threading.Thread] = {}
@@ -37,17 +38,17 @@ class Monitor:
         found = self._found.get(backend.id)
         if found is None:
             return None
-        if monotonic() > found[1]:
+        if self._now() > found[1]:
             self._ask(backend)
         return found[0]
 
     def check(self, backends: Iterable[Backend]) -> dict[str, Health]:
         """Return the findings about all, asking side by side those that have none or an old one."""
         backends = tuple(backends)
-        deadline = monotonic() + LIMIT
-        asked = [self._ask(b) for b in backends if b.id not in self._found or monotonic() > self._found[b.id][1]]
+        deadline = self._now() + LIMIT
+        asked = [self._ask(b) for b in backends if b.id not in self._found or self._now() > self._found[b.id][1]]
         for thread in asked:
-            thread.join(max(0.0, deadline - monotonic()))
+            thread.join(max(0.0, deadline - self._now()))
         slow = Health.unavailable(f"health did not answer within {LIMIT:g} s: the plugin or its service hangs")
         return {b.id: self._found[b.id][0] if b.id in self._found else self._note(b, slow) for b in backends}
 
@@ -80,5 +81,5 @@ class Monitor:
         self._note(backend, health)
 
     def _note(self, backend: Backend, health: Health) -> Health:
-        self._found[backend.id] = (health, monotonic() + self._ttl)
+        self._found[backend.id] = (health, self._now() + self._ttl)
         return health

@@ -93,10 +93,13 @@ def _stop(value: Any, place: str) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(_each(value or (), place, None, str))
 
 
-def _on_refusal(value: Any, place: str) -> Any:
-    if value not in ("raise", "next", None):
-        raise ConfigError(f"{place}: found {value!r}, expected 'raise' or 'next'")
-    return value
+def _one_of(*choices: str) -> Callable[[Any, str], Any]:
+    def chosen(value: Any, place: str) -> Any:
+        if value is None or value in choices:
+            return value
+        raise ConfigError(f"{place}: found {value!r}, expected {' or '.join(map(repr, choices))}")
+
+    return chosen
 
 
 #: option -> what makes a field of `Request` of it, or raises.
@@ -106,7 +109,9 @@ _CONVERTERS: dict[str, Callable[[Any, str], Any]] = {
     "schema": _optional(Mapping),
     "extra": lambda value, place: _is(Mapping, {} if value is None else value, place),
     "local_only": lambda value, place: _is(bool, value, place),
-    "on_refusal": _on_refusal,
+    "on_refusal": _one_of("raise", "next"),
+    "on_break": _one_of("raise", "restart", "continue"),
+    "on_limit": _one_of("next", "wait"),
     "stop": _stop,
     "tools": lambda value, place: tuple(_each(value or (), place, _tool, Tool)),
 }

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .secret import redact
 
 if TYPE_CHECKING:
-    from .values import Attempt
+    from .values import Attempt, Usage
 
 #: How long a cool-down lasts that only a change of the configuration can end earlier, in seconds.
 LONG = 3600.0
@@ -97,6 +97,8 @@ class BackendError(PointsmanError):
             self.try_next = try_next
         self.backend: str | None = None
         self.model: str | None = None
+        #: What the failure cost, where the provider said so
+        self.usage: Usage | None = None
         self.attempts: tuple[Attempt, ...] = ()
 
     @property
@@ -128,6 +130,7 @@ class RateLimitError(BackendError):
 
     retry_same = True
     cooldown = 5.0
+    of_model = True
 
 
 class ModelNotFoundError(BackendError):
@@ -170,6 +173,7 @@ class UnavailableError(BackendError):
     """The backend cannot be reached, is overloaded, or failed inside."""
 
     retry_same = True
+    of_model = True
 
 
 class BackendTimeout(UnavailableError, TimeoutError):
@@ -184,6 +188,7 @@ class UnusableAnswer(BackendError):
 
     retry_same = True
     cooldown = 0.0
+    of_model = True
 
 
 class IncompleteAnswer(UnusableAnswer):

@@ -13,7 +13,7 @@ from attrs import asdict
 
 from . import _log
 from ._answers import Opened, Stream, judged, opened
-from ._attempts import Answered, Call, Limits
+from ._attempts import Answered, Call, Policy, Shared
 from ._backends import Backend, Registry
 from ._breaker import Breaker
 from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
@@ -22,10 +22,14 @@ from ._health import Monitor
 from ._order import Priority
 from ._requests import Prompt, build
 from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError
+from .scope import Clock
+from .secret import Secret
 from .values import Chunk, Completion, Health, Options, Request
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+
+    from ._limits import Limiter
 
 T = TypeVar("T")
 
@@ -45,12 +49,21 @@ class Router:
     :param timeout: seconds that a whole call may take, with all its attempts.
     :param first_token_timeout: seconds to the first content of a stream, for each attempt.
     :param idle_timeout: seconds between two pieces of content of a stream.
-    :param max_retries: further attempts at the same backend, where trying again may help.
+    :param min_rate: characters a second that a stream must bring, as a mean of ten seconds; `None` lets it trickle.
+    :param max_retries: further attempts at the same backend, where trying again may help. In all, no call makes
+        more than (1 + max_retries) attempts for each backend.
     :param on_refusal: "next" asks another backend when a model refuses; "raise" does not.
+    :param on_break: what follows when a stream breaks after its first content: "raise" an `IncompleteAnswer`,
+        "restart" with a new answer of the next backend (its first chunk is marked `restarted`), or "continue" with
+        the rest of the answer from a backend that can (plain text only; where none can, it raises).
+    :param on_limit: where a limit of ours would delay a backend, "next" asks another one that may serve now;
+        "wait" waits.
+    :param rate_limit_storage: where rates are counted: in this process, or in a `redis://` server that many share.
     :param health_ttl: seconds for which a finding about health is good.
     :param middleware: names of installed `pointsman.middleware` plugins, or instances; the first is the outermost.
     :param verbose: show every attempt on stderr.
     :param log_content: let prompts and answers into the log.
+    :param clock: what it waits by; `pointsman.testing.Clock` lets a test advance it.
     :raises ConfigError: with every problem that was found.
     """
 
@@ -62,18 +75,25 @@ class Router:
         timeout: float | None = 120.0,
         first_token_timeout: float | None = 60.0,
         idle_timeout: float | None = 60.0,
+        min_rate: float | None = None,
         max_retries: int = 1,
         on_refusal: Literal["raise", "next"] = "raise",
+        on_break: Literal["raise", "restart", "continue"] = "raise",
+        on_limit: Literal["next", "wait"] = "next",
+        rate_limit_storage: str | Secret | None = None,
         health_ttl: float = 60.0,
         middleware: Iterable[str | object] = (),
         verbose: bool = False,
         log_content: bool = False,
+        clock: Clock | None = None,
         _catalogue: Catalogue | None = None,
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
-        self._limits = Limits(timeout, first_token_timeout, idle_timeout, max_retries, on_refusal)
+        policy = Policy(
+            timeout, first_token_timeout, idle_timeout, min_rate, max_retries, on_refusal, on_break, on_limit
+        )
         try:
-            build("?", asdict(self._limits))  # checked as the options of a call are
+            build("?", asdict(policy))  # checked as the options of a call are
         except ConfigError as error:
             raise ConfigError(str(error).replace("Request.", "Router.")) from error
         self._log_content = log_content
@@ -81,8 +101,10 @@ class Router:
         wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]
         orderer = self._plugin(ORDERS, order)
         self._registry = Registry(made, wrappers, orderer, self._catalogue)
-        self._breaker = Breaker()
-        self._monitor = Monitor(self._registry, health_ttl)
+        clock = clock or Clock()
+        self._breaker = Breaker(clock)
+        self._shared = Shared(policy, self._breaker, clock, _limiters(made, clock, rate_limit_storage), verbose)
+        self._monitor = Monitor(self._registry, health_ttl, clock)
         if backends is None:
             self._monitor.check(made)  # "configured" is theirs to say
         # The default order is the same for every request: so it is made once, and not asked for each time.
@@ -92,9 +114,7 @@ class Router:
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
-        for backend in made if verbose else ():
-            backend.verbose = True
-        _log.to_stderr(_log.INFO if any(backend.verbose for backend in made) else None)
+        _log.to_stderr(_log.INFO if verbose or any(backend.verbose for backend in made) else None)
 
     @classmethod
     def from_config(cls, source: str | Path | Mapping[str, Any]) -> Router:
@@ -150,7 +170,12 @@ class Router:
 
     def health(self) -> dict[str, Health]:
         """Return how each backend is, asking those that were not asked lately, side by side, within seconds."""
-        return self._monitor.check(self._registry.backends)
+        found = self._monitor.check(self._registry.backends)
+        for backend in self._registry.backends:
+            pause = self._breaker.pause(backend.id, backend.model)
+            if pause is not None and found[backend.id].usable:
+                found[backend.id] = Health("degraded" if pause.soft else "unavailable", str(pause))
+        return found
 
     def order(self, prompt: Prompt = "?", **options: Unpack[Options]) -> tuple[Place, ...]:
         """Tell what would happen to this request: for each backend its place, or why it is left out."""
@@ -192,10 +217,10 @@ class Router:
         if self._closed:
             raise ConfigError("this router is closed; make another one")
         request = build(prompt, options)
-        limits = self._limits
+        policy = self._shared.policy
         request.scope.restart(
-            limits.timeout if request.timeout is None else request.timeout,
-            limits.idle_timeout if request.idle_timeout is None else request.idle_timeout,
+            policy.timeout if request.timeout is None else request.timeout,
+            policy.idle_timeout if request.idle_timeout is None else request.idle_timeout,
         )
         return request
 
@@ -220,7 +245,7 @@ class Router:
 
     def _call(self, request: Request, ask: Callable[[Backend, Request], T], *, streamed: bool) -> Call[T]:
         substitute = request.backend is None and len(self._registry.backends) > 1
-        return Call(request, self._limits, self._breaker, ask, streamed=streamed, substitute=substitute)
+        return Call(request, self._shared, ask, streamed=streamed, substitute=substitute)
 
     def _candidates(self, request: Request) -> tuple[Sequence[Backend], Sequence[Backend]]:
         """Return the fallback order, and the reserve.
@@ -262,9 +287,9 @@ class Router:
         pause = self._breaker.pause(backend.id, backend.model_for(request))
         why = self._gate.why_not(backend, request) or "left out by the order plugin"
         kind = AuthenticationError if backend.missing.startswith("set ") else BackendError  # a variable: a key
-        error = copy(pause.error) if pause is not None and why.startswith("cooling") else kind(why)
+        error = copy(pause.error) if pause is not None and why.startswith("cool") else kind(why)
         if pause is not None:
-            error.retry_after = pause.left()
+            error.retry_after = pause.left
         error.backend = backend.id
         return error
 
@@ -273,7 +298,9 @@ class Router:
         backend = answered.backend
         model = whole.model or answered.request.model
         call.record(answered, model, "answered")
-        self._breaker.succeeded(backend.id, answered.request.model)
+        call.leave(whole.usage)
+        if not self._breaker.silent:
+            self._breaker.succeeded(backend.id, answered.request.model)
         self._monitor.well(backend)
         completion = Completion(  # written out: `evolve` costs twice as much, on every call
             whole.text,
@@ -315,6 +342,26 @@ class Router:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _limiters(backends: Iterable[Backend], clock: Clock, storage: str | Secret | None) -> Mapping[str, Limiter]:
+    limited = [b for b in backends if b.rate_limit or b.tokens_per_minute or b.max_concurrency]
+    if not limited:
+        return {}
+    from ._limits import Limiter  # most routers have no limits
+
+    return {
+        b.id: Limiter(
+            b.id,
+            rate_limit=b.rate_limit,
+            rate_limit_window=b.rate_limit_window,
+            tokens_per_minute=b.tokens_per_minute,
+            max_concurrency=b.max_concurrency,
+            clock=clock,
+            storage=storage,
+        )
+        for b in limited
+    }
 
 
 def _backends(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:

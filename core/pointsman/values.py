@@ -19,7 +19,8 @@ from .scope import Scope
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
-Capability = Literal["tools", "schema", "images"]
+#: "continuation": it goes on with a last message of the assistant, from its last character
+Capability = Literal["tools", "schema", "images", "continuation"]
 HealthStatus = Literal["healthy", "degraded", "unavailable", "unconfigured"]
 Outcome = Literal["answered", "failed", "cancelled"]
 
@@ -129,8 +130,11 @@ class Options(TypedDict, total=False):
     timeout: float | None
     first_token_timeout: float | None
     idle_timeout: float | None
+    min_rate: float | None
     max_retries: int | None
     on_refusal: Literal["raise", "next"] | None
+    on_break: Literal["raise", "restart", "continue"] | None
+    on_limit: Literal["next", "wait"] | None
     local_only: bool
     backend: str | None
 
@@ -146,6 +150,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "timeout": (0, 1 << 31),
     "first_token_timeout": (0, 1 << 31),
     "idle_timeout": (0, 1 << 31),
+    "min_rate": (0, 1 << 31),
     "max_retries": (0, 100),
 }
 _CHOICES = (None, "auto", "none", "required")
@@ -183,8 +188,12 @@ class Request:
     timeout: float | None = None
     first_token_timeout: float | None = None
     idle_timeout: float | None = None  #: longest silence between two pieces of content of a stream
+    min_rate: float | None = None  #: characters a second that a stream must bring, as a mean of ten seconds
     max_retries: int | None = None  #: further attempts at the same backend
     on_refusal: Literal["raise", "next"] | None = None  #: whether another backend is asked after a refusal
+    #: what follows when a stream breaks after its first content: an error, a new answer, or the rest from another backend
+    on_break: Literal["raise", "restart", "continue"] | None = None
+    on_limit: Literal["next", "wait"] | None = None  #: whether to go to the next backend where a rate limit would delay
     local_only: bool = False  #: never leave this machine
     backend: str | None = None  #: ask only this one
     scope: Scope = field(factory=Scope, eq=False, repr=False)
@@ -268,6 +277,8 @@ class Attempt:
     error: str | None = None  #: name of the error's class
     reason: str | None = None  #: its message, shortened, without secrets
     duration_s: float = 0.0
+    usage: Usage | None = None  #: what a failed attempt cost all the same, where the provider said so
+    cost: float | None = None  #: US dollars; `None` if unknown
 
 
 @frozen
@@ -311,6 +322,7 @@ class Chunk:
     model: str | None = None
     raw_finish_reason: str | None = None
     request_id: str | None = None
+    restarted: bool = False  #: the answer starts anew with this piece: what came before is void (`on_break="restart"`)
 
 
 @frozen

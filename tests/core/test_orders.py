@@ -287,7 +287,7 @@ def test_a_cool_down_is_extended_and_never_shortened() -> None:
         breaker.failed("a", "m", UnavailableError("down", retry_after=hint))
         pause = breaker.pause("a", "m")
         assert pause is not None
-        left.append(round(pause.left()))
+        left.append(round(pause.left))
     assert left == [100, 100, 200, 200]
     assert breaker.pause("b", "m") is None
     breaker.succeeded("a", "m")
