@@ -136,14 +136,12 @@ class _Rate:
         chunk = next(chunks, None)
         self._waited += self._clock.now() - began
         if chunk is not None and chunk.finish_reason is None:
-            self._chars += (
-                len(chunk.text) + len(chunk.reasoning) + sum(len(call.arguments) for call in chunk.tool_calls)
-            )
+            calls = sum(len(call.arguments) for call in chunk.tool_calls)
+            self._chars += len(chunk.text) + len(chunk.reasoning) + calls
             if self._waited >= _SPAN_S:
+                came = f"{self._chars} characters came in {self._waited:.0f} s"
                 if self._chars < self._least * self._waited:
-                    raise BackendTimeout(
-                        f"{self._chars} characters came in {self._waited:.0f} s, less than min_rate={self._least:g} a second"
-                    )
+                    raise BackendTimeout(f"{came}, less than min_rate={self._least:g} a second")
                 self._waited, self._chars = 0.0, 0
         return chunk
 

@@ -191,7 +191,7 @@ class Request:
     min_rate: float | None = None  #: characters a second that a stream must bring, as a mean of ten seconds
     max_retries: int | None = None  #: further attempts at the same backend
     on_refusal: Literal["raise", "next"] | None = None  #: whether another backend is asked after a refusal
-    #: what follows when a stream breaks after its first content: an error, a new answer, or the rest from another backend
+    #: what follows when a stream breaks after its first content: an error, a new answer, or the rest by another one
     on_break: Literal["raise", "restart", "continue"] | None = None
     on_limit: Literal["next", "wait"] | None = None  #: whether to go to the next backend where a rate limit would delay
     local_only: bool = False  #: never leave this machine

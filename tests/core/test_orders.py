@@ -280,8 +280,9 @@ def test_a_hard_cool_down_is_kept() -> None:
 def test_a_cool_down_is_extended_and_never_shortened() -> None:
     """A second failure while one rests may lengthen the rest, and never ends it earlier (row 32)."""
     from pointsman._breaker import Breaker
+    from pointsman.scope import Clock
 
-    breaker = Breaker()
+    breaker = Breaker(Clock())
     left = []
     for hint in (100.0, 10.0, 200.0, 150.0):
         breaker.failed("a", "m", UnavailableError("down", retry_after=hint))
