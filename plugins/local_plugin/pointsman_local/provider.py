@@ -103,10 +103,17 @@ class Local:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Output schemas always; tools where the model's chat template knows them."""
-        installed = self._launch.installed()
-        tools = self._calls_tools(self._peek(), installed[0] if installed else None)
-        return frozenset({"schema", "tools"} if tools else {"schema"})
+        """Output schemas always; tools where the model's chat template knows them.
+
+        xllamacpp (2026.10) goes on with a last message of the assistant; llama-cpp-python (0.3.36) begins anew.
+        """
+        engine = next(iter(self._launch.installed()), None)
+        able = {"schema"}
+        if self._calls_tools(self._peek(), engine):
+            able.add("tools")
+        if engine == "xllamacpp":
+            able.add("continuation")
+        return frozenset(able)
 
     @property
     def context_window(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from pointsman import Request
+from pointsman import Chunk, Request, Router, UnavailableError
+from pointsman.testing import Scripted
 from pointsman_local import Local
 from pointsman_local._model_file import DEFAULT
 
@@ -34,6 +35,18 @@ def test_summarises(smollm: Local, request_for: Ask) -> None:
     assert answer.finish_reason == "stop"
     assert answer.model == "SmolLM2-135M-Instruct.Q4_1"
     assert smollm.generate(request_for(COMPLAINT, max_tokens=60)).text == answer.text
+
+
+def test_continues_what_another_began(smollm: Local, request_for: Ask) -> None:
+    """A backend that declares "continuation" goes on from the last character of a broken answer."""
+    if "continuation" not in smollm.capabilities:
+        assert smollm.engine == "llama-cpp-python"
+        return
+    cut = [Chunk("The capital of France is Par"), UnavailableError("cut")]
+    question = "What is the capital of France? One sentence."
+    with Router([Scripted([cut]), smollm], on_break="continue") as router, router.stream(question) as stream:
+        assert "".join(chunk.text for chunk in stream) == "The capital of France is Paris."
+        assert stream.completion.backend == "local"
 
 
 def test_fills_a_schema(smollm: Local, request_for: Ask) -> None:
