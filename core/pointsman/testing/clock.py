@@ -44,7 +44,7 @@ class Clock(scope.Clock):
         with self._lock:
             self._ahead += seconds
 
-    def wait(self, scope: scope.Scope, seconds: float) -> bool:
+    def wait(self, scope: scope.Scope, seconds: float, woken: threading.Event | None = None) -> bool:
         """Let the seconds be over at once, for this call too; False if nobody waits, or its time is up."""
         if scope.cancelled:
             return False

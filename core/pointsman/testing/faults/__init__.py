@@ -75,7 +75,7 @@ from .streams import (
     slow_for_ever,
     stall_after,
 )
-from .timetables import Timetable, flapping
+from .timetables import Timetable, flapping, later
 
 # fmt: off
 __all__ = [  # noqa: RUF022 - plain alphabet
@@ -85,7 +85,7 @@ __all__ = [  # noqa: RUF022 - plain alphabet
     "broken_event_after", "broken_json", "comments_only", "content_filtered", "context_too_long", "cut_after",
     "cut_in_tool_call", "cut_json", "drip", "empty_body", "empty_choices", "empty_stream", "error_event_after",
     "error_first", "error_under_200", "fault", "finish_error", "flapping", "hang_up", "hostile_text", "html",
-    "late_first_token", "length", "lifecycle_then_error", "models", "no_done", "no_finish", "no_finish_stream",
+    "late_first_token", "later", "length", "lifecycle_then_error", "models", "no_done", "no_finish", "no_finish_stream",
     "no_money", "no_permission", "no_quota", "no_such_page", "nobody_listens", "null_content", "pings_after",
     "pings_only", "plain_text", "rate_limited", "redirect", "refusal", "reset", "reset_after",
     "reset_on_connect", "safety_stop", "silent", "slow_for_ever", "stall_after", "status", "thinking_only",

@@ -1,4 +1,4 @@
-"""Faults that come and go by the server's clock (row 31)."""
+"""When faults are played: by the server's clock (row 31), or after a while (row 32)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .answers import well
 from .before import status
 
 if TYPE_CHECKING:
+    from .._connection import Exchange
     from ..server import Seen
 
 
@@ -51,3 +52,13 @@ def flapping(
     :param up: what is played while it works; a healthy answer unless given.
     """
     return Timetable((down_s, down or status(503)), (up_s, up or well()))
+
+
+def later(seconds: float, fault: Fault) -> Fault:
+    """Say nothing for `seconds` of real time, then play `fault`: requests that come together can fail one by one."""
+
+    async def play(x: Exchange) -> None:
+        await x.sleep(seconds)
+        await fault.play(x)
+
+    return Fault(f"later({seconds:g}, {fault.name})", play)
