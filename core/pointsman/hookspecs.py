@@ -10,6 +10,7 @@ Beside its hooks, the router reads these attributes of a provider, each of them 
 - `capabilities`: a set of "tools", "schema", "images". A request that needs one goes only there.
 - `local`: True if nothing leaves this machine. `local_only` requests go only there.
 - `context_window`: tokens that fit the model, or None if unknown.
+- `missing`: what a person must add (a key, a file), or "": as far as can be known without connecting.
 """
 
 from __future__ import annotations

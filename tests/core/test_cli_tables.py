@@ -175,6 +175,21 @@ def test_config_check_says_what_each_backend_is(folder: Path, broken_plugin: str
     assert done.returncode == 1
 
 
+def test_config_check_sees_a_file_and_a_key_that_are_missing(folder: Path) -> None:
+    """What a person must add is told without anything being asked: a model's file, a key."""
+    (folder / "p.toml").write_text(
+        '[[BACKENDS]]\nid = "gone"\ntype = "local"\nmodel_path = "gone.gguf"\n'
+        '[[BACKENDS]]\nid = "keyless"\ntype = "openai"\nmodel = "m"\n'
+        '[[BACKENDS]]\nid = "house"\ntype = "openai"\nbase_url = "http://127.0.0.1:9"\n'
+    )
+    done = run(folder, "config", "check", "--json", "p.toml")
+    gone, keyless, house = json.loads(done.stdout)["backends"]
+    assert (gone["status"], keyless["status"], house["status"]) == ("unconfigured", "unconfigured", "ready")
+    assert "gone.gguf: no model file there" in gone["reason"]
+    assert "OPENAI_API_KEY" in keyless["reason"]
+    assert done.returncode == 0
+
+
 def test_config_check_tells_everything_at_once(folder: Path) -> None:
     """Every problem is a line; programs get the list."""
     (folder / "p.json").write_text('{"BACKENDS": [{"id": "a", "type": "echo", "a": 1, "a": 2}, {"id": "a"}], "X": 1}')

@@ -25,8 +25,9 @@ def config() -> None:
 def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
     """Check FILE: keys, types, ids, plugins and their options, all at once.
 
-    Connects to nothing and shows no key. FILE is found as by every other command. The exit code
-    is 2 if there is anything to mend, 1 if a plugin is unfit.
+    Connects to nothing and shows no key; `pointsman health` also asks each backend. FILE is found
+    as by every other command. The exit code is 2 if there is anything to mend, 1 if a plugin is
+    unfit.
     """
     from pointsman.errors import ConfigError
 
@@ -36,6 +37,7 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
     try:
         with router_of(str(path)) as router:
             backends, plugins = router.backends, router.plugins()
+            missing = [_missing(backend) if backend.enabled else "" for backend in backends]
     except ConfigError as error:
         if as_json_:
             as_json({"file": str(path), "problems": list(error.problems)})
@@ -47,10 +49,10 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
             "type": backend.type,
             "model": backend.model,
             "priority": backend.priority,
-            "status": _status(backend, unfit),
-            "reason": backend.missing if backend.enabled else "",
+            "status": _status(backend, unfit, why),
+            "reason": why,
         }
-        for backend in backends
+        for backend, why in zip(backends, missing, strict=True)
     ]
     if as_json_:
         as_json({"file": str(path), "problems": [], "backends": rows})
@@ -61,9 +63,17 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
     return 1 if any(row["status"] == "unfit" for row in rows) else 0
 
 
-def _status(backend: Backend, unfit: set[str]) -> str:
+def _missing(backend: Backend) -> str:
+    """Return what a person must add before this backend can be asked: a variable, a key, a model's file."""
+    try:
+        return backend.missing or str(getattr(backend.provider, "missing", ""))
+    except Exception as error:
+        return f"missing raised {type(error).__name__}: the plugin is at fault"
+
+
+def _status(backend: Backend, unfit: set[str], missing: str) -> str:
     if not backend.enabled:
         return "disabled"
     if backend.type in unfit:
         return "unfit"
-    return "unconfigured" if backend.missing else "ready"
+    return "unconfigured" if missing else "ready"

@@ -133,7 +133,8 @@ def identity(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"{path}: no model file there ({error}). Set model_path to a GGUF file.") from error
+        why = getattr(error, "strerror", None) or error
+        raise ModelNotFoundError(f"{path}: no model file there ({why}). Set model_path to a GGUF file.") from error
     if not stat.S_ISREG(status.st_mode):
         raise InvalidModelError(f"{path}: not a file. Set model_path to a GGUF file.")
     return status.st_size, status.st_mtime_ns

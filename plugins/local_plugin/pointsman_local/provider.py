@@ -120,6 +120,12 @@ class Local:
         """Tokens of one request and its answer."""
         return self._launch.context(self._peek())
 
+    @property
+    def missing(self) -> str:
+        """What a person must do before a model can be loaded: "" if nothing."""
+        found = self.health()
+        return "" if found.usable else found.reason
+
     @hookimpl
     def generate(self, request: Request) -> Completion:
         """Answer the request, whole."""

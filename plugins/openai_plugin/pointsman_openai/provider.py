@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     import requests
 
 _OPENAI = "https://api.openai.com/v1"
-_HEALTH_S = 5.0
+#: Less than the router waits for health, so that what is told is what was seen.
+_HEALTH_S = 4.0
 _NOT_ON_OPENAI = ("top_k",)
 _SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 # Which models need the Responses API (openai 3.54.0; openai-openapi issue 541: from gpt-5.4 on, function tools and
@@ -114,6 +115,13 @@ class OpenAI:
         host = _host(self.base_url)
         return os.environ.get("OPENAI_API_KEY") if named or _is_openai(host) or _is_loopback(host) else None
 
+    @property
+    def missing(self) -> str:
+        """What a person must do before anything can be asked, known without asking: "" if nothing."""
+        if isinstance(self._client, str):
+            return self._client
+        return "no model: set the option model, or OPENAI_MODEL" if self._openai and not self.model else ""
+
     @hookimpl
     def generate(self, request: Request) -> Completion:
         """Answer, whole."""
@@ -141,10 +149,8 @@ class OpenAI:
     def health(self) -> Health:
         """List the models: that proves the server and the key, and costs nothing."""
         client = self._client
-        if isinstance(client, str):
-            return Health.unconfigured(client)
-        if self._openai and not self.model:
-            return Health.unconfigured("no model: set the option model, or OPENAI_MODEL")
+        if isinstance(client, str) or self.missing:
+            return Health.unconfigured(self.missing)
         try:
             client.get_json("models", Scope(_HEALTH_S))
         except AuthenticationError as error:
@@ -177,6 +183,8 @@ class OpenAI:
         """The client, or what a person must do before there can be one."""
         host = _host(self.base_url)
         loopback = _is_loopback(host)
+        if host is None:
+            return f"base_url: found {_without_keys(self.base_url)!r}, expected http://HOST or https://HOST"
         if self.local and not loopback:
             return f"local says that nothing leaves this machine, but base_url is at {host}: unset one of them"
         has_key = self.api_key or self.session or any(_SECRET_HEADER.search(name) for name in self.headers)
@@ -200,7 +208,7 @@ class OpenAI:
             raise AuthenticationError(client)
         model = request.model or self.model
         if model is None and self._openai:
-            raise ModelNotFoundError("no model: set the option model, or OPENAI_MODEL")
+            raise ModelNotFoundError(self.missing)
         wire: Wire = _responses if self._needs_responses(model, request) else _chat
         absent = wire.ABSENT + (_NOT_ON_OPENAI if self._openai else ())
         refused = next((name for name in absent if getattr(request, name) not in (None, ())), None)
@@ -262,7 +270,9 @@ def _strange_forms() -> Iterator[None]:
 
 
 def _without_keys(url: str) -> str:
-    """Return the URL without its user name and query, which may hold a key."""
+    """Return the URL without its user name and query, which may hold a key; what is no URL may be one."""
+    if "://" not in str(url):
+        return "***"
     return re.sub(r"//[^/?#]*@|[?#].*", lambda part: "//***@" if part[0].startswith("/") else "?***", str(url))
 
 

@@ -384,6 +384,7 @@ def test_missing_file(local: Make, tmp_path: Path, request_for: Ask) -> None:
             missing.generate(request_for())
         assert type(caught.value) is ModelNotFoundError
     assert missing.health().status == "unconfigured"
+    assert missing.missing == missing.health().reason
     assert "model_path" in missing.health().reason
 
 

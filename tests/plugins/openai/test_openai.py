@@ -472,9 +472,11 @@ def test_local_is_for_loopback_only(fault_server: Serve) -> None:
 
 def test_a_wrong_option_is_told_by_health_and_by_every_call() -> None:
     """A URL that is none, a header that cannot be sent."""
-    for options in ({"base_url": "ftp://x"}, {"base_url": "http://["}, {"headers": {"X": "a\nb"}}):
+    for options in ({"base_url": "ftp://x"}, {"base_url": "http://["}, {"base_url": KEY}, {"headers": {"X": "a\nb"}}):
         one = OpenAI(**{"model": "m", "api_key": KEY, "base_url": "http://127.0.0.1:9", **options})  # type: ignore[arg-type]
         assert one.health().status == "unconfigured"
+        assert one.missing == one.health().reason
+        assert KEY not in one.missing + repr(one), "a key at the wrong place is a key"
         with pytest.raises(AuthenticationError):
             one.generate(ask())
 
