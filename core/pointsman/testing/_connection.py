@@ -295,6 +295,8 @@ async def serve(connection: Connection, next_fault: Callable[[Seen], Fault], new
         exchange = new(connection, *request, body)
         seen = exchange.seen
         connection.on_gone = seen.client_left
+        if connection.gone.is_set():  # it had asked, and left before we came to its request
+            seen.client_left()
         fault = next_fault(seen)
         seen.fault = fault.name
         try:

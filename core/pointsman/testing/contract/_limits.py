@@ -59,9 +59,8 @@ class Limits(Suite):
         """A silent service is given up when the time is up: the whole time, or that to the first byte."""
         for way in _ways(make("silent")):
             subject = make("silent")
-            scope = Scope(self.timeout_s * 10)
+            scope, started = Scope(self.timeout_s * 10), monotonic()
             scope.begin(**{limit: self.short_s})
-            started = monotonic()
             ended = self.run(dict(subject.ways())[way], self.request(scope=scope))
             assert isinstance(ended.error, BackendTimeout), f"{way}: found {ended!r}, expected BackendTimeout"
             assert monotonic() - started >= self.short_s, f"{way}: it gave up before the time was up"
