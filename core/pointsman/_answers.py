@@ -271,7 +271,7 @@ class Stream(Iterator[Chunk]):
             self._call.request.scope.cancel()
         if self._rest is not None:
             close(self._rest)
-        self._call.leave(None)
+        self._call.leave()
 
     def __enter__(self) -> Stream:
         return self

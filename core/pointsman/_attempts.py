@@ -176,7 +176,10 @@ class Call(Generic[T]):
 
     def _let_in(self, backend: Backend, woken: threading.Event | None = None) -> bool:
         breaker = self.shared.breaker
-        return breaker.silent or breaker.enter(backend.id, backend.model_for(self.request), self, woken)
+        return breaker.silent or breaker.enter(backend.id, self._model(backend), self, woken)
+
+    def _model(self, backend: Backend) -> str | None:
+        return backend.model_for(self.request, first=not self._errors)
 
     def _after_probe(self, backend: Backend) -> bool:
         """Wait for the call that probes this backend, if one does; say whether it may be asked then."""
@@ -185,7 +188,7 @@ class Call(Generic[T]):
             forget = scope.on_cancel(woken.set)
             woken.wait(min(scope.left(), threading.TIMEOUT_MAX))
             forget()
-        pause = self.shared.breaker.pause(backend.id, backend.model_for(self.request))
+        pause = self.shared.breaker.pause(backend.id, self._model(backend))
         if pause is None or pause.soft:
             return True
         error = copy(pause.error)
@@ -228,6 +231,9 @@ class Call(Generic[T]):
                 return Answered(answer, backend, request, started)
             except (Exception, SystemExit) as raised:
                 error = translated(raised)
+            except BaseException:
+                self.leave()
+                raise
             self.failed(Answered(None, backend, request, started), error)
             if self._adapted(backend, request, error):
                 request = backend.fitted(self.request, first=first)
@@ -257,19 +263,23 @@ class Call(Generic[T]):
         scope, breaker = request.scope, self.shared.breaker
         # What the caller ended, by hand or with a time that was too short, says nothing about the backend.
         ended = not asked or scope.cancelled or (scope.expired and isinstance(error, BackendTimeout))
-        if ended or isinstance(error, InvalidRequestError | ContentFilterError):
-            breaker.left(backend.id, request.model, self)
-        else:
+        if not ended and not isinstance(error, InvalidRequestError | ContentFilterError):
             breaker.failed(backend.id, request.model, error)
+        self.leave()
 
     def failed(self, tried: Answered[Any], error: BackendError) -> None:
         """Record an attempt that failed, or was cancelled by the caller."""
-        self.leave(error.usage)
+        self._settle(error.usage)
         error.backend, error.model = tried.backend.id, tried.request.model
         self.record(tried, tried.request.model, "cancelled" if self.request.scope.cancelled else "failed", error)
 
-    def leave(self, usage: Usage | None) -> None:
-        """Give back the place within the backend's limits; `usage` is what the attempt really cost, if known."""
+    def leave(self, usage: Usage | None = None) -> None:
+        """Be done with a backend: its limits and its circuit. `usage` is what the attempt really cost, if known."""
+        self._settle(usage)
+        if not self.shared.breaker.silent:
+            self.shared.breaker.left(self)
+
+    def _settle(self, usage: Usage | None) -> None:
         if self._slot is not None:
             self._slot.leave(usage.total_tokens if usage is not None else None)
             self._slot = None

@@ -13,7 +13,6 @@ while all cool-downs are soft, the least bad backend is tried rather than none.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from copy import copy
 
@@ -55,16 +54,18 @@ class _Circuit:
     openings: int = 0  #: since the last success
     probe: object = None  #: who tries it now that it is half open
     waiting: list[threading.Event] = field(factory=list)  #: those who want to know how the probe ends
-    outcomes: deque[tuple[float, bool]] = field(factory=deque)
+    window_ends: float = 0.0
+    outcomes: int = 0  #: within the window
+    failures: int = 0
 
     def note(self, now: float, *, good: bool) -> bool:
         """Note an outcome; say whether failures are as many as patience allows."""
-        self.outcomes.append((now, good))
-        while self.outcomes[0][0] < now - _WINDOW:
-            self.outcomes.popleft()
+        if now > self.window_ends:
+            self.window_ends, self.outcomes, self.failures = now + _WINDOW, 0, 0
+        self.outcomes += 1
+        self.failures += not good
         self.in_a_row = 0 if good else self.in_a_row + 1
-        bad = sum(not fine for _, fine in self.outcomes)
-        return self.in_a_row >= _IN_A_ROW or 2 * bad >= len(self.outcomes) >= _ENOUGH
+        return self.in_a_row >= _IN_A_ROW or 2 * self.failures >= self.outcomes >= _ENOUGH
 
     def end_probe(self) -> None:
         """Let those go on who wait for the probe."""
@@ -115,7 +116,7 @@ class Breaker:
                 if whole:
                     circuit.openings = 0
                     circuit.note(self._clock.now(), good=True)
-                    if all(good for _, good in circuit.outcomes):
+                    if not circuit.failures:
                         del self._circuits[key]
 
     def enter(self, backend: str, model: str | None, caller: object, woken: threading.Event | None = None) -> bool:
@@ -131,10 +132,10 @@ class Breaker:
                 circuit.probe = caller
             return True
 
-    def left(self, backend: str, model: str | None, caller: object) -> None:
-        """`caller` has gone without an outcome: somebody else may be the probe."""
+    def left(self, caller: object) -> None:
+        """`caller` is done: where it was the probe and has shown nothing, somebody else may be it."""
         with self._lock:
-            for _, circuit in self._of(backend, model):
+            for circuit in self._circuits.values():
                 if circuit.probe is caller:
                     circuit.end_probe()
 
