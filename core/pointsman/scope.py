@@ -105,9 +105,9 @@ class Clock:
         """Return seconds since some fixed time."""
         return monotonic()
 
-    def wait(self, scope: Scope, seconds: float) -> bool:
-        """Let `seconds` pass, and say whether the call may then go on; a cancel ends the wait at once."""
-        woken = threading.Event()
+    def wait(self, scope: Scope, seconds: float, woken: threading.Event | None = None) -> bool:
+        """Let `seconds` pass, and say whether the call may then go on; a cancel, or `woken`, ends the wait at once."""
+        woken = woken or threading.Event()
         forget = scope.on_cancel(woken.set)
         try:
             return not woken.wait(seconds) and not scope.expired
