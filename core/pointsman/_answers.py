@@ -228,7 +228,11 @@ class Stream(Iterator[Chunk]):
                 raise
             return None  # what broke after the end had been told was not the answer
         if chunk is not None and chunk.finish_reason is not None:
-            _check_end(chunk.finish_reason)
+            try:
+                _check_end(chunk.finish_reason)
+            except BackendError as error:
+                error.usage = chunk.usage
+                raise
         elif chunk is not None and monotonic() > scope.deadline:
             raise BackendTimeout("the time was up before the end of the answer")
         return chunk
