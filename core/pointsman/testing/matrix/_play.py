@@ -133,6 +133,13 @@ class Run:
         """The circuit of the primary is "closed", or "open"."""
         self.check(self.circuit.partition(" ")[0], state, "circuit of the primary")
 
+    def check_open(self, seconds: float) -> None:
+        """The circuit of the primary is open for so many seconds, less what has passed."""
+        left = (
+            float(self.circuit.removeprefix("open for ").removesuffix(" s") or 0) if "open for" in self.circuit else 0
+        )
+        self.check_that(0.8 * seconds <= left <= seconds, f"the circuit, {self.circuit}, is open for {seconds:g} s")
+
     def check_time(self) -> None:
         """The time was not up, or it had just passed."""
         assert self.got is not None
