@@ -7,6 +7,7 @@ called through a caller that sees its hooks and those of the middleware, and of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from attrs import define, field
@@ -247,6 +248,27 @@ class Registry:
         text = f"hook {hook} returned {type(found).__name__}, expected {kind.__name__}: the plugin is at fault"
         self._catalogue.quarantine(PROVIDERS, backend.type, text)
         raise BackendError(text, retry_after=LONG)
+
+
+def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
+    """Return backends of what a caller gave: values, bare providers in the order of preference, or either by id."""
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise ConfigError(f"backends: found {type(given).__name__}, expected a list of backends or a mapping of ids")
+    pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
+    made = []
+    for place, (name, one) in enumerate(pairs, 1):
+        if one is None or isinstance(one, str | bytes | Mapping | type):
+            found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
+            raise ConfigError(
+                f"backends[{place - 1}]: found {found}, expected a Backend or a provider; "
+                "Router.from_config takes a configuration"
+            )
+        backend = one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place)
+        if name not in (None, backend.id):
+            backend = copy(backend)
+            backend.id = name
+        made.append(backend)
+    return made
 
 
 def chunk_of(completion: Completion) -> Chunk:

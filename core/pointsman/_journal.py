@@ -16,24 +16,31 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
-from os import PathLike, fspath
+from os import PathLike
+from os.path import abspath
 from typing import Any, TypeAlias
 
 from attrs import fields
 
 from . import errors
-from .errors import AllBackendsFailed, BackendError, ConfigError
+from .errors import BackendError, ConfigError
 from .values import Attempt, Completion, Request, ToolCall, Usage
 
 Result: TypeAlias = Completion | BackendError
 
 #: "PtsB" in ASCII, in the file's header; and the version of the table below.
 _APPLICATION, _VERSION = 0x50747342, 1
-_TABLE = "CREATE TABLE items(position INTEGER PRIMARY KEY, digest BLOB, answered INTEGER, result TEXT) STRICT"
+_TABLE = "CREATE TABLE items(position INTEGER PRIMARY KEY, digest BLOB, answered INTEGER, result TEXT)"
 #: How a request is served; the other fields are what is asked.
 _HOW = {"scope", "timeout", "first_token_timeout", "idle_timeout", "min_rate", "max_retries"}
 _HOW |= {"on_refusal", "on_break", "on_limit", "local_only"}
-_NESTED = {"usage": Usage, "tool_calls": ToolCall, "attempts": Attempt}
+_ADVICE = {
+    "BUSY": "another batch is using it: wait for its end, or name another file",
+    "NOTADB": "name another file",
+    "CORRUPT": "it is damaged: save what `sqlite3 FILE .recover` finds, and name another file",
+}
+_FACT: Any = str | int | float | tuple | Usage | None  # attributes of an error that are kept
+_VALUES: dict[str, Any] = {cls.__name__: cls for cls in (Attempt, Completion, ToolCall, Usage)}
 
 
 class Journal:
@@ -41,11 +48,12 @@ class Journal:
 
     The lock is the operating system's, on the open file: it ends with the process that holds it.
 
+    :param path: of the file; `None` for a temporary one, which nobody else sees and which ends with this object.
     :raises ConfigError: the file is in use, is no journal, is damaged, or cannot be written.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self._path = fspath(path)
+    def __init__(self, path: str | PathLike[str] | None) -> None:
+        self._path = "" if path is None else abspath(path)
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, bytes, bool, str]] = deque()
         self._broken: ConfigError | None = None
@@ -61,8 +69,7 @@ class Journal:
 
     def _opened(self) -> int:
         """Lock the file, make it a journal if it is empty, and return the highest position in it."""
-        for name, value in ("locking_mode", "EXCLUSIVE"), ("journal_mode", "WAL"), ("synchronous", "FULL"):
-            self._db.execute(f"PRAGMA {name}={value}")
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("BEGIN EXCLUSIVE")  # all or nothing, wherever the process is killed
         marks = [self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if marks == [0, 0] and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -73,24 +80,21 @@ class Journal:
             what = "of another version of pointsman" if marks[0] == _APPLICATION else "no journal of a batch"
             raise ConfigError(f"journal {self._path}: the file is {what}; name another file")
         self._db.execute("COMMIT")
+        self._db.execute(f"PRAGMA journal_mode={'WAL' if self._path else 'OFF'}")  # now that it is known to be ours
+        self._db.execute("PRAGMA synchronous=FULL")
         last: int | None = self._db.execute("SELECT max(position) FROM items").fetchone()[0]
         return -1 if last is None else last
 
-    def _told(self, error: sqlite3.Error) -> ConfigError:
-        known = {
-            "SQLITE_BUSY": "another batch is using it; wait for its end, or name another file",
-            "SQLITE_NOTADB": "the file is no journal of a batch; name another file",
-            "SQLITE_CORRUPT": "the file is damaged; copy what `sqlite3 FILE .recover` finds, or name another file",
-        }
-        advice = known.get(error.sqlite_errorname or "", "mend that and call again; what it holds is not lost")
-        return ConfigError(f"journal {self._path}: {error}: {advice}")
+    def _told(self, error: Exception, kind: str = "") -> ConfigError:
+        kind = kind or getattr(error, "sqlite_errorname", "SQLITE_").split("_")[1]
+        return ConfigError(f"journal {self._path}: {error}; {_ADVICE.get(kind, 'mend that, and call again')}")
 
-    def find(self, position: int, digest: bytes, *, retry_failed: bool) -> Result | None:
+    def find(self, position: int, digest: bytes, *, retry_failed: bool = False) -> Result | None:
         """Return what is recorded for this prompt at this place; `None` if it is to be asked.
 
         :raises ConfigError: the answer to another prompt stands there.
         """
-        if position > self._last:
+        if self._path and position > self._last:
             return None
         try:
             with self._lock:
@@ -99,8 +103,10 @@ class Journal:
                 return None
             if row[1] == digest:
                 return decoded(row[3])
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            raise self._told(sqlite3.DatabaseError(f"prompts[{position}]: {error}")) from error
+        except sqlite3.Error as error:
+            raise self._told(error) from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._told(error, "CORRUPT") from error
         if row[2]:
             raise ConfigError(
                 f"journal {self._path}: prompts[{position}]: found the answer to another prompt or other options, "
@@ -146,47 +152,32 @@ def encoded(result: Result) -> str:
 
 def decoded(text: str) -> Result:
     """Return what was encoded: an answer is equal to the one that was, an error has its class, text and facts."""
-    values = json.loads(text)
-    return _error(values) if "error" in values else _made(Completion, values)
+    return json.loads(text, object_hook=_revived)  # type: ignore[no-any-return] # what `_plain` wrote
 
 
 def _plain(value: Any) -> Any:
+    """Return a value for JSON; those that come back have their class in `is`."""
     if isinstance(value, BackendError):
         ours = next(cls.__name__ for cls in type(value).__mro__ if cls.__module__ == errors.__name__)
-        facts = {name: one for name, one in vars(value).items() if one is None or name == "attempts" or _simple(one)}
-        return {"error": ours, "message": value.message, "errors": getattr(value, "exceptions", ()), **facts}
-    if isinstance(value, bytes):
-        return value.hex()
+        _, (_, args), facts = value.__reduce__()
+        return {"is": ours, "args": args, **{name: one for name, one in facts.items() if isinstance(one, _FACT)}}
+    if hasattr(type(value), "__attrs_attrs__"):
+        told = {name: one for name, default in _defaults(value.__class__) if (one := getattr(value, name)) != default}
+        return {"is": type(value).__name__, **told}
     if isinstance(value, Mapping):
         return dict(value)
-    if hasattr(type(value), "__attrs_attrs__"):
-        return {name: one for name in _names(type(value)) if (one := getattr(value, name)) is not None and one != ()}
-    return repr(value)  # in `extra`, which is never read back
+    return value.hex() if isinstance(value, bytes) else repr(value)  # in a request: for its digest only
 
 
-def _simple(value: Any) -> bool:
-    return isinstance(value, str | int | float)
+def _revived(values: dict[str, Any]) -> Any:
+    name, facts = values.pop("is"), {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+    if name in _VALUES:
+        return _VALUES[name](**facts)
+    error = getattr(errors, name)(*facts.pop("args"))
+    vars(error).update(facts)
+    return error
 
 
 @cache
-def _names(cls: type[Any]) -> tuple[str, ...]:
-    return tuple(attribute.name for attribute in fields(cls))
-
-
-def _made(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    return cls(**{name: _value(name, value) for name, value in values.items() if name in _names(cls)})
-
-
-def _value(name: str, value: Any) -> Any:
-    kind = _NESTED.get(name)
-    if isinstance(value, list):
-        return tuple(_made(kind, one) if kind else one for one in value)
-    return _made(kind, value) if kind and value else value
-
-
-def _error(values: dict[str, Any]) -> BackendError:
-    cls, message, parts = getattr(errors, values.pop("error")), values.pop("message"), values.pop("errors")
-    error = cls(message, [_error(part) for part in parts]) if cls is AllBackendsFailed else cls(message)
-    for name, value in values.items():
-        setattr(error, name, _value(name, value))
-    return error  # type: ignore[no-any-return] # a class of errors.py, as `_plain` wrote it
+def _defaults(cls: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((attribute.name, attribute.default) for attribute in fields(cls))

@@ -14,7 +14,7 @@ from attrs import asdict
 from . import _log
 from ._answers import Opened, Stream, judged, opened
 from ._attempts import Answered, Call, Policy, Shared
-from ._backends import Backend, Registry
+from ._backends import Backend, Registry, listed
 from ._breaker import Breaker
 from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
 from ._eligible import Gate, Place
@@ -29,6 +29,8 @@ from .values import Chunk, Completion, Health, Options, Request
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from ._batch import BatchOptions, Item
+    from ._journal import Result
     from ._limits import Limiter
 
 T = TypeVar("T")
@@ -97,7 +99,7 @@ class Router:
         except ConfigError as error:
             raise ConfigError(str(error).replace("Request.", "Router.")) from error
         self._log_content = log_content
-        made = self._installed() if backends is None else _backends(backends)
+        made = self._installed() if backends is None else listed(backends)
         wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]
         orderer = self._plugin(ORDERS, order)
         self._registry = Registry(made, wrappers, orderer, self._catalogue)
@@ -114,6 +116,7 @@ class Router:
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
+        self._source: str | Path | Mapping[str, Any] | None = None
         _log.to_stderr(_log.INFO if verbose or any(backend.verbose for backend in made) else None)
 
     @classmethod
@@ -126,7 +129,9 @@ class Router:
         from .config import sealed
 
         source = sealed(source)  # no traceback shows the keys in it
-        return cls(**configured(source))
+        made = cls(**configured(source))
+        made._source = source
+        return made
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -168,6 +173,33 @@ class Router:
         finally:
             stream.close()
 
+    def batch(
+        self, prompts: Iterable[Item], max_workers: int = 4, **settings: Unpack[BatchOptions]
+    ) -> Sequence[Result]:
+        """Ask many prompts, some at once, and return the results in order: each a `Completion` or a `BackendError`.
+
+        A prompt is what `generate` takes, or a mapping of `prompt` or `messages` and options of its own. They are
+        read as they are needed; ten thousand results are kept in memory, all others in a temporary file.
+
+        :param max_workers: how many are asked at once, or handed to `executor`.
+        :param settings: options for all, as `generate` takes them; `timeout` is that of each item, 30 seconds by
+            default. And: `on_result(position, result)` is called in this thread for each result as it comes, and ends
+            the batch if it raises. `journal` is a file that keeps every result before it is reported: the same call
+            again asks only what is not in it, and with `retry_failed` what failed. `executor` runs the items.
+        :raises ConfigError: an argument is wrong, or the journal is in use, damaged, or of another batch.
+        """
+        from ._batch import Batch
+
+        return Batch(self, max_workers, settings).run(prompts)
+
+    async def abatch(
+        self, prompts: Iterable[Item], max_workers: int = 4, **settings: Unpack[BatchOptions]
+    ) -> Sequence[Result]:
+        """Do as `batch`, in a thread, where `prompts` is read and `on_result` called. Cancelling it ends all calls."""
+        from ._batch import arun
+
+        return await arun(self, prompts, max_workers, settings)
+
     def health(self) -> dict[str, Health]:
         """Return how each backend is, asking those that were not asked lately, side by side, within seconds."""
         found = self._monitor.check(self._registry.backends)
@@ -200,6 +232,8 @@ class Router:
                 return
             self._closed = True
         self._registry.close()
+        for limiter in self._shared.limiters.values():
+            limiter.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -216,7 +250,9 @@ class Router:
     def _request(self, prompt: Prompt, options: Mapping[str, Any]) -> Request:
         if self._closed:
             raise ConfigError("this router is closed; make another one")
-        request = build(prompt, options)
+        return self._started(build(prompt, options))
+
+    def _started(self, request: Request) -> Request:
         policy = self._shared.policy
         request.scope.restart(
             policy.timeout if request.timeout is None else request.timeout,
@@ -350,36 +386,4 @@ def _limiters(backends: Iterable[Backend], clock: Clock, storage: str | Secret |
         return {}
     from ._limits import Limiter  # most routers have no limits
 
-    return {
-        b.id: Limiter(
-            b.id,
-            rate_limit=b.rate_limit,
-            rate_limit_window=b.rate_limit_window,
-            tokens_per_minute=b.tokens_per_minute,
-            max_concurrency=b.max_concurrency,
-            clock=clock,
-            storage=storage,
-        )
-        for b in limited
-    }
-
-
-def _backends(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
-    """Return backends of what a caller gave: values, bare providers in the order of preference, or either by id."""
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise ConfigError(f"backends: found {type(given).__name__}, expected a list of backends or a mapping of ids")
-    pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
-    made = []
-    for place, (name, one) in enumerate(pairs, 1):
-        if one is None or isinstance(one, str | bytes | Mapping | type):
-            found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
-            raise ConfigError(
-                f"backends[{place - 1}]: found {found}, expected a Backend or a provider; "
-                "Router.from_config takes a configuration"
-            )
-        backend = one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place)
-        if name not in (None, backend.id):
-            backend = copy(backend)
-            backend.id = name
-        made.append(backend)
-    return made
+    return {b.id: Limiter(b, clock, Secret.of(storage)) for b in limited}

@@ -1,0 +1,278 @@
+"""Many prompts, some at once: the engine of `Router.batch`.
+
+One thread, the caller's, reads the prompts, hands them out and reports what came back, so that neither
+`prompts` nor `on_result` need be thread-safe. What a worker has finished it makes durable itself, before
+the caller's thread hears of it: an interrupt of that thread cannot come between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import cache, partial
+from os import PathLike, fspath
+from os.path import abspath
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ._attempts import translated
+from ._journal import Journal, Result, digest
+from ._requests import Prompt
+from .errors import BackendError, ConfigError, InvalidRequestError
+from .secret import Secret, redact
+from .values import Completion, Message, Options, Request
+
+if TYPE_CHECKING:
+    from .router import Router
+
+#: What may be asked: a prompt, or a mapping of `prompt` or `messages`, options, and an `id` that is the caller's own.
+Item: TypeAlias = "Prompt | Mapping[str, Any]"
+
+#: Results up to here are a list in memory; those after them are kept in a temporary file.
+_IN_MEMORY = 10_000
+#: Seconds that calls which are cancelled have to end.
+_GRACE = 2.0
+_BLANK = Request((Message("user"),))
+
+
+class BatchOptions(Options, total=False):
+    """What `Router.batch` takes as keywords: the options of all its items, and these."""
+
+    on_result: Callable[[int, Result], object] | None
+    journal: str | PathLike[str] | None
+    retry_failed: bool
+    executor: Executor | None
+
+
+class Batch:
+    """One run over many prompts. `Router.batch` says what the arguments mean.
+
+    :raises ConfigError: an argument or an option is wrong.
+    """
+
+    def __init__(self, router: Router, max_workers: int, settings: Mapping[str, Any]) -> None:
+        if not isinstance(max_workers, int) or max_workers < 1:
+            raise ConfigError(f"max_workers: found {max_workers!r}, expected a whole number from 1 upwards")
+        options = {"timeout": 30.0, **settings}
+        self.resumed = 0  #: results that stood in the journal already
+        self._router = router
+        self._max_workers = max_workers
+        self._on_result: Callable[[int, Result], object] | None = options.pop("on_result", None)
+        self._path: str | PathLike[str] | None = options.pop("journal", None)
+        self._retry_failed: bool = options.pop("retry_failed", False)
+        self._executor: Executor | None = options.pop("executor", None)
+        self._options = options
+        self._running: dict[int, tuple[Future[Result], Request]] = {}  # touched by the thread of `run` only
+        self._finished: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+        self._results = Results()
+        self._journal: Journal | None = None
+        router.order("?", **options)  # what would be wrong with every item is told at once
+
+    def run(self, prompts: Iterable[Item]) -> Sequence[Result]:
+        """Ask all, and return the results in order. To be called once."""
+        if isinstance(prompts, str | bytes | Mapping | Request) or not isinstance(prompts, Iterable):
+            raise ConfigError(f"prompts: found {type(prompts).__name__}, expected an iterable of prompts")
+        with ExitStack() as stack:
+            if self._path is not None:
+                self._journal = Journal(self._path)
+                stack.callback(self._journal.close)
+            threads = ThreadPoolExecutor(self._max_workers, "pointsman-batch")  # starts none before it needs one
+            stack.callback(lambda: threads.shutdown(wait=not self._running, cancel_futures=True))
+            work: Any = Work(self._router)
+            try:
+                self._work_off(prompts, partial((self._executor or threads).submit, work))
+            except BaseException:
+                self._cancel()
+                raise
+        return self._results if len(self._results) > _IN_MEMORY else list(self._results)
+
+    def stop(self) -> None:
+        """Let `run` end soon, by raising `CancelledError`. For other threads."""
+        self._finished.put((-1, CancelledError()))
+
+    def _work_off(self, prompts: Iterable[Item], submit: Callable[[Request], Future[Result]]) -> None:
+        # Some wait in line, so that no thread of ours does; an executor of the caller's has a line of its own.
+        most = self._max_workers * (2 if self._executor is None else 1)
+        rest, failure = enumerate(prompts), None
+        more = True
+        while more or self._running:
+            if more and len(self._running) < most:
+                try:
+                    position, item = next(rest)
+                except StopIteration:
+                    more = False
+                except Exception as error:  # the caller's: what came before is finished first
+                    more, failure = False, error
+                else:
+                    self._begin(position, item, submit)
+            elif self._running:
+                self._report(*self._finished.get())
+            while not self._finished.empty():
+                self._report(*self._finished.get())
+        if failure is not None:
+            raise failure
+
+    def _begin(self, position: int, item: Item, submit: Callable[[Request], Future[Result]]) -> None:
+        """Ask an item, unless there is nothing to ask."""
+        known: Result | None = None
+        try:
+            request = self._request(item)
+            mark = digest(request)
+        except (BackendError, ConfigError, RecursionError, TypeError, ValueError) as error:
+            known = error if isinstance(error, BackendError) else InvalidRequestError(f"prompts[{position}]: {error}")
+        else:
+            if self._journal is not None:
+                known = self._journal.find(position, mark, retry_failed=self._retry_failed)
+                self.resumed += known is not None
+            if known is None:
+                future = submit(request)
+                self._running[position] = future, request
+                future.add_done_callback(partial(self._done, position, mark, request))
+                return
+        self._report(position, known)
+
+    def _request(self, item: Any) -> Request:
+        """Return the request for an item. Its own options go before those of the batch, but nothing allows to leave."""
+        if isinstance(item, BackendError):
+            raise item  # what could not be read: a row of a file
+        options = dict(self._options)
+        if isinstance(item, Request):
+            options = {name: one for name, one in options.items() if getattr(item, name) == getattr(_BLANK, name)}
+        elif isinstance(item, Mapping):
+            options |= {name: one for name, one in item.items() if name != "id"}
+            options["local_only"] = options.get("local_only", False) or self._options.get("local_only", False)
+            asked = [options.pop(name) for name in ("prompt", "messages") if name in item]
+            if len(asked) != 1:
+                raise ConfigError("expected either prompt or messages, and the options of the item")
+            item = asked[0]
+        return self._router._request(item, options)
+
+    def _done(self, position: int, mark: bytes, request: Request, future: Future[Result]) -> None:
+        """Make a result durable, then hand it over. Called where the work has ended."""
+        result: Any
+        try:
+            error = future.exception()
+            if isinstance(error, BrokenExecutor | ConfigError):
+                raise error  # of all items, and not of this one
+            result = future.result() if error is None else translated(error)
+            if self._journal is not None and (isinstance(result, Completion) or not request.scope.cancelled):
+                self._journal.record(position, mark, result)
+        except BaseException as raised:
+            result = raised
+        self._finished.put((position, result))
+
+    def _report(self, position: int, result: Any) -> None:
+        self._running.pop(position, None)
+        if not isinstance(result, Completion | BackendError):
+            raise result
+        self._results.keep(position, result)
+        if self._on_result is not None:
+            self._on_result(position, result)
+
+    def _cancel(self) -> None:
+        """End what runs, and wait a short time for it: what was answered nevertheless is in the journal then."""
+        for future, _ in self._running.values():
+            future.cancel()
+        for _, request in self._running.values():
+            request.scope.cancel()
+        until = monotonic() + _GRACE
+        with suppress(Empty):  # what does not obey is left behind
+            while self._running:
+                self._running.pop(self._finished.get(timeout=max(0, until - monotonic()))[0], None)
+
+
+class Work:
+    """What a worker does. In another process it makes the router anew, from the same configuration."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def __call__(self, request: Request) -> Result:
+        """Return the answer, or the error, without the frames that it came through: they hold memory."""
+        router, scope = self._router, request.scope
+        while True:
+            try:
+                return router._generate(router._started(request))
+            except Exception as raised:
+                error = InvalidRequestError(str(raised)) if isinstance(raised, ConfigError) else translated(raised)
+            errors: list[BackendError] = [error, *getattr(error, "exceptions", ())]
+            ours = [one.retry_after for one in errors if one.code == "own_limit" and one.retry_after is not None]
+            scope.restart(None, None)  # an item's time does not run while a limit of ours holds it back
+            if not ours or scope.cancelled or not router._shared.clock.wait(scope, min(ours)):
+                break
+        for one in errors:
+            one.__cause__ = one.__context__ = one.__traceback__ = None
+        return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        source = self._router._source
+        if source is None:
+            raise ConfigError(
+                "executor: this router was made of objects, which no other process has; "
+                "make it with Router.from_config, or use an executor of threads"
+            )
+        text = json.dumps(dict(source) if isinstance(source, Mapping) else abspath(source), default=_written)
+        if redact(text) != text:
+            del text  # no traceback shows it
+            raise ConfigError("executor: the configuration holds a key, which is sent nowhere; write ${NAME} instead")
+        return _work, (text,)
+
+
+def _written(value: Any) -> Any:
+    return value.reveal() if isinstance(value, Secret) else dict(value) if isinstance(value, Mapping) else fspath(value)
+
+
+@cache
+def _work(source: str) -> Work:
+    from .router import Router
+
+    return Work(Router.from_config(json.loads(source)))
+
+
+class Results(Sequence[Result]):
+    """The results of a batch, in order. All but the first are in a temporary file, which ends with this object."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._near: dict[int, Result] = {}
+        self._far: Journal | None = None
+
+    def keep(self, position: int, result: Result) -> None:
+        """Remember a result. They may come in any order."""
+        self._count += 1
+        if position < _IN_MEMORY:
+            self._near[position] = result
+        else:
+            self._far = self._far or Journal(None)
+            self._far.record(position, b"", result)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(self._count)[index]
+        if isinstance(place, range):
+            return [self[one] for one in place]
+        return self._near[place] if self._far is None or place < _IN_MEMORY else self._far.find(place, b"")
+
+    def __del__(self) -> None:
+        if self._far is not None:
+            self._far.close()
+
+
+async def arun(
+    router: Router, prompts: Iterable[Item], max_workers: int, settings: Mapping[str, Any]
+) -> Sequence[Result]:
+    """Do as `run`, in a thread; cancelling it returns when all has ended."""
+    import asyncio
+
+    batch = Batch(router, max_workers, settings)
+    running = asyncio.ensure_future(router._in_thread(lambda: batch.run(prompts)))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        batch.stop()
+        await asyncio.wait([running])
