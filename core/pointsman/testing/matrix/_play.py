@@ -99,7 +99,7 @@ class Run:
         :raises Wrong: it does not.
         """
         if not good:
-            raise Wrong(f"{what}: that is not so; the caller got {self.outcome()}")
+            raise Wrong(f"{what}: it is not so; {self.outcome()}")
 
     def outcome(self) -> str:
         """Say in a few words how it went."""
