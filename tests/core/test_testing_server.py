@@ -60,20 +60,27 @@ def talk(
     *,
     path: str = "/v1/chat/completions",
     stream: bool = False,
-    silence: float = 0.5,
+    silence: float = 10.0,
+    until: bytes = b"",
     **more: Any,
 ) -> Heard:
-    """Send one request and hear what comes."""
+    """Send one request and hear what comes, until it ends or nothing comes for `silence` seconds.
+
+    :param until: what is waited for patiently, however short `silence` is.
+    """
     body = {"model": "m", "messages": [{"role": "user", "content": "hello you"}], "stream": stream, **more}
     raw = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(raw)}\r\n\r\n"
     data = b""
     with socket.socket() as sock:
         try:
+            sock.settimeout(10)
             sock.connect(("127.0.0.1", server.port))  # a reset on connect may be seen here already
-            sock.settimeout(silence)
             sock.sendall(head.encode() + raw)
-            while piece := sock.recv(65536):
+            while True:
+                sock.settimeout(silence if until in data else 10)
+                if not (piece := sock.recv(65536)):
+                    break
                 data += piece
         except ConnectionError:
             return Heard(data, "reset")
@@ -115,7 +122,8 @@ def test_every_fault_plays(name: str, stream: bool, fault_server: Server) -> Non
     """Every fault can be played with its defaults, on plain and streamed requests, and leaves the server well."""
     server = fault_server([CATALOGUE[name][1](), faults.well()])
     talk(server, stream=stream, silence=0.05)
-    assert talk(server, stream=stream, silence=10).status == 200
+    server.wait_for(1)
+    assert talk(server, stream=stream).status == 200
 
 
 class TestBeforeAnyAnswer:
@@ -173,9 +181,14 @@ class TestBeforeAnyAnswer:
     def test_reset_on_connect(self, no_leaks: None, fault_server: Server) -> None:
         """RST comes although nothing has been asked."""
         server = fault_server(faults.reset_on_connect())
-        with socket.create_connection(("127.0.0.1", server.port)) as sock, pytest.raises(ConnectionResetError):
-            sock.recv(1)
-        assert server.log[0].fault == "reset_on_connect()"
+
+        def listen() -> None:
+            with socket.create_connection(("127.0.0.1", server.port), 10) as sock:  # it may be seen here already
+                sock.recv(1)
+
+        with pytest.raises(ConnectionResetError):
+            listen()
+        assert server.wait_for(1)[0].fault == "reset_on_connect()"
 
     def test_hang_up(self, hear: Hear) -> None:
         """FIN and not a byte."""
@@ -188,17 +201,22 @@ class TestBeforeAnyAnswer:
 
     def test_silent(self, hear: Hear) -> None:
         """The connection stays open and nothing comes."""
-        assert hear(faults.silent()) == (b"", "open")
+        assert hear(faults.silent(), silence=0.5) == (b"", "open")
 
     @pytest.mark.parametrize("part", ["headers", "body"])
     def test_drip(self, fault_server: Server, part: Any) -> None:
-        """One byte at a time."""
-        server = fault_server(faults.drip(0.01, part=part))
-        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        """One byte at a time, after the head where it is the body that drips."""
+        head = b"Content-Length: 60000\r\n\r\n" if part == "body" else b""
+        first = b" " if part == "body" else b"H"
+        server = fault_server([faults.drip(600, part=part), faults.drip(0.001, part=part)])
+        slow = talk(server, silence=0.3, until=head + first)
+        assert (slow.data.partition(head)[2] if head else slow.data, slow.end) == (first, "open")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
             sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
-            pieces = [sock.recv(1000) for _ in range(20)]
-        assert all(len(piece) < 20 for piece in pieces[1:])
-        assert server.log[0].wait_closed()
+            came = b""
+            while len(came.partition(head)[2] if head else came) < 20:
+                came += sock.recv(100)
+        assert all(seen.wait_closed() for seen in server.log)
 
     @pytest.mark.parametrize("status", [301, 302, 307, 308])
     def test_redirect(self, hear: Hear, status: int) -> None:
@@ -210,9 +228,9 @@ class TestBeforeAnyAnswer:
     def test_unsupported(self, fault_server: Server) -> None:
         """The request with the parameter is refused, the one without is answered."""
         server = fault_server(faults.unsupported("top_p"))
-        refused = talk(server, top_p=1, silence=10)
+        refused = talk(server, top_p=1)
         assert (refused.status, json.loads(refused.body)["error"]["param"]) == (400, "top_p")
-        assert talk(server, silence=10).status == 200
+        assert talk(server).status == 200
 
 
 class TestNoAnswers:
@@ -343,7 +361,7 @@ class TestStreams:
     )
     def test_breaks_after_three(self, hear: Hear, fault: Fault, end: str, mark: bool) -> None:
         """Three pieces come, no finish reason, and then the end that the fault says, with or without the last chunk."""
-        heard = hear(fault, stream=True)
+        heard = hear(fault, stream=True, silence=0.3, until=b"three")
         assert heard.texts == ["one ", "two ", "three "]
         assert (heard.end, heard.chunks[-1] == b"") == (end, mark)
         assert b'"finish_reason": "' not in heard.body
@@ -390,7 +408,7 @@ class TestStreams:
 
     def test_hostile_framing(self, hear: Hear) -> None:
         """Each way of framing is on the wire as its name says."""
-        heard = {how: hear(faults.hostile_text(how), stream=True, silence=2) for how in faults.HOSTILE}
+        heard = {how: hear(faults.hostile_text(how), stream=True) for how in faults.HOSTILE}
         text = {how: b"".join(each.chunks) for how, each in heard.items()}
         for mark in "\u2028\u2029\u0085":
             assert mark.encode() in text["separators"]
@@ -450,14 +468,14 @@ class TestFace:
     def test_script(self, fault_server: Server) -> None:
         """One after another, functions too; the last again and again."""
         server = fault_server([faults.status(500), lambda seen: faults.well(f"{seen.number} {seen.body['model']}")])
-        heard = [talk(server, silence=10) for _ in range(3)]
+        heard = [talk(server) for _ in range(3)]
         assert [each.status for each in heard] == [500, 200, 200]
         assert b'"3 m"' in heard[2].body
 
     def test_paths(self, fault_server: Server) -> None:
         """A path with a script of its own counts by itself."""
         server = fault_server(paths={"/v1/models": faults.bad_key(), "/v1/chat/completions": faults.status(500)})
-        assert talk(server, silence=10).status == 500
+        assert talk(server).status == 500
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             sock.sendall(b"GET /v1/models HTTP/1.1\r\nAuthorization: Bearer sk-1234567890\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.1 401 ")
@@ -488,7 +506,7 @@ class TestFace:
         talk(server, silence=0.1)
         assert server.log[0].wait_closed()
         assert server.log[0].cancelled
-        talk(server, silence=10)
+        talk(server)
         assert server.log[1].ended_at is not None
         assert not server.log[1].cancelled
         assert server.log[1].sent > 300
@@ -508,7 +526,7 @@ class TestFace:
         """Stopping ends what is running, and leaves no thread, no socket and no open port."""
         with FaultServer(faults.silent()) as server:
             heard: list[Heard] = []
-            thread = threading.Thread(target=lambda: heard.append(talk(server, silence=10)))
+            thread = threading.Thread(target=lambda: heard.append(talk(server)))
             thread.start()
             server.wait_active()
         thread.join(10)
