@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache, partial
-from os import PathLike, fspath
-from os.path import abspath
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +21,7 @@ from ._attempts import translated
 from ._journal import Journal, Result, digest
 from ._requests import Prompt
 from .errors import BackendError, ConfigError, InvalidRequestError
-from .secret import Secret, redact
+from .secret import MASK, redact
 from .values import Completion, Message, Options, Request
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class BatchOptions(Options, total=False):
     """What `Router.batch` takes as keywords: the options of all its items, and these."""
 
     on_result: Callable[[int, Result], object] | None
-    journal: str | PathLike[str] | None
+    journal: str | Path | None
     retry_failed: bool
     executor: Executor | None
 
@@ -58,13 +57,9 @@ class Batch:
             raise ConfigError(f"max_workers: found {max_workers!r}, expected a whole number from 1 upwards")
         options = {"timeout": 30.0, **settings}
         self.resumed = 0  #: results that stood in the journal already
-        self._router = router
-        self._max_workers = max_workers
-        self._on_result: Callable[[int, Result], object] | None = options.pop("on_result", None)
-        self._path: str | PathLike[str] | None = options.pop("journal", None)
-        self._retry_failed: bool = options.pop("retry_failed", False)
-        self._executor: Executor | None = options.pop("executor", None)
-        self._options = options
+        self._router, self._most, self._options = router, max_workers, options
+        own = ("on_result", "journal", "retry_failed", "executor")
+        self._on_result, self._path, self._retry_failed, self._executor = (options.pop(name, None) for name in own)
         self._running: dict[int, tuple[Future[Result], Request]] = {}  # touched by the thread of `run` only
         self._finished: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self._results = Results()
@@ -79,11 +74,11 @@ class Batch:
             if self._path is not None:
                 self._journal = Journal(self._path)
                 stack.callback(self._journal.close)
-            threads = ThreadPoolExecutor(self._max_workers, "pointsman-batch")  # starts none before it needs one
+            threads = ThreadPoolExecutor(self._most, "pointsman-batch")  # starts none before it needs one
             stack.callback(lambda: threads.shutdown(wait=not self._running, cancel_futures=True))
-            work: Any = Work(self._router)
+            submit: Any = (self._executor or threads).submit
             try:
-                self._work_off(prompts, partial((self._executor or threads).submit, work))
+                self._work_off(prompts, partial(submit, Work(self._router)))
             except BaseException:
                 self._cancel()
                 raise
@@ -95,7 +90,7 @@ class Batch:
 
     def _work_off(self, prompts: Iterable[Item], submit: Callable[[Request], Future[Result]]) -> None:
         # Some wait in line, so that no thread of ours does; an executor of the caller's has a line of its own.
-        most = self._max_workers * (2 if self._executor is None else 1)
+        most = self._most * (2 if self._executor is None else 1)
         rest, failure = enumerate(prompts), None
         more = True
         while more or self._running:
@@ -214,15 +209,11 @@ class Work:
                 "executor: this router was made of objects, which no other process has; "
                 "make it with Router.from_config, or use an executor of threads"
             )
-        text = json.dumps(dict(source) if isinstance(source, Mapping) else abspath(source), default=_written)
-        if redact(text) != text:
+        text = json.dumps(dict(source) if isinstance(source, Mapping) else Path(source).absolute(), default=str)
+        if redact(text) != text or MASK in text:
             del text  # no traceback shows it
             raise ConfigError("executor: the configuration holds a key, which is sent nowhere; write ${NAME} instead")
         return _work, (text,)
-
-
-def _written(value: Any) -> Any:
-    return value.reveal() if isinstance(value, Secret) else dict(value) if isinstance(value, Mapping) else fspath(value)
 
 
 @cache

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
-from os import PathLike
-from os.path import abspath
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from attrs import fields
@@ -52,13 +51,13 @@ class Journal:
     :raises ConfigError: the file is in use, is no journal, is damaged, or cannot be written.
     """
 
-    def __init__(self, path: str | PathLike[str] | None) -> None:
-        self._path = "" if path is None else abspath(path)
+    def __init__(self, path: str | Path | None) -> None:
+        self._path = "" if path is None else str(Path(path).absolute())
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, bytes, bool, str]] = deque()
         self._broken: ConfigError | None = None
         try:
-            self._db = sqlite3.connect(self._path, timeout=1, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(self._path, timeout=1, check_same_thread=False)
             try:
                 self._last = self._opened()
             except BaseException:
@@ -79,14 +78,14 @@ class Journal:
         elif marks != [_APPLICATION, _VERSION]:
             what = "of another version of pointsman" if marks[0] == _APPLICATION else "no journal of a batch"
             raise ConfigError(f"journal {self._path}: the file is {what}; name another file")
-        self._db.execute("COMMIT")
+        self._db.commit()
         self._db.execute(f"PRAGMA journal_mode={'WAL' if self._path else 'OFF'}")  # now that it is known to be ours
         self._db.execute("PRAGMA synchronous=FULL")
         last: int | None = self._db.execute("SELECT max(position) FROM items").fetchone()[0]
         return -1 if last is None else last
 
-    def _told(self, error: Exception, kind: str = "") -> ConfigError:
-        kind = kind or getattr(error, "sqlite_errorname", "SQLITE_").split("_")[1]
+    def _told(self, error: Exception) -> ConfigError:
+        kind = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT").split("_")[1]
         return ConfigError(f"journal {self._path}: {error}; {_ADVICE.get(kind, 'mend that, and call again')}")
 
     def find(self, position: int, digest: bytes, *, retry_failed: bool = False) -> Result | None:
@@ -103,10 +102,8 @@ class Journal:
                 return None
             if row[1] == digest:
                 return decoded(row[3])
-        except sqlite3.Error as error:
+        except (sqlite3.Error, AttributeError, LookupError, TypeError, ValueError) as error:
             raise self._told(error) from error
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self._told(error, "CORRUPT") from error
         if row[2]:
             raise ConfigError(
                 f"journal {self._path}: prompts[{position}]: found the answer to another prompt or other options, "
@@ -121,16 +118,15 @@ class Journal:
         """
         self._waiting.append((position, digest, isinstance(result, Completion), encoded(result)))
         with self._lock:
-            try:
-                if self._waiting and not self._broken:  # else the thread before us has written it
-                    self._db.execute("BEGIN")
-                    while self._waiting:
-                        self._db.execute("INSERT OR REPLACE INTO items VALUES (?,?,?,?)", self._waiting.popleft())
-                    self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                self._broken = self._told(error)
             if self._broken:
                 raise self._broken
+            try:
+                with self._db:
+                    while self._waiting:  # else the thread before us has written ours too
+                        self._db.execute("INSERT OR REPLACE INTO items VALUES (?,?,?,?)", self._waiting.popleft())
+            except sqlite3.Error as error:
+                self._broken = self._told(error)
+                raise self._broken from error
 
     def close(self) -> None:
         """Let the next one have the file."""
