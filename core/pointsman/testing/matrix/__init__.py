@@ -17,6 +17,6 @@ __all__ = ["Case", "Result", "cases"]
 
 def cases() -> tuple[Case, ...]:
     """Return all cases, in the order of their rows."""
-    for part in ("_before", "_answers", "_streams", "_state"):
+    for part in ("_before", "_answers", "_streams", "_state", "_batch"):
         import_module(f".{part}", __name__)
     return tuple(sorted(CASES, key=lambda case: case.row))

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from time import perf_counter
 
 from . import Result, cases
-from ._provider import installed
+from ._provider import chosen
 
 _WORKERS = 24
 
@@ -23,24 +23,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pointsman.testing.matrix", description=__doc__)
     parser.add_argument("--row", type=int, action="append", metavar="N", help="play this row only; may be repeated")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--provider", metavar="NAME", help="an installed one that speaks chat completions; or kit")
     given = parser.parse_args(arguments)
-    chosen = [case for case in cases() if not given.row or case.row in given.row]
-    if not chosen:
+    picked = [case for case in cases() if not given.row or case.row in given.row]
+    if not picked:
         parser.error(f"no row {given.row}: there are {min(c.row for c in cases())} to {max(c.row for c in cases())}")
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # no proxy stands between us and our own servers
     logging.getLogger("pointsman").setLevel(logging.CRITICAL)  # a failure is the rule here
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    name, make = installed()
+    try:
+        name, make = chosen(given.provider)
+    except LookupError as error:
+        parser.error(str(error))
     began = perf_counter()
     show = (lambda result: None) if given.json else _show
     results: list[Result] = []
     if not given.json:
         _out(f"pointsman {version('pointsman')}, provider: {name}\n{_line(_HEADS)}")
     with ThreadPoolExecutor(_WORKERS) as threads:
-        for result in threads.map(lambda case: case.play(make), [case for case in chosen if not case.alone]):
+        for result in threads.map(lambda case: case.play(make), [case for case in picked if not case.alone]):
             show(result)
             results.append(result)
-    for case in chosen:
+    for case in picked:
         if case.alone:
             results.append(case.play(make))
             show(results[-1])

@@ -20,14 +20,21 @@ CAPABILITIES: frozenset[Capability] = frozenset({"tools", "schema", "continuatio
 _SENT = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
-def installed() -> tuple[str, Callable[..., object]]:
-    """Return the provider that the matrix is played with: its name, and what makes it."""
-    found = next(iter(entry_points(group="pointsman.providers", name="openai")), None)
+def chosen(name: str | None = None) -> tuple[str, Callable[..., object]]:
+    """Return what makes the providers of the matrix, and its name.
+
+    :param name: of an installed provider that speaks chat completions and takes `base_url`, `model`, `api_key`,
+        `context_window` and `capabilities`; "kit" is the one below. Without it, `openai` if it is installed.
+    :raises LookupError: there is no provider of that name.
+    """
+    found = next(iter(entry_points(group="pointsman.providers", name=name or "openai")), None)
+    if found is None and name not in (None, "kit"):
+        raise LookupError(f"no provider {name!r} is installed")
     if found is None:
-        return "the testing kit's own provider", Plain
+        return "the testing kit's own", Plain
     made = found.load()
-    name = f"{found.dist.name} {found.dist.version}" if found.dist else found.value
-    return name, lambda **options: made(capabilities=CAPABILITIES, **options)
+    about = f"{found.dist.name} {found.dist.version}" if found.dist else found.value
+    return about, lambda **options: made(capabilities=CAPABILITIES, **options)
 
 
 @frozen(kw_only=True)
@@ -43,7 +50,8 @@ class Plain:
     @hookimpl
     def generate(self, request: Request) -> Completion:
         """Answer whole."""
-        data = self._client.post_json("chat/completions", self._body(request), request.scope).data
+        answer = self._client.post_json("chat/completions", self._body(request), request.scope)
+        data = answer.data
         try:
             choice = data["choices"][0]
             message = choice["message"]
@@ -53,7 +61,14 @@ class Plain:
             )
             refused = "content_filter" if message.get("refusal") else None
             finish: Any = refused or choice.get("finish_reason") or "error"
-            return Completion(message["content"] or "", finish, _whole(calls, finish), _usage(data), data.get("model"))
+            return Completion(
+                text=message["content"] or "",
+                finish_reason=finish,
+                tool_calls=_whole(calls, finish),
+                usage=_usage(data),
+                model=data.get("model"),
+                request_id=answer.headers.get("x-request-id"),
+            )
         except (AttributeError, KeyError, IndexError, TypeError) as error:
             raise UnusableAnswer(f"the answer is not of the form that the API promises: {error!r}") from error
 
@@ -61,8 +76,9 @@ class Plain:
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer in pieces."""
         body = {**self._body(request), "stream": True, "stream_options": {"include_usage": True}}
-        last, calls, refused = Chunk(), dict[int, ToolCall](), False
+        calls, refused = dict[int, ToolCall](), False
         with self._client.post_events("chat/completions", body, request.scope) as events:
+            last = Chunk(request_id=events.headers.get("x-request-id"))
             for event in events:
                 data = event.json()
                 last = evolve(last, model=data.get("model"), usage=_usage(data) or last.usage)
