@@ -100,7 +100,10 @@ class Router:
             raise ConfigError(str(error).replace("Request.", "Router.")) from error
         self._log_content = log_content
         made = self._installed() if backends is None else listed(backends)
-        wrappers = [self._plugin(MIDDLEWARE, one) for one in middleware]
+        if isinstance(middleware, str):
+            raise ConfigError("Router.middleware: found text, expected a list of names or plugins")
+        wrappers = {self._name(one, n): self._plugin(MIDDLEWARE, one) for n, one in enumerate(middleware)}
+        self._order_name = order if isinstance(order, str) else type(order).__name__
         orderer = self._plugin(ORDERS, order)
         self._registry = Registry(made, wrappers, orderer, self._catalogue)
         clock = clock or Clock()
@@ -302,7 +305,8 @@ class Router:
         try:
             return self._registry.order(request, able), reserve
         except Exception as error:  # the fault of an order plugin must not cost the caller the answer
-            _log.failed("order", error)
+            self._catalogue.quarantine(ORDERS, self._order_name, f"order raised {type(error).__name__}: {error}")
+            _log.failed("order", error, plugin=self._order_name)
             return sorted(able, key=lambda backend: backend.priority), reserve
 
     def _nobody(self, request: Request) -> NoReturn:
@@ -369,6 +373,10 @@ class Router:
             return self._catalogue.load(group, one)()
         check(type(one), group)
         return one
+
+    @staticmethod
+    def _name(one: object, place: int) -> str:
+        return one if isinstance(one, str) else f"{type(one).__name__} (number {place + 1})"
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         import asyncio
