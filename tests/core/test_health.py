@@ -89,16 +89,16 @@ def test_a_missing_variable_is_a_reason() -> None:
 
 def test_a_hanging_hook_costs_its_bound_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hooks are asked side by side; one that hangs is given up, reported, and does not pile up threads."""
-    monkeypatch.setattr(health_module, "LIMIT", 0.2)
+    monkeypatch.setattr(health_module, "LIMIT", 1.0)
     gate = threading.Event()
     hanging = {f"h{n}": Patient(lambda: gate.wait(30) and Health.ok()) for n in range(5)}
     everyone = hanging | {"well": Patient()}
     with Router(everyone, health_ttl=0.0) as router:
         started = monotonic()
         found = router.health()
-        assert monotonic() - started < 5, "five hooks of half a minute each, asked side by side"
+        assert monotonic() - started < 4.5, "five hooks of half a minute each, asked side by side"
         assert {found[name].status for name in hanging} == {"unavailable"}
-        assert "health did not answer within 0.2 s" in found["h0"].reason
+        assert "health did not answer within 1 s" in found["h0"].reason
         assert found["well"] == Health.ok()
         router.health()
         assert {patient.asked for patient in hanging.values()} == {1}, "one that is being asked is not asked again"

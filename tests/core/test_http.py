@@ -306,7 +306,7 @@ def test_no_server_can_hold_a_call(serve: Callable[..., Server], handler: Handle
 def test_an_error_without_its_body_is_still_that_error(serve: Callable[..., Server]) -> None:
     """A server that announces an error and stalls is classified by the status, within the deadline."""
     server = serve(drip(b" " * 900, answer(b"", "503 Busy").replace(b": 0", b": 900")))
-    assert fails(lambda: client_of(server).post_json("x", {}, Scope(1)), UnavailableError).status == 503
+    assert fails(lambda: client_of(server).post_json("x", {}, Scope(3)), UnavailableError).status == 503
 
 
 def test_cancelling_wakes_the_call_and_the_server_sees_it(serve: Callable[..., Server]) -> None:
@@ -523,7 +523,7 @@ def test_pings_do_not_count_as_content(serve: Callable[..., Server]) -> None:
     begin = time.monotonic()
     with client.post_events("x", {}, limited(60, 0.5)) as events:
         fails(lambda: list(events), BackendTimeout)
-    with client.post_events("x", {}, limited(60, 1.0, 1.5)) as events:
+    with client.post_events("x", {}, limited(60, 2.0, 2.5)) as events:
         assert next(events).data == "hello"
         events.content_seen()
         error = fails(lambda: list(events), BackendTimeout)
@@ -578,11 +578,13 @@ def test_what_follows_a_whole_answer_does_not_matter(serve: Callable[..., Server
         peer.chunk(b"data: 1\n\ndata: [DONE]\n\n")
         peer.gone()
 
+    go_on = threading.Semaphore(0)
+
     def breaks(peer: Peer) -> None:
         peer.read()
         peer.send(EVENTS_HEAD)
         peer.chunk(b"data: 1\n\n")
-        time.sleep(0.2)
+        assert go_on.acquire(timeout=20)
         peer.reset()
 
     with client_of(serve(stalls)).post_events("x", {}, Scope(60)) as events:
@@ -590,7 +592,9 @@ def test_what_follows_a_whole_answer_does_not_matter(serve: Callable[..., Server
     with client_of(serve(breaks)).post_events("x", {}, Scope(60)) as events:
         assert next(events).data == "1"
         events.ending()
+        go_on.release()
         assert list(events) == []
     with client_of(serve(breaks)).post_events("x", {}, Scope(60)) as events:
         next(events)
+        go_on.release()
         fails(lambda: next(events), UnavailableError)

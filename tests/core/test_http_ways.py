@@ -20,6 +20,7 @@ import pytest
 import requests
 from pointsman import BackendError, BackendTimeout, ConfigError, Scope, Secret, UnavailableError
 from pointsman.http import Client
+from pointsman.testing import faults
 from requests.adapters import HTTPAdapter
 
 KEY = "k3y-that-nobody-may-see"
@@ -239,9 +240,10 @@ def test_a_proxy_for_https(
 
 def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dead proxy is unavailable; a SOCKS proxy needs a session, and the message says so."""
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(UnavailableError):
-        post(Client("http://127.0.0.1:9"))
+    with faults.nobody_listens() as nobody:
+        monkeypatch.setenv("HTTP_PROXY", nobody)
+        with pytest.raises(UnavailableError):
+            post(Client("http://127.0.0.1:9"))
     monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
     with pytest.raises(UnavailableError, match="session"):
         post(Client("http://127.0.0.1:9"))

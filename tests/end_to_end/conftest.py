@@ -100,7 +100,10 @@ class Stage:
 
 @pytest.fixture
 def stage(no_leaks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
-    """A function that sets the stage: `stage(script of the primary, **options of Router)`."""
+    """A function that sets the stage: `stage(script of the primary, **options of Router)`.
+
+    `limits` are options of the primary's `Backend` alone: a short one says nothing about the spare.
+    """
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with ExitStack() as stack:
 
@@ -109,7 +112,7 @@ def stage(no_leaks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         ) -> Stage:
             primary = stack.enter_context(FaultServer(script))
             spare = stack.enter_context(FaultServer(faults.well(SPARE)))
-            windows = options.pop("windows", {})
+            windows, limits = options.pop("windows", {}), {"primary": options.pop("limits", {})}
 
             def backend(name: str, url: str, priority: int) -> Backend:
                 provider = OpenAI(
@@ -119,7 +122,7 @@ def stage(no_leaks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
                     api=api,
                     context_window=windows.get(name),
                 )
-                return Backend(provider, id=name, priority=priority)
+                return Backend(provider, id=name, priority=priority, **limits.get(name, {}))
 
             backends = [backend("primary", primary_url or primary.url, 10)]
             if not options.pop("alone", False):

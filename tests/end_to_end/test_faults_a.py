@@ -146,7 +146,7 @@ class TestRow7:
     @pytest.mark.parametrize("fault", SLOW, ids=repr)
     def test_spare_answers(self, stage: Staged, way: str, fault: Fault) -> None:
         """The spare answers within the deadline, and the connection to the primary is closed."""
-        on = stage(fault, timeout=3.0)
+        on = stage(fault, timeout=6.0)
         on.check_fallback(on.ask(way), 1, "BackendTimeout")
         assert on.primary.log[0].wait_closed()
         assert on.cooling()
@@ -164,7 +164,7 @@ class TestRow7:
 
     def test_first_token_limit(self, stage: Staged) -> None:
         """Of a stream the first token has a limit of its own."""
-        on = stage(faults.silent(), timeout=60.0, first_token_timeout=0.5)
+        on = stage(faults.silent(), timeout=60.0, limits={"first_token_timeout": 0.5})
         got = on.ask("streamed")
         on.check_fallback(got, 1, "BackendTimeout")
         assert got.seconds < 10
