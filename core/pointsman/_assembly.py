@@ -43,7 +43,7 @@ def installed(catalogue: Catalogue) -> list[Backend]:
             provider = catalogue.load(PROVIDERS, name)()
         except (ConfigError, TypeError, ValueError):
             continue  # quarantined and reported, or it needs options that only a configuration can give
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             catalogue.quarantine(PROVIDERS, name, f"it cannot be built: {type(error).__name__}: {redact(str(error))}")
             continue
         local = _LOCAL if getattr(provider, "local", False) else _REMOTE

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import wraps
 from typing import Any
 
 from attrs import define, field
 
 from . import _log
-from ._discovery import PROVIDERS, Catalogue, check, holder, new_manager
+from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, check, holder, new_manager
 from .errors import LONG, BackendError, ConfigError, UnusableAnswer
 from .values import DROPPABLE, Capability, Chunk, Completion, Health, Message, Request, Usage
 
@@ -72,7 +73,7 @@ class Backend:
         check(self.provider.__class__, PROVIDERS)
         self.type = self.type or self.provider.__class__.__name__.lower()
         self.id = self.id or self.type
-        self.model = self.model or getattr(self.provider, "model", None)
+        self.model = self.model or self._declared("model", None)
         self.defaults = {name: value for name, value in self.defaults.items() if value is not None}
         unknown = self.defaults.keys() - DEFAULTS
         if unknown:
@@ -85,6 +86,8 @@ class Backend:
             if found is not None and (not isinstance(found, number) or isinstance(found, bool) or found <= 0):
                 called = "a whole number above 0" if number is int else "a number of seconds above 0"
                 raise ConfigError(f"backend {self.id!r}: {name}: found {found!r}, expected {called}")
+        if self.weight < 0:
+            raise ConfigError(f"backend {self.id!r}: weight: found {self.weight!r}, expected a number from 0")
         if not {"input", "output", "cached"}.issuperset(self.prices or ()):  # one left out would count as nothing
             raise ConfigError(f"backend {self.id!r}: prices: found {self.prices!r}, expected input, output and cached")
         try:
@@ -96,17 +99,26 @@ class Backend:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What it declares itself capable of, beyond text."""
-        return getattr(self.provider, "capabilities", frozenset())
+        declared: frozenset[Capability] = self._declared("capabilities", _NOTHING)
+        return declared
 
     @property
     def local(self) -> bool:
         """Whether nothing that it is asked leaves this machine."""
-        return getattr(self.provider, "local", False) is True
+        return self._declared("local", False) is True
 
     @property
     def context_window(self) -> int | None:
         """Tokens that fit its model, if known."""
-        return getattr(self.provider, "context_window", None)
+        window: int | None = self._declared("context_window", None)
+        return window
+
+    def _declared(self, name: str, default: Any) -> Any:
+        try:
+            return getattr(self.provider, name, default)
+        except Exception as error:  # the fault of a plugin must not cost the caller the answer of another
+            _log.failed(name, error, backend=self.id)
+            return default
 
     def model_for(self, request: Request, *, first: bool = True) -> str | None:
         """Return the model that it is asked: what the request names counts for the first backend of the order."""
@@ -154,7 +166,7 @@ class Registry:
     """Every backend and middleware of one router, in pluggy."""
 
     def __init__(
-        self, backends: Iterable[Backend], middleware: Sequence[object], order: object, catalogue: Catalogue
+        self, backends: Iterable[Backend], middleware: Sequence[tuple[str, object]], order: object, catalogue: Catalogue
     ) -> None:
         self.backends = tuple(backends)
         self._catalogue = catalogue
@@ -164,17 +176,20 @@ class Registry:
             if backend.id in self._holders:
                 raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
             self._holders[backend.id] = holder(backend.provider)
+            if middleware:  # without any, `generate` and `stream` know who is at fault
+                self._watch(self._holders[backend.id], PROVIDERS, backend.type)
             self._manager.register(self._holders[backend.id], backend.id)
         # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
-        wrappers = [holder(one) for one in middleware]
+        wrappers = [holder(one) for _, one in middleware]
         for number, wrapper in reversed(list(enumerate(wrappers))):
+            self._watch(wrapper, MIDDLEWARE, middleware[number][0])
             self._manager.register(wrapper, f"middleware {number} of the router")
         self._manager.register(holder(order), "order of the router")
         self._manager.check_pending()
         self._callers = {(b.id, hook): self._caller(b, hook) for b in self.backends for hook in _KINDS}
         self._order = self._manager.hook.order
         #: one caller for each, so that one which raises does not end the others
-        self._observers = [self._alone("answered", wrapper) for wrapper in wrappers if hasattr(wrapper, "answered")]
+        self._observers = [self._alone("answered", w) for w in wrappers if hasattr(w, "answered")]
 
     def order(self, request: Request, able: Sequence[Backend]) -> list[Backend]:
         """Ask the order plugin.
@@ -191,8 +206,10 @@ class Registry:
         caller = self._callers[backend.id, "generate"]
         if caller is None:
             return collect(self.stream(backend, request))
-        answer = caller(request=request)
-        return answer if answer.__class__ is Completion else self._expect(Completion, answer, "generate", backend)
+        answer: Any = caller(request=request)
+        if answer.__class__ is not Completion:
+            answer = self._expect(Completion, answer, "generate", PROVIDERS, backend.type)
+        return answer  # type: ignore[no-any-return] # it is one
 
     def stream(self, backend: Backend, request: Request) -> Iterator[Chunk]:
         """Ask one backend for pieces, through every middleware; send a whole answer as one where that is all it has."""
@@ -200,17 +217,16 @@ class Registry:
         if caller is None:
             yield chunk_of(self.generate(backend, request))
             return
-        chunks = self._expect(Iterable, caller(request=request), "stream", backend)
-        try:
-            for chunk in chunks:
-                yield chunk if chunk.__class__ is Chunk else self._expect(Chunk, chunk, "stream", backend)
-        finally:
-            getattr(chunks, "close", bool)()
+        yield from self._pieces(caller(request=request), PROVIDERS, backend.type)
 
     def health(self, backend: Backend) -> Health:
         """Ask one backend how it is; one that has no such hook is well."""
         caller = self._callers[backend.id, "health"]
-        return Health.ok() if caller is None else self._expect(Health, caller(), "health", backend)
+        return Health.ok() if caller is None else self._expect(Health, caller(), "health", PROVIDERS, backend.type)
+
+    def report(self, backend: Backend, cause: str) -> None:
+        """Quarantine the plugin of a backend."""
+        self._catalogue.quarantine(PROVIDERS, backend.type, cause)
 
     def close(self) -> None:
         """Let every plugin release what it holds. What one raises is logged and not passed on."""
@@ -238,16 +254,49 @@ class Registry:
     def _alone(self, hook: str, plugin: object) -> Callable[..., Any]:
         return self._manager.subset_hook_caller(hook, [p for p in self._manager.get_plugins() if p is not plugin])
 
-    def _expect(self, kind: Any, found: object, hook: str, backend: Backend) -> Any:
+    def _watch(self, held: Any, group: str, name: str) -> None:
+        """Let a plugin's hooks look at what they return, so that the fault of one is not told of another."""
+        for hook in ("generate", "stream"):
+            if hasattr(held, hook):
+                setattr(held, hook, self._watched(getattr(held, hook), hook, group, name))
+
+    def _watched(self, function: Any, hook: str, group: str, name: str) -> Callable[..., Any]:
+        def look(found: Any) -> Any:
+            if found is None and group == MIDDLEWARE:  # one that is no wrapper and leaves it to the others
+                return None
+            if hook == "stream":
+                return self._pieces(found, group, name)
+            return self._expect(Completion, found, hook, group, name)
+
+        @wraps(function)
+        def wrapper(*arguments: Any) -> Any:
+            return look((yield from function(*arguments)))
+
+        @wraps(function)
+        def plain(*arguments: Any) -> Any:
+            return look(function(*arguments))
+
+        return wrapper if function.pointsman_impl["wrapper"] else plain
+
+    def _pieces(self, chunks: Any, group: str, name: str) -> Iterator[Chunk]:
+        chunks = self._expect(Iterable, chunks, "stream", group, name)
+        try:
+            for chunk in chunks:
+                yield chunk if chunk.__class__ is Chunk else self._expect(Chunk, chunk, "stream", group, name)
+        finally:
+            getattr(chunks, "close", bool)()
+
+    def _expect(self, kind: Any, found: object, hook: str, group: str, name: str) -> Any:
         """Return `found` if it is of the type that the hook promises.
 
-        :raises BackendError: it is not: the plugin is quarantined and the backend left alone for long.
+        :raises BackendError: it is not: the plugin is quarantined, and a backend at fault left alone for long.
         """
         if isinstance(found, kind):
             return found
-        text = f"hook {hook} returned {type(found).__name__}, expected {kind.__name__}: the plugin is at fault"
-        self._catalogue.quarantine(PROVIDERS, backend.type, text)
-        raise BackendError(text, retry_after=LONG)
+        who, mine = ("plugin", True) if group == PROVIDERS else (f"middleware {name}", False)
+        text = f"hook {hook} returned {type(found).__name__}, expected {kind.__name__}: the {who} is at fault"
+        self._catalogue.quarantine(group, name, text)
+        raise BackendError(text, retry_after=LONG if mine else 0.0, try_next=mine)
 
 
 def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
@@ -257,7 +306,7 @@ def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
     pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
     made = []
     for place, (name, one) in enumerate(pairs, 1):
-        if one is None or isinstance(one, str | bytes | Mapping | type):
+        if one is None or isinstance(one, str | bytes | Mapping | list | tuple | type):
             found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise ConfigError(
                 f"backends[{place - 1}]: found {found}, expected a Backend or a provider; "
@@ -312,3 +361,4 @@ def last_of(pieces: list[Chunk], name: str) -> Any:
 
 
 _KINDS = ("generate", "stream", "health")
+_NOTHING: frozenset[Capability] = frozenset()

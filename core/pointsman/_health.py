@@ -49,8 +49,7 @@ class Monitor:
         asked = [self._ask(b) for b in backends if b.id not in self._found or self._now() > self._found[b.id][1]]
         for thread in asked:
             thread.join(max(0.0, deadline - self._now()))
-        slow = Health.unavailable(f"health did not answer within {LIMIT:g} s: the plugin or its service hangs")
-        return {b.id: self._found[b.id][0] if b.id in self._found else self._note(b, slow) for b in backends}
+        return {b.id: self._found[b.id][0] if b.id in self._found else self._hung(b) for b in backends}
 
     def well(self, backend: Backend) -> None:
         """An answer has shown that the backend is well."""
@@ -79,6 +78,11 @@ class Monitor:
         except BaseException as error:  # nobody else hears what is raised in this thread
             health = Health.unavailable(f"health raised {type(error).__name__}: {redact(str(error))}")
         self._note(backend, health)
+
+    def _hung(self, backend: Backend) -> Health:
+        slow = Health.unavailable(f"health did not answer within {LIMIT:g} s: the plugin or its service hangs")
+        self._registry.report(backend, slow.reason)
+        return self._note(backend, slow)
 
     def _note(self, backend: Backend, health: Health) -> Health:
         self._found[backend.id] = (health, self._now() + self._ttl)

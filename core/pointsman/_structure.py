@@ -63,7 +63,7 @@ class Walk:
         if self._count() == before:
             try:
                 return cls(**options)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.tell(path, _refusal(error, path))
         return None
 

@@ -102,8 +102,8 @@ class Router:
         made = self._installed() if backends is None else listed(backends)
         if isinstance(middleware, str):
             raise ConfigError("Router.middleware: found text, expected a list of names or plugins")
-        wrappers = {self._name(one, n): self._plugin(MIDDLEWARE, one) for n, one in enumerate(middleware)}
-        self._order_name = order if isinstance(order, str) else type(order).__name__
+        wrappers = [(_name(one), self._plugin(MIDDLEWARE, one)) for one in middleware]
+        self._order_name = _name(order)
         orderer = self._plugin(ORDERS, order)
         self._registry = Registry(made, wrappers, orderer, self._catalogue)
         clock = clock or Clock()
@@ -374,10 +374,6 @@ class Router:
         check(type(one), group)
         return one
 
-    @staticmethod
-    def _name(one: object, place: int) -> str:
-        return one if isinstance(one, str) else f"{type(one).__name__} (number {place + 1})"
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
@@ -395,3 +391,7 @@ def _limiters(backends: Iterable[Backend], clock: Clock, storage: str | Secret |
     from ._limits import Limiter  # most routers have no limits
 
     return {b.id: Limiter(b, clock, Secret.of(storage)) for b in limited}
+
+
+def _name(plugin: str | object) -> str:
+    return plugin if isinstance(plugin, str) else type(plugin).__name__

@@ -132,7 +132,8 @@ def test_a_broken_order_does_not_cost_the_answer(result: Any, caplog: pytest.Log
     """An order plugin that raises, or returns what is none, is reported, and priority takes its place."""
     with many(20, 10, order=Broken(result)) as router, caplog.at_level(logging.WARNING, "pointsman"):
         assert router.generate("hi").backend == "b1"
-    assert [record.getMessage().split(" error=")[0] for record in caplog.records] == ["event='order failed'"]
+    said = [record.getMessage().split(" error=")[0] for record in caplog.records]
+    assert said == ["event='order failed' plugin='Broken'"]
 
 
 @pytest.mark.parametrize("order", [Scripted(), object(), "qqq", 5])
