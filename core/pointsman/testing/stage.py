@@ -69,16 +69,17 @@ class Stage:
         **options: Any,
     ) -> None:
         self.clock = clock or Clock()
-        self._stack = ExitStack()
-        start = self._stack.enter_context
-        self.servers = {name: start(FaultServer(script, clock=self.clock)) for name, script in scripts.items()}
-        backends = []
-        for place, (name, server) in enumerate(self.servers.items(), 1):
-            where = (urls or {}).get(name, server.url)
-            provider = make(base_url=where, model=f"model-of-{name}", api_key=f"sk-{name}-0123456789abcdef")
-            own = {"priority": 10.0 * place, **(settings or {}).get(name, {})}
-            backends.append(Backend(provider, id=name, **own))
-        self.router = start(Router(backends, clock=self.clock, **options))
+        with ExitStack() as stack:
+            start = stack.enter_context
+            self.servers = {name: start(FaultServer(script, clock=self.clock)) for name, script in scripts.items()}
+            backends = []
+            for place, (name, server) in enumerate(self.servers.items(), 1):
+                where = (urls or {}).get(name, server.url)
+                provider = make(base_url=where, model=f"model-of-{name}", api_key=f"sk-{name}-0123456789abcdef")
+                own = {"priority": 10.0 * place, **(settings or {}).get(name, {})}
+                backends.append(Backend(provider, id=name, **own))
+            self.router = start(Router(backends, clock=self.clock, **options))
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Stage:
         return self
