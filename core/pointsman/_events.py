@@ -8,12 +8,14 @@ servers answer a request for a stream with bare JSON.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 from ._classify import error_in
 from .errors import BackendError, UnusableAnswer
 
 MAX_EVENT = 64 << 20  # bytes
+_BARE = b"{"
 
 
 class Event(NamedTuple):
@@ -50,62 +52,48 @@ class EventParser:
     """Turns pieces of bytes, cut anywhere, into events. Takes linear time. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._cut: list[bytes] = []  # pieces of a line that has not ended yet
-        self._held = 0
-        self._data: list[bytes] = []
-        self._bare: list[bytes] = []
-        self._name = b""
+        self._line = bytearray()  # what there is of a line that has not ended yet
         self._after_cr = False
-        self._first = True
+        self._fields: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        self._held = 0
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that `piece` completes."""
         if self._after_cr and piece:  # the second half of a line break that was cut in two
-            piece = piece.removeprefix(b"\n")
-            self._after_cr = False
-        if not piece:
-            return []
+            piece, self._after_cr = piece.removeprefix(b"\n"), False
         self._held += len(piece)
         if self._held > MAX_EVENT:
             raise UnusableAnswer(f"an event of the stream is longer than {MAX_EVENT} bytes")
-        lines = piece.splitlines()  # of bytes: cuts at CR, LF and CRLF, and nowhere else
-        if self._cut:
-            self._cut.append(lines[0])
-            if len(lines) == 1 and piece[-1] not in b"\r\n":
-                return []
-            lines[0], self._cut = b"".join(self._cut), []
-        if piece[-1] not in b"\r\n":
-            self._cut = [lines.pop()]
-        self._after_cr = piece[-1:] == b"\r"
-        return [event for line in lines if (event := self._line(line)) is not None]
+        events = []
+        for line in piece.splitlines(keepends=True):  # of bytes: cuts at CR, LF and CRLF, and nowhere else
+            self._line += line
+            self._after_cr = line.endswith(b"\r")
+            if line.endswith((b"\r", b"\n")):
+                whole, self._line = self._line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf"), bytearray()
+                if whole:
+                    self._add(bytes(whole))
+                elif event := self._event():
+                    events.append(event)
+        return events
 
     def end(self) -> list[Event]:
         """Return what the end of the stream completes."""
-        lines = [b"".join(self._cut), b""] if self._cut else [b""]
-        self._cut = []
-        return [event for line in lines if (event := self._line(line)) is not None]
+        return self.feed(b"\n\n")
 
-    def _line(self, line: bytes) -> Event | None:
-        if self._first:
-            line, self._first = line.removeprefix(b"\xef\xbb\xbf"), False
-        if not line:
-            return self._dispatch()
+    def _add(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value.removeprefix(b" "))
-        elif name == b"event":
-            self._name = value.removeprefix(b" ")
-        elif name and name not in (b"id", b"retry") and (self._bare or line[:1] in b"{["):
-            self._bare.append(line)
-        return None
+        if name in (b"data", b"event"):
+            self._fields[name].append(value.removeprefix(b" "))
+        elif line[:1] in (b"{", b"[") or self._fields[_BARE]:
+            self._fields[_BARE].append(line)
 
-    def _dispatch(self) -> Event | None:
-        name, data = self._name, self._data or self._bare
-        self._name, self._data, self._bare, self._held = b"", [], [], 0
+    def _event(self) -> Event | None:
+        fields, self._fields, self._held = self._fields, defaultdict(list), 0
+        data = fields[b"data"] or fields[_BARE]
         if not data:
             return None
         try:
-            return Event(name.decode(), b"\n".join(data).decode())
+            return Event(b"".join(fields[b"event"][-1:]).decode(), b"\n".join(data).decode())
         except UnicodeDecodeError:
             pass
         raise UnusableAnswer("the stream holds bytes that are not UTF-8")
