@@ -55,7 +55,7 @@ def generate(
     text = _prompt(prompt)
     try:
         if schema_file:
-            options["schema"] = _schema(schema_file)
+            options["schema"] = read_schema(schema_file)
         with router_of(config_file) as router:
             show = _stream if streamed else _whole
             completion = show(router, text, options, for_programs=as_json_)
@@ -88,7 +88,7 @@ def _standard_input(*, asked: bool) -> str:
         raise click.UsageError(f"the prompt on standard input is not UTF-8 text (byte {error.start})") from None
 
 
-def _schema(name: str) -> dict[str, Any]:
+def read_schema(name: str) -> dict[str, Any]:
     try:
         schema = json.loads(Path(name).read_text("utf-8-sig"))
     except OSError as error:
