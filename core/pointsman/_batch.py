@@ -57,6 +57,7 @@ class Batch:
             raise ConfigError(f"max_workers: found {max_workers!r}, expected a whole number from 1 upwards")
         options = {"timeout": 30.0, **settings}
         self.resumed = 0  #: results that stood in the journal already
+        self.instead: BackendError | None = None  #: what items get from now on that would have to be asked
         self._router, self._most, self._options = router, max_workers, options
         own = ("on_result", "journal", "retry_failed", "executor")
         self._on_result, self._path, self._retry_failed, self._executor = (options.pop(name, None) for name in own)
@@ -122,6 +123,7 @@ class Batch:
             if self._journal is not None:
                 known = self._journal.find(position, mark, retry_failed=self._retry_failed)
                 self.resumed += known is not None
+            known = known or self.instead
             if known is None:
                 future = submit(request)
                 self._running[position] = future, request

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from ._output import close_output, complain, settle_output
+from .batch import batch
 from .config import config
 from .generate import generate
 from .health import health
@@ -27,6 +28,7 @@ Examples:
   pointsman generate "Name three rivers."
   cat letter.txt | pointsman generate "Summarise in one sentence:" -
   pointsman generate --backend main --schema person.json --json "Ada, 36"
+  pointsman batch prompts.jsonl -o answers.jsonl
   pointsman health
   pointsman config check pointsman.toml
 
@@ -76,7 +78,7 @@ def app() -> None:
     """Send a language-model request to the right provider and get a whole answer back."""
 
 
-for _command in (generate, health, order, plugins, config):
+for _command in (generate, batch, health, order, plugins, config):
     app.add_command(_command)
 for _command in (*app.commands.values(), *config.commands.values()):
     _command.epilog = CODES
