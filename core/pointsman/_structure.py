@@ -128,7 +128,8 @@ class Walk:
         except Misfit as limits:
             self.tell(path, f"{_misfit(written, type_, path)} {limits}")
         except Exception as error:
-            self.tell(path, _refusal(error, path, type_))
+            own_words = not isinstance(error, TypeError | AttributeError) or not _hidden(path, type_)
+            self.tell(path, _refusal(error, path, type_) if own_words else _misfit(written, type_, path))
         return value
 
     def _placed(self, path: Any) -> Any:
@@ -202,7 +203,7 @@ def _expected(type_: Any) -> str:
     return f"an object of {cls.__name__}, which only a program can give"
 
 
-def _refusal(error: Exception, path: str, type_: Any = None) -> str:
+def _refusal(error: BaseException, path: str, type_: Any = None) -> str:
     """Say why a plugin refused what was written."""
     if _hidden(path, type_):
         return f"found {MASK}, which was refused ({type(error).__name__})"

@@ -7,6 +7,7 @@ backend names is imported. No value here shows a key, nor lets it be pickled.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import inf
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import NOTHING, Attribute, asdict, field, fields, frozen
 
 from ._backends import DEFAULTS
-from ._discovery import PROVIDERS, Catalogue
+from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, Catalogue
 from ._files import read
 from ._structure import Walk, found, nearest
 from ._variables import Misfit, Written
@@ -25,7 +26,8 @@ from .secret import Secret, redact
 from .values import _RANGES
 
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
-_Entry: TypeAlias = tuple[str, Mapping[str, Any]]
+#: path, place that names the type, and what is written
+_Entry: TypeAlias = tuple[str, str, Mapping[str, Any]]
 
 #: Other names of types, as the complaint generator writes them.
 ALIASES = {"workstation": "local", "huggingface": "hf", "anthropic": "claude"}
@@ -46,7 +48,7 @@ def _only(fits: Callable[[Any], object], words: str, default: Any = None) -> Any
 
 
 def _number(low: float, high: float = inf, default: float | None = None) -> Any:
-    words = f"from {low:g}" + (f" to {high:g}" if high < inf else " upwards")
+    words = f"from {low:g}" + (f" to {high:.10g}" if high < inf else " upwards")
     return _only(lambda value: low <= value <= high, words, default)
 
 
@@ -204,16 +206,32 @@ def _load(source: Source, catalogue: Catalogue) -> tuple[Settings, list[str]]:
     walk = Walk(folder)
     sections = walk.options(_Sections, raw, "")
     problems: list[str] = []
-    backends = _settled(_unfolded(sections, "BACKENDS"), folder, problems, catalogue)
-    stores = _settled(_unfolded(sections, "STORES"), folder, problems)
+    ids: dict[str, str] = {}
+    backends = _settled(_unfolded(sections, "BACKENDS"), folder, problems, ids, catalogue)
+    stores = _settled(_unfolded(sections, "STORES"), folder, problems, {})
+    router = raw.get("ROUTER")
+    for place, group, name in _named(walk, router) if isinstance(router, Mapping) else ():
+        if name not in (installed := catalogue.names(group)):
+            advice = f"; {nearest(repr(name), map(repr, installed))}" if installed else ""
+            walk.tell(place, f"found {found(name)}, which is no installed plugin of its kind{advice}")
     mediator = _given(sections.get("MEDIATOR") or _Mediator())
-    ids = [backend.id for backend in backends]
     for number, name in enumerate(mediator.get("backends", ())):
-        if name not in ids and not problems:  # else it may be the id of an entry that is wrong otherwise
+        if name not in ids:
             advice = f"expected the id of a backend; {nearest(repr(name), map(repr, ids))}"
             walk.tell(f"MEDIATOR.backends[{number}]", f"found {found(name)}, {advice}")
     problems += walk.told()
     return Settings(backends, sections.get("ROUTER") or RouterSettings(), mediator, stores), problems
+
+
+def _named(walk: Walk, router: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the plugins that ROUTER names: the path, the group, the name. What is no text is told already."""
+    written = router.get("middleware")
+    pairs = [
+        (f"middleware[{n}]", MIDDLEWARE, one) for n, one in enumerate(written if isinstance(written, list) else ())
+    ]
+    for name, group, one in [("order", ORDERS, router.get("order")), *pairs]:
+        if isinstance(one, str) and (text := walk.fitted(one, str, f"ROUTER.{name}")):
+            yield f"ROUTER.{name}", group, text
 
 
 def _given(settings: Any) -> dict[str, Any]:
@@ -230,38 +248,46 @@ def _unfolded(sections: Mapping[str, Any], section: str) -> Iterator[_Entry]:
         if entry is None:  # no mapping, which is told already
             continue
         if entry.get("type") != "llm_router":
-            yield path, entry
+            yield path, f"{path}.type", entry
             continue
-        first = {name: value for name, value in entry.items() if name not in ("provider", "fallback_providers")}
-        yield path, first | ({"type": entry["provider"]} if "provider" in entry else {})
+        own_names = ("type", "provider", "fallback_providers")
+        first = {name: value for name, value in entry.items() if name not in own_names}
+        yield path, f"{path}.provider", first | ({"type": entry["provider"]} if "provider" in entry else {})
         shared = {name: value for name, value in first.items() if name in COMMON - {"model", "prices"}}
         fallbacks = entry.get("fallback_providers", [])
         for place, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
             provider, _, model = name.partition("/") if isinstance(name, str) else (name, "", "")
             own = {"id": f"{entry.get('id')}/{name}", "type": provider} | ({"model": model} if model else {})
-            yield f"{path}.fallback_providers[{place}]", shared | own
+            yield (here := f"{path}.fallback_providers[{place}]"), here, shared | own
 
 
 def _settled(
-    entries: Iterable[_Entry], folder: Path | None, problems: list[str], catalogue: Catalogue | None = None
+    entries: Iterable[_Entry],
+    folder: Path | None,
+    problems: list[str],
+    ids: dict[str, str],
+    catalogue: Catalogue | None = None,
 ) -> tuple[BackendSettings, ...]:
-    """Return the entries without a problem as values, whose types `catalogue` knows if it is given."""
-    done: dict[str, BackendSettings] = {}
-    for path, entry in entries:
+    """Return the entries without a problem as values, whose types `catalogue` knows if it is given.
+
+    :param ids: gets the path of each id, also of those whose entry has a problem.
+    """
+    done: list[BackendSettings] = []
+    for path, place, entry in entries:
         walk = Walk(folder)
         known = walk.options(_Common, entry, path, entry)
+        if isinstance(id_ := known.get("id"), str) and (other := ids.setdefault(id_, path)) != path:
+            walk.tell(f"{path}.id", f"found {found(id_)}, which {other} has; give each its own")
         if isinstance(type_ := known.get("type"), str):
             known["type"] = ALIASES.get(type_, type_)
             if catalogue and known.get("enabled") is not False:
                 _check_options(walk, catalogue, known["type"], entry, path)
         if wrong := walk.told(unset=not known.keys() >= {"id", "type"}):
-            problems += wrong
+            problems += [re.sub(rf"^{re.escape(path)}\.type:", f"{place}:", line) for line in wrong]
             continue
         missing = tuple(dict.fromkeys(name for _, name in walk.unset))
-        one = BackendSettings(**known, path=path, options=Written(entry, folder), missing=missing)
-        if (other := done.setdefault(one.id, one)) is not one:
-            problems.append(f"{path}.id: found {found(one.id)}, which {other.path} has; give each its own")
-    return tuple(done.values())
+        done.append(BackendSettings(**known, path=path, options=Written(entry, folder), missing=missing))
+    return tuple(done)
 
 
 def _check_options(walk: Walk, catalogue: Catalogue, type_: str, entry: Mapping[str, Any], path: str) -> None:

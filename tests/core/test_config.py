@@ -41,7 +41,7 @@ WHOLE: dict[str, Any] = {
         "on_break": "restart",
         "on_limit": "next",
         "rate_limit_storage": "redis://127.0.0.1",
-        "middleware": ["cache"],
+        "middleware": [],
     },
 }
 
@@ -99,7 +99,7 @@ def test_the_form_of_the_complaint_generator_is_read_whole() -> None:
         "on_break": "restart",
         "on_limit": "next",
         "rate_limit_storage": Secret("redis://127.0.0.1"),
-        "middleware": ("cache",),
+        "middleware": (),
     }
 
 
@@ -189,7 +189,19 @@ WRONG = [
     ({"ROUTER": {"timout": 3}}, "ROUTER.timout: unknown key; did you mean timeout?"),
     ({"ROUTER": {"on_refusal": "stop"}}, 'ROUTER.on_refusal: found "stop", expected one of "raise", "next"'),
     ({"ROUTER": {"middleware": "cache"}}, 'ROUTER.middleware: found "cache", expected a list, each text'),
-    ({"ROUTER": {"middleware": ["a", 3]}}, "ROUTER.middleware[1]: found 3, expected text"),
+    ({"ROUTER": {"middleware": [3]}}, "ROUTER.middleware[0]: found 3, expected text"),
+    ({"ROUTER": {"middleware": ["a"]}}, 'ROUTER.middleware[0]: found "a", which is no installed plugin of its kind'),
+    (
+        {"ROUTER": {"order": "weigthed"}},
+        'ROUTER.order: found "weigthed", which is no installed plugin of its kind; did',
+    ),
+    (backend(type="llm_router"), "BACKENDS[0].provider: missing, expected text"),
+    (backend(type="llm_router", provider="eco"), 'BACKENDS[0].provider: found "eco", which is no installed provider'),
+    (
+        backend(type="llm_router", provider="echo", fallback_providers=["eco"]),
+        "BACKENDS[0].fallback_providers[0]: found \"eco\", which is no installed provider; did you mean 'echo'?",
+    ),
+    (backend(max_tokens=0), "BACKENDS[0].max_tokens: found 0, expected a whole number from 1 to 2147483648"),
     ({"ROUTER": {"middleware": {"a": 3}}}, "ROUTER.middleware: found a mapping, expected a list, each text"),
     ({"ROUTER": {"timeout": "${NO_SUCH}"}}, "ROUTER.timeout: the variable NO_SUCH is not set"),
     ({"ROUTER": []}, "ROUTER: found a list, expected a mapping"),
@@ -213,6 +225,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:
         "BACKENDS[0].timeout",
         "BACKENDS[0].suffx",
         "BACKENDS[1].type",
+        "BACKENDS[2].id",
         "ROUTER.order",
         "nonsense",
         "MEDIATOR.timeout",
