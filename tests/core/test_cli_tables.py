@@ -200,6 +200,7 @@ def test_config_check_tells_everything_at_once(folder: Path) -> None:
         "BACKENDS[0].a",
         "BACKENDS[0].a",
         "BACKENDS[1].type",
+        "BACKENDS[1].id",
         "X",
     ]
     assert all(line in done.stderr for line in found["problems"])
