@@ -157,6 +157,13 @@ def local(no_leaks: None, model_file: Callable[..., Path]) -> Iterator[Callable[
 
 
 @pytest.fixture
+def endless(local: Callable[..., Local], model_file: Callable[..., Path]) -> Callable[..., Local]:
+    """The same over a model whose answers are too long to end while a test looks, on the fastest machine."""
+    path = model_file(context_length=1 << 16)
+    return lambda **options: local(path, **{"n_ctx": 1 << 15, **options})
+
+
+@pytest.fixture
 def request_for() -> Callable[..., Request]:
     """A function that builds a request from a prompt and fields."""
 

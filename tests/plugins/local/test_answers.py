@@ -295,13 +295,15 @@ def test_many_threads_get_whole_answers(local: Make, engine: str, request_for: A
             assert answer.usage is not None
 
 
-def test_cancelling_frees_the_slot(local: Make, engine: str, request_for: Ask) -> None:
+def test_cancelling_frees_the_slot(endless: Make, engine: str, request_for: Ask) -> None:
     """Whoever cancels, leaves a stream or runs out of time frees the only slot: the next one is answered."""
-    single = local(engine=engine, n_parallel=1, n_ctx=4096)
+    single = endless(engine=engine, n_parallel=1)
     for leave in ("cancel", "close", "deadline", "other thread"):
-        scope = Scope(0.3) if leave == "deadline" else Scope()
+        scope = Scope()
         stream = single.stream(request_for(scope=scope))
         next(stream)
+        if leave == "deadline":
+            scope.begin(timeout=0.2)
         if leave == "close":
             stream.close()  # type: ignore[attr-defined] # an iterator, but a generator too
         elif leave == "cancel":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pointsman import InvalidModelError, ModelNotFoundError
+from pointsman.testing import faults
 from pointsman_local import Local
 from pointsman_local._gguf import Header, markers_in, read_header, shows_tools
 from pointsman_local._markers import Markers
@@ -134,11 +135,14 @@ def test_files_of_the_hub(repository: str, says: str, tmp_path: Path, no_leaks: 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    port = 9 if repository == "unreachable" else server.server_port
-    own = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_secret"}
     try:
         command = [sys.executable, "-c", FETCH, f"hf://owner/{repository}/f.gguf"]
-        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+        with faults.nobody_listens() as nobody:
+            hub = (
+                nobody.removesuffix("/v1") if repository == "unreachable" else f"http://127.0.0.1:{server.server_port}"
+            )
+            own = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_secret"}
+            done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
     finally:
         server.shutdown()
         thread.join()

@@ -177,7 +177,7 @@ def test_cancelling_from_another_thread(peer: OpenAI) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.5)
+    time.sleep(0.1)
     scope.cancel()
     thread.join(30)
     assert not thread.is_alive()
@@ -187,7 +187,7 @@ def test_cancelling_from_another_thread(peer: OpenAI) -> None:
 def test_a_deadline(peer: OpenAI) -> None:
     """A story that takes too long ends in time."""
     with pytest.raises(BackendTimeout):
-        peer.generate(ask("Write a very long story.", max_tokens=150, scope=Scope(0.3)))
+        peer.generate(ask("Write a very long story.", max_tokens=150, scope=Scope(0.1)))
 
 
 def test_two_at_once(peer: OpenAI) -> None:
