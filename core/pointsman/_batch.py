@@ -61,7 +61,8 @@ class Batch:
         self._router, self._most, self._options = router, max_workers, options
         own = ("on_result", "journal", "retry_failed", "executor")
         self._on_result, self._path, self._retry_failed, self._executor = (options.pop(name, None) for name in own)
-        self._running: dict[int, tuple[Future[Result], Request]] = {}  # touched by the thread of `run` only
+        #: position -> what runs there; touched by the thread of `run` only. What is left after `run` did not end in time.
+        self.running: dict[int, tuple[Future[Result], Request]] = {}
         self._finished: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self._results = Results()
         self._journal: Journal | None = None
@@ -76,7 +77,7 @@ class Batch:
                 self._journal = Journal(self._path)
                 stack.callback(self._journal.close)
             threads = ThreadPoolExecutor(self._most, "pointsman-batch")  # starts none before it needs one
-            stack.callback(lambda: threads.shutdown(wait=not self._running, cancel_futures=True))
+            stack.callback(lambda: threads.shutdown(wait=not self.running, cancel_futures=True))
             submit: Any = (self._executor or threads).submit
             try:
                 self._work_off(prompts, partial(submit, Work(self._router)))
@@ -94,8 +95,8 @@ class Batch:
         most = self._most * (2 if self._executor is None else 1)
         rest, failure = enumerate(prompts), None
         more = True
-        while more or self._running:
-            if more and len(self._running) < most:
+        while more or self.running:
+            if more and len(self.running) < most:
                 try:
                     position, item = next(rest)
                 except StopIteration:
@@ -104,7 +105,7 @@ class Batch:
                     more, failure = False, error
                 else:
                     self._begin(position, item, submit)
-            elif self._running:
+            elif self.running:
                 self._report(*self._finished.get())
             while not self._finished.empty():
                 self._report(*self._finished.get())
@@ -126,7 +127,7 @@ class Batch:
             known = known or self.instead
             if known is None:
                 future = submit(request)
-                self._running[position] = future, request
+                self.running[position] = future, request
                 future.add_done_callback(partial(self._done, position, mark, request))
                 return
         self._report(position, known)
@@ -162,7 +163,7 @@ class Batch:
         self._finished.put((position, result))
 
     def _report(self, position: int, result: Any) -> None:
-        self._running.pop(position, None)
+        self.running.pop(position, None)
         if not isinstance(result, Completion | BackendError):
             raise result
         self._results.keep(position, result)
@@ -171,14 +172,14 @@ class Batch:
 
     def _cancel(self) -> None:
         """End what runs, and wait a short time for it: what was answered nevertheless is in the journal then."""
-        for future, _ in self._running.values():
+        for future, _ in self.running.values():
             future.cancel()
-        for _, request in self._running.values():
+        for _, request in self.running.values():
             request.scope.cancel()
         until = monotonic() + _GRACE
         with suppress(Empty):  # what does not obey is left behind
-            while self._running:
-                self._running.pop(self._finished.get(timeout=max(0, until - monotonic()))[0], None)
+            while self.running:
+                self.running.pop(self._finished.get(timeout=max(0, until - monotonic()))[0], None)
 
 
 class Work:

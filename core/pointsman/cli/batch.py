@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -84,6 +85,8 @@ def batch(  # noqa: PLR0913 - the options of the command, by name
         interrupted = run.through(Rows(lines), Tally(total), output, quiet=as_json_)
         code = 130 if interrupted else 0 if run.tally.answered == run.rows.count else 1
         run.told(target, as_json=as_json_, resumable=path is not None, interrupted=interrupted)
+    if interrupted and run.stuck:
+        os._exit(code)  # else the end of the process would wait for calls that obey nobody
     return code
 
 
@@ -135,6 +138,11 @@ class _Run:
         self._max_cost = max_cost
         self._failures: list[str] = []
         self._warned = False
+
+    @property
+    def stuck(self) -> bool:
+        """Whether calls are left that did not end when they were cancelled."""
+        return bool(self._batch.running)
 
     def through(self, rows: Rows, tally: Tally, output: Output, *, quiet: bool) -> bool:
         """Ask all, write what comes; say whether a person has interrupted it."""
