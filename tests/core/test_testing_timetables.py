@@ -112,7 +112,7 @@ class TestLog:
         one = client(server)
         ask(one)
         with pytest.raises(UnavailableError):
-            one.post_json("chat/completions", {}, Scope(0.1))
+            one.post_json("chat/completions", {}, Scope(1.0))
         assert server.asked[1].wait_closed()
         assert ask(one) == "You said: hello"
         assert server.visits[2].closed_by is None
