@@ -4,67 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from time import monotonic
 from typing import Any, Literal
 
 import pytest
-from attrs import define, frozen
-from pointsman import Attempt, Backend, BackendError, Chunk, Completion, Router, Usage
-from pointsman.testing import FaultServer, faults
+from attrs import frozen
+from pointsman import BackendError, Usage
+from pointsman.testing import FaultServer, faults, stage
 from pointsman_openai import OpenAI
 
-KEY = "sk-end-to-end-0123456789abcdef"
 SPARE = "Here speaks the spare."
 
 
 @frozen
-class Outcome:
-    """What the caller of one request got."""
-
-    completion: Completion | None
-    error: BackendError | None
-    chunks: tuple[Chunk, ...]
-    seconds: float
+class Outcome(stage.Outcome):
+    """What the caller of one request got, in the words of these tests."""
 
     @property
     def text(self) -> str:
         """The text that the caller saw: the pieces of a stream joined, which must be the answer's text."""
-        shown = "".join(chunk.text for chunk in self.chunks)
-        if self.completion is None:
-            return shown
-        assert not self.chunks or shown == self.completion.text
-        return self.completion.text
+        shown = super().text
+        assert self.completion is None or shown == self.completion.text
+        return shown
 
     @property
-    def attempts(self) -> list[tuple[str, str, str | None]]:
+    def attempts(self) -> list[tuple[str, str, str | None]]:  # type: ignore[override]  # shorter
         """Backend, outcome and class of error of each attempt."""
-        made: tuple[Attempt, ...] = (self.completion or self.error).attempts  # type: ignore[union-attr]  # one is there
-        return [(attempt.backend, attempt.outcome, attempt.error) for attempt in made]
+        return [(attempt.backend, attempt.outcome, attempt.error) for attempt in super().attempts]
 
 
-@define(eq=False)
-class Stage:
+class Stage(stage.Stage):
     """One router over real `openai` providers and fault servers."""
 
-    router: Router
-    primary: FaultServer
-    spare: FaultServer
-    timeout: float = 10.0
+    def __init__(self, *args: Any, timeout: float, **options: Any) -> None:
+        super().__init__(*args, timeout=timeout, **options)
+        self.timeout = timeout
+
+    @property
+    def primary(self) -> FaultServer:
+        """The server of the backend that is asked first."""
+        return self.servers["primary"]
+
+    @property
+    def spare(self) -> FaultServer:
+        """The server of the one that is asked then."""
+        return self.servers["spare"]
 
     def ask(self, way: str, prompt: Any = "Name three rivers.", **options: Any) -> Outcome:
         """Ask for a whole answer ("plain") or read a stream to its end ("streamed")."""
-        begun, chunks, completion, error = monotonic(), [], None, None
-        try:
-            if way == "plain":
-                completion = self.router.generate(prompt, **options)
-            else:
-                with self.router.stream(prompt, **options) as stream:
-                    for chunk in stream:
-                        chunks.append(chunk)
-                    completion = stream.completion
-        except BackendError as raised:
-            error = raised
-        return Outcome(completion, error, tuple(chunks), monotonic() - begun)
+        got = super().ask(way, prompt, **options)
+        return Outcome(got.completion, got.error, got.chunks, got.seconds)
 
     def cooling(self, backend: str = "primary", **options: Any) -> bool:
         """Whether the router leaves a backend alone for now."""
@@ -98,8 +86,8 @@ class Stage:
         assert len(again.attempts) == 1
 
 
-@pytest.fixture
-def stage(no_leaks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+@pytest.fixture(name="stage")
+def _stage(no_leaks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
     """A function that sets the stage: `stage(script of the primary, **options of Router)`.
 
     `limits` are options of the primary's `Backend` alone: a short one says nothing about the spare.
@@ -108,27 +96,25 @@ def stage(no_leaks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     with ExitStack() as stack:
 
         def setting(
-            script: Any, *, primary_url: str | None = None, api: Literal["chat", "responses"] = "chat", **options: Any
+            script: Any,
+            *,
+            primary_url: str | None = None,
+            api: Literal["chat", "responses"] = "chat",
+            alone: bool = False,
+            windows: dict[str, int] | None = None,
+            third: Any = None,
+            limits: dict[str, Any] | None = None,
+            can: frozenset[Any] = frozenset({"tools", "schema", "images"}),
+            **options: Any,
         ) -> Stage:
-            primary = stack.enter_context(FaultServer(script))
-            spare = stack.enter_context(FaultServer(faults.well(SPARE)))
-            windows, limits = options.pop("windows", {}), {"primary": options.pop("limits", {})}
+            def provider(**given: Any) -> OpenAI:
+                window = (windows or {}).get(given["model"].removeprefix("model-of-"))
+                return OpenAI(api=api, context_window=window, capabilities=can, **given)
 
-            def backend(name: str, url: str, priority: int) -> Backend:
-                provider = OpenAI(
-                    base_url=url,
-                    api_key=KEY,
-                    model=f"model-of-{name}",
-                    api=api,
-                    context_window=windows.get(name),
-                )
-                return Backend(provider, id=name, priority=priority, **limits.get(name, {}))
-
-            backends = [backend("primary", primary_url or primary.url, 10)]
-            if not options.pop("alone", False):
-                backends.append(backend("spare", spare.url, 20))
-            timeout = options.setdefault("timeout", 10.0)
-            router = stack.enter_context(Router(backends, **options))
-            return Stage(router, primary, spare, timeout)
+            scripts = {"primary": script, "spare": faults.well(SPARE), **({"third": third} if third else {})}
+            settings = {"primary": limits or {}, "spare": {"enabled": not alone}}
+            urls = {"primary": primary_url} if primary_url else {}
+            options = {"timeout": 10.0, **options}
+            return stack.enter_context(Stage(scripts, provider, urls=urls, settings=settings, **options))
 
         yield setting

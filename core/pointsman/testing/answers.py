@@ -31,7 +31,7 @@ class Answer:
     text: str | None = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = "stop"  #: a word of OpenAI's chat completions, also for other wires
-    reasoning: str = ""
+    thinking: str = ""
     refusal: str | None = None
     usage: Usage | None = USAGE
     usage_at: UsageAt = "after"

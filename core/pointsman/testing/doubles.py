@@ -68,7 +68,7 @@ class Scripted:
             yield from _played(reply)
             return
         yield from (Chunk(piece, model=reply.model) for piece in cut(reply.text))
-        end = Chunk(tool_calls=reply.tool_calls, reasoning=reply.reasoning, finish_reason=reply.finish_reason)
+        end = Chunk(tool_calls=reply.tool_calls, thinking=reply.thinking, finish_reason=reply.finish_reason)
         yield evolve(end, usage=reply.usage, model=reply.model)
 
     @hookimpl

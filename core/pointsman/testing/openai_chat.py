@@ -41,8 +41,8 @@ class Chat:
     def body(self, answer: Answer, ask: Ask) -> Any:
         """Return a `chat.completion`."""
         message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": answer.refusal}
-        if answer.reasoning:
-            message["reasoning_content"] = answer.reasoning
+        if answer.thinking:
+            message["reasoning_content"] = answer.thinking
         if answer.tool_calls:
             message["tool_calls"] = [
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -78,7 +78,7 @@ class Chat:
 
         start = {"role": "assistant", "content": "" if answer.text is not None else None, "refusal": None}
         events = [Event(chunk(start), "lifecycle")]
-        events += [Event(chunk({"reasoning_content": piece}), "lifecycle") for piece in cut(answer.reasoning)]
+        events += [Event(chunk({"reasoning_content": piece}), "lifecycle") for piece in cut(answer.thinking)]
         events += [Event(chunk({"content": piece})) for piece in answer.pieces]
         events += [Event(chunk({"refusal": piece})) for piece in cut(answer.refusal or "")]
         events += [Event(chunk({"tool_calls": [delta]})) for delta in _call_deltas(answer)]

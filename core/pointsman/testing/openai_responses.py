@@ -139,8 +139,8 @@ _Inner = list[tuple[dict[str, Any], str]]  # events of one item, each with its k
 def _items(answer: Answer) -> list[tuple[dict[str, Any], _Inner]]:
     """Return each output item with the events that build it."""
     items: list[tuple[dict[str, Any], _Inner]] = []
-    if answer.reasoning:
-        items.append(_reasoning(answer.reasoning))
+    if answer.thinking:
+        items.append(_reasoning(answer.thinking))
     if answer.text is not None or answer.refusal is not None:
         items.append(_message(answer))
     items += [_function_call(number, call) for number, call in enumerate(answer.tool_calls)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from attrs import frozen
 
@@ -81,7 +81,7 @@ class Stage:
             self.router = start(Router(backends, clock=self.clock, **options))
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -134,7 +134,7 @@ def whole(chunks: Iterator[Chunk]) -> Completion:
         tool_calls=tuple(call for piece in pieces for call in piece.tool_calls),
         usage=next((piece.usage for piece in reversed(pieces) if piece.usage), None),
         model=next((piece.model for piece in reversed(pieces) if piece.model), None),
-        reasoning="".join(piece.reasoning for piece in pieces),
+        thinking="".join(piece.thinking for piece in pieces),
     )
 
 

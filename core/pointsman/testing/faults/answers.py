@@ -21,7 +21,7 @@ def well(
     text: str | None = None,
     *,
     tool_calls: tuple[ToolCall, ...] = (),
-    reasoning: str = "",
+    thinking: str = "",
     usage: Usage | None = None,
     usage_at: UsageAt = "after",
     gap: float = 0.0,
@@ -36,7 +36,7 @@ def well(
         answer = x.ask.answer()
         if text is not None or tool_calls:
             answer = Answer(text, tool_calls, "tool_calls" if tool_calls else "stop")
-        answer = evolve(answer, reasoning=reasoning, usage=usage or answer.usage, usage_at=usage_at)
+        answer = evolve(answer, thinking=thinking, usage=usage or answer.usage, usage_at=usage_at)
         await x.answer(answer, gap=gap)
 
     return play
@@ -224,7 +224,7 @@ def whitespace() -> Play:
 @fault(17)
 def thinking_only() -> Play:
     """Row 17: it thought aloud and then said nothing."""
-    return _answering(Answer(text="", reasoning="The user wants three rivers. Let me think of some."))
+    return _answering(Answer(text="", thinking="The user wants three rivers. Let me think of some."))
 
 
 @fault(18)

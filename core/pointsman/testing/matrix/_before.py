@@ -40,10 +40,10 @@ def unreachable(run: Run) -> None:
 for broken in (faults.reset_on_connect(), faults.reset(), faults.reset("headers"), faults.hang_up()):
     falls_back(6, broken, "UnavailableError")
 for slow in (faults.silent(), faults.drip(0.2)):
-    falls_back(7, slow, "BackendTimeout", timeout=3.0)
+    falls_back(7, slow, "BackendTimeout", timeout=4.0)
     raises(7, slow, "BackendTimeout", timeout=1.5, spare=None, name=f"{slow.name}, no other backend")
-falls_back(7, faults.silent(), "BackendTimeout", ways=STREAMED, timeout=30.0, first_token_timeout=0.5)
-falls_back(7, faults.drip(0.2, part="body"), "BackendTimeout", ways=PLAIN, timeout=3.0)
+falls_back(7, faults.silent(), "BackendTimeout", ways=STREAMED, timeout=30.0, limits={"first_token_timeout": 0.5})
+falls_back(7, faults.drip(0.2, part="body"), "BackendTimeout", ways=PLAIN, limits={"timeout": 1.0})
 for refused_key in (faults.bad_key(), faults.no_permission(), faults.bad_key_under_400()):
     falls_back(8, refused_key, "AuthenticationError")
 for broke in (faults.no_money(), faults.no_quota()):

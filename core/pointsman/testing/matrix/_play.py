@@ -57,11 +57,14 @@ class Run:
         third: Script | None = None,
         **options: Any,
     ) -> Stage:
-        """Set the stage: backends that are not None, in this order; `windows` are their context windows."""
+        """Set the stage: backends that are not None, in this order; `windows` are their context windows.
+
+        `limits` are settings of the primary alone: a short one must not hit the spare on a slow machine.
+        """
         scripts = {"primary": primary, "spare": spare, "third": third}
         windows = options.pop("windows", {})
-        prices = {name: {"prices": PRICES} for name in scripts}
-        settings = options.pop("settings", prices)
+        own = {"primary": options.pop("limits", {}), **options.pop("settings", {})}
+        settings = {name: {"prices": PRICES, **own.get(name, {})} for name in scripts}
 
         def make(**given: Any) -> object:
             window = windows.get(given["model"].removeprefix("model-of-"))

@@ -250,7 +250,7 @@ def nothing_leaks_back(run: Run) -> None:
     run.check_answer(SPARE, "spare")
     assert got.completion is not None
     (spare,) = on.servers["spare"].asked
-    run.check((got.completion.reasoning, got.completion.request_id), ("", spare.request_id), "reasoning and request id")
+    run.check((got.completion.thinking, got.completion.request_id), ("", spare.request_id), "reasoning and request id")
     run.check({chunk.model for chunk in got.chunks} - {None, "model-of-spare"}, set(), "models of the chunks")
     run.check_next()
 

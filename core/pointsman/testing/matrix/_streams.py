@@ -21,7 +21,7 @@ BEGUN, REST = "one two three ", "four five six seven eight"
 STORY = BEGUN + REST
 
 for late in (faults.late_first_token(30), faults.pings_only(), faults.comments_only(), faults.blank_lines_only()):
-    falls_back(21, late, "BackendTimeout", ways=STREAMED, timeout=30.0, first_token_timeout=0.7)
+    falls_back(21, late, "BackendTimeout", ways=STREAMED, timeout=30.0, limits={"first_token_timeout": 0.7})
     raises(21, late, "BackendTimeout", timeout=1.0, spare=None, name=f"{late.name}, no other backend")
 answers(21, faults.late_first_token(0.5), STORY)
 for early in (faults.error_first(), faults.lifecycle_then_error()):
@@ -29,6 +29,7 @@ for early in (faults.error_first(), faults.lifecycle_then_error()):
 for silence in (faults.empty_stream(), faults.empty_stream("done"), faults.empty_stream("finish")):
     falls_back(23, silence, "UnusableAnswer", tried=2, circuit="closed", ways=STREAMED)
 
+SHORT = {"idle_timeout": 0.7}
 #: What breaks a stream, and its class of error and its attempts on a plain request.
 BREAKS: tuple[tuple[Fault, str, int], ...] = (
     (faults.cut_after(3), "UnusableAnswer", 2),
@@ -43,13 +44,13 @@ BREAKS: tuple[tuple[Fault, str, int], ...] = (
 )
 
 
-def _goes_on(fault: Fault, on_break: str, **options: Any) -> None:
+def _goes_on(fault: Fault, on_break: str) -> None:
     """Add: the stream breaks, and another backend restarts or continues it."""
 
     @case(24, f"{fault.name}, {on_break}", "streamed")
     def act(run: Run) -> None:
         spare = faults.well(REST if on_break == "continue" else SPARE)
-        on = run.stage(fault, spare, on_break=on_break, **{"idle_timeout": 0.7, **options})
+        on = run.stage(fault, spare, on_break=on_break, limits=SHORT)
         got = run.ask()
         text = STORY if on_break == "continue" else SPARE
         run.check_answer(text, "spare")
@@ -61,11 +62,11 @@ def _goes_on(fault: Fault, on_break: str, **options: Any) -> None:
 
 
 for broken, error, tried in BREAKS:
-    raises(24, broken, "IncompleteAnswer", text=BEGUN, ways=STREAMED, circuit="closed", idle_timeout=0.7)
+    raises(24, broken, "IncompleteAnswer", text=BEGUN, ways=STREAMED, circuit="closed", limits=SHORT)
     _goes_on(broken, "restart")
     _goes_on(broken, "continue")
     closed = "closed" if error == "UnusableAnswer" else "open"
-    falls_back(24, broken, error, tried=tried, ways=PLAIN, circuit=closed, timeout=3.0)
+    falls_back(24, broken, error, tried=tried, ways=PLAIN, circuit=closed, limits={"timeout": 1.5})
 
 TRICKLE = faults.slow_for_ever(0.2)
 
@@ -86,7 +87,7 @@ def until_the_deadline(run: Run) -> None:
 @case(25, f"{TRICKLE.name}, min_rate=20, restart", "streamed")
 def too_slow(run: Run) -> None:
     """Who brings fewer characters than `min_rate` is left for the spare."""
-    on = run.stage(TRICKLE, timeout=60.0, min_rate=20, on_break="restart")
+    on = run.stage(TRICKLE, timeout=60.0, limits={"min_rate": 20}, on_break="restart")
     run.ask()
     run.check_answer(SPARE, "spare")
     run.check_failed("IncompleteAnswer")
@@ -94,7 +95,7 @@ def too_slow(run: Run) -> None:
     run.check_next()
 
 
-falls_back(25, faults.slow_for_ever(0.1), "BackendTimeout", ways=PLAIN, timeout=3.0)
+falls_back(25, faults.slow_for_ever(0.1), "BackendTimeout", ways=PLAIN, limits={"timeout": 1.0})
 answers(26, faults.no_done(), STORY)
 
 
@@ -215,7 +216,7 @@ def _third_answers(second: Fault, first: Fault, **options: Any) -> None:
         begun = next((n for n, chunk in enumerate(got.chunks) if chunk.restarted), 0)
         models = {chunk.model for chunk in got.chunks[begun:]} - {None}
         run.check(models, {"model-of-third"}, "models of the chunks")
-        run.check([chunk.reasoning for chunk in got.chunks if chunk.reasoning], [], "thoughts that were shown")
+        run.check([chunk.thinking for chunk in got.chunks if chunk.thinking], [], "thoughts that were shown")
 
 
 for second in (faults.lifecycle_then_error(), faults.thinking_only(), faults.empty_stream("finish"), faults.hang_up()):
