@@ -137,7 +137,7 @@ class _Rate:
         self._waited += self._clock.now() - began
         if chunk is not None and chunk.finish_reason is None:
             calls = sum(len(call.arguments) for call in chunk.tool_calls)
-            self._chars += len(chunk.text) + len(chunk.reasoning) + calls
+            self._chars += len(chunk.text) + len(chunk.thinking) + calls
             if self._waited >= _SPAN_S:
                 came = f"{self._chars} characters came in {self._waited:.0f} s"
                 if self._chars < self._least * self._waited:

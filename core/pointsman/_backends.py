@@ -325,7 +325,7 @@ def chunk_of(completion: Completion) -> Chunk:
     return Chunk(
         completion.text,
         completion.tool_calls,
-        completion.reasoning,
+        completion.thinking,
         completion.finish_reason,
         completion.usage,
         completion.model,
@@ -349,7 +349,7 @@ def collect(chunks: Iterable[Chunk]) -> Completion:
         tuple(call for piece in pieces for call in piece.tool_calls),
         last_of(pieces, "usage"),
         last_of(pieces, "model"),
-        "".join(piece.reasoning for piece in pieces),
+        "".join(piece.thinking for piece in pieces),
         last_of(pieces, "raw_finish_reason"),
         last_of(pieces, "request_id"),
     )

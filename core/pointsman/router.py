@@ -348,7 +348,7 @@ class Router:
             whole.tool_calls,
             whole.usage,
             model,
-            whole.reasoning,
+            whole.thinking,
             whole.raw_finish_reason,
             whole.request_id,
             backend.cost(whole.usage) if whole.cost is None else whole.cost,

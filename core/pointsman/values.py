@@ -290,7 +290,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage | None = None
     model: str | None = None  #: the model that answered, as the provider names it
-    reasoning: str = ""  #: what the model thought aloud, where the provider shows it
+    thinking: str = ""  #: what the model thought aloud, where the provider shows it
     raw_finish_reason: str | None = None  #: the provider's own word
     request_id: str | None = None  #: the provider's id of this exchange
     cost: float | None = None  #: US dollars; `None` if unknown
@@ -316,7 +316,7 @@ class Chunk:
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    reasoning: str = ""
+    thinking: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     model: str | None = None

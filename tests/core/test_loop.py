@@ -84,7 +84,7 @@ def test_a_refusal_goes_on_only_if_the_caller_says_so(at: str) -> None:
     [
         (Completion(""), 2),
         (Completion(" \n\t"), 2),
-        (Completion("", reasoning="hm, let me think"), 2),
+        (Completion("", thinking="hm, let me think"), 2),
         (Completion("half", finish_reason="error"), 2),
         (Completion("text", finish_reason=None), 2),  # type: ignore[arg-type] # what a careless provider does
         (Completion("text", finish_reason="end_turn"), 2),  # type: ignore[arg-type] # and another, with the wire's word

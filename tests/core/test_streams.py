@@ -83,10 +83,10 @@ def test_nothing_is_sent_before_somebody_reads() -> None:
     [
         [UnavailableError("reset", retry_same=False)],
         [Chunk(model="leak"), UnavailableError("reset", retry_same=False)],
-        [Chunk("  \n"), Chunk(reasoning="leak"), UnavailableError("reset", retry_same=False)],
+        [Chunk("  \n"), Chunk(thinking="leak"), UnavailableError("reset", retry_same=False)],
         [],
         [Chunk("\n"), END],
-        [Chunk(reasoning="leak"), Chunk(finish_reason="length")],
+        [Chunk(thinking="leak"), Chunk(finish_reason="length")],
         [Chunk("leak", finish_reason="error")],
         [Chunk("\t"), ValueError("a bug of the plugin")],
     ],
@@ -96,13 +96,13 @@ def test_fallback_is_free_until_content_comes(failing: list[Any]) -> None:
     with routed(Scripted([failing]), Scripted([WHOLE])) as router:
         stream = router.stream("hi")
         assert list(stream) == WHOLE
-        assert (stream.backend, stream.completion.text, stream.completion.reasoning) == ("b", "Hello", "")
+        assert (stream.backend, stream.completion.text, stream.completion.thinking) == ("b", "Hello", "")
         assert {a.outcome for a in stream.completion.attempts if a.backend == "a"} == {"failed"}
 
 
 def test_all_failing_before_content_raise_together() -> None:
     """When nobody has content, the first piece raises what `generate` would, and nothing leaks (row 30)."""
-    a, b = Scripted([[Chunk(" "), UnavailableError("x", retry_same=False)]]), Scripted([[Chunk(reasoning="hm"), END]])
+    a, b = Scripted([[Chunk(" "), UnavailableError("x", retry_same=False)]]), Scripted([[Chunk(thinking="hm"), END]])
     with routed(a, b) as router:
         stream = router.stream("hi")
         seen: list[Chunk] = []
@@ -115,11 +115,11 @@ def test_all_failing_before_content_raise_together() -> None:
 
 def test_held_pieces_come_first_and_in_order() -> None:
     """What was held back until content came (white space, thoughts) is handed out before it."""
-    pieces = [Chunk("\n"), Chunk(reasoning="hm"), Chunk(" A"), END]
+    pieces = [Chunk("\n"), Chunk(thinking="hm"), Chunk(" A"), END]
     with routed(Scripted([pieces])) as router:
         stream = router.stream("hi")
         assert list(stream) == pieces
-        assert (stream.completion.text, stream.completion.reasoning) == ("\n A", "hm")
+        assert (stream.completion.text, stream.completion.thinking) == ("\n A", "hm")
 
 
 def test_a_tool_call_is_content() -> None:
@@ -267,7 +267,7 @@ class Streams:
 
 def test_a_provider_needs_only_one_of_both_hooks() -> None:
     """Without `stream` the answer comes as one chunk; without `generate` the stream is put together."""
-    whole = Completion("hi", tool_calls=(ToolCall("1", "f"),), usage=Usage(1, 1), reasoning="hm", request_id="r1")
+    whole = Completion("hi", tool_calls=(ToolCall("1", "f"),), usage=Usage(1, 1), thinking="hm", request_id="r1")
     with routed(Generates(whole)) as router:
         stream = router.stream("x")
         chunks = list(stream)
@@ -275,7 +275,7 @@ def test_a_provider_needs_only_one_of_both_hooks() -> None:
     assert len(chunks) == 1
     assert (chunks[0].text, chunks[0].tool_calls, chunks[0].finish_reason) == ("hi", whole.tool_calls, "stop")
     for answer in (stream.completion, plain):
-        assert (answer.text, answer.usage, answer.reasoning, answer.request_id) == ("hi", Usage(1, 1), "hm", "r1")
+        assert (answer.text, answer.usage, answer.thinking, answer.request_id) == ("hi", Usage(1, 1), "hm", "r1")
     with routed(Streams(WHOLE)) as router:
         answer = router.generate("x")
     assert (answer.text, answer.usage, answer.model) == ("Hello", Usage(3, 2), "m1")

@@ -156,7 +156,7 @@ class TestResponses:
     def test_reasoning_and_calls(self, playing: Callable[..., openai.OpenAI], streamed: bool) -> None:
         """Reasoning, and several calls, each an item."""
         calls = (ToolCall("a", "one", "{}"), ToolCall("b", "two", '{"x": 1}'))
-        client = playing(faults.well(tool_calls=calls, reasoning="let me think", usage=Usage(1, 2, 0, 1)))
+        client = playing(faults.well(tool_calls=calls, thinking="let me think", usage=Usage(1, 2, 0, 1)))
         if streamed:
             with client.responses.stream(model="m", input="hello") as stream:
                 found: Any = stream.get_final_response()

@@ -297,9 +297,9 @@ class TestRow30:
         assert got.text == "Third."
         assert got.completion
         assert [backend for backend, _, _ in got.attempts] == ["primary", "spare", "third"]
-        assert (got.completion.model, got.completion.reasoning, got.completion.usage) == ("third-model", "", None)
+        assert (got.completion.model, got.completion.thinking, got.completion.usage) == ("third-model", "", None)
         assert {chunk.model for chunk in got.chunks} == {"third-model"}
-        assert not any(chunk.reasoning for chunk in got.chunks)
+        assert not any(chunk.thinking for chunk in got.chunks)
 
     @both_apis
     def test_all_fail(self, stage: Staged, api: str) -> None:

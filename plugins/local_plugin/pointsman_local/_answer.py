@@ -35,7 +35,7 @@ def chunks(messages: Iterable[dict[str, Any]], ask: Ask, model: str) -> Iterator
             if not ask.forced:
                 yield Chunk(text=text, model=model)
         elif text := message.get("reasoning"):
-            yield Chunk(reasoning=text, model=model)
+            yield Chunk(thinking=text, model=model)
         elif "error" in message:
             raise _error(message["error"])
         elif "end" in message:

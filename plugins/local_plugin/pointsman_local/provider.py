@@ -134,7 +134,7 @@ class Local:
         last = pieces[-1]
         return Completion(
             text="".join(piece.text for piece in pieces),
-            reasoning="".join(piece.reasoning for piece in pieces),
+            thinking="".join(piece.thinking for piece in pieces),
             finish_reason=last.finish_reason or "error",
             raw_finish_reason=last.raw_finish_reason,
             tool_calls=last.tool_calls,

@@ -94,7 +94,7 @@ def completion(data: Any, headers: Mapping[str, str]) -> Completion:
         tool_calls=calls.whole(end),
         usage=usage(data.get("usage")),
         model=data.get("model"),
-        reasoning=_reasoning(message),
+        thinking=_reasoning(message),
         raw_finish_reason=choice["finish_reason"],
         request_id=headers.get("x-request-id") or data.get("id"),
     )
@@ -118,7 +118,7 @@ def chunks(events: Events) -> Iterator[Chunk]:
         if calls.add(delta.get("tool_calls")) or text or reasoning:
             events.content_seen()
         if text or reasoning:
-            yield Chunk(text=text, reasoning=reasoning, model=data.get("model"))
+            yield Chunk(text=text, thinking=reasoning, model=data.get("model"))
         if choice.get("finish_reason"):
             raw = choice["finish_reason"]
             events.ending()

@@ -100,7 +100,7 @@ def completion(data: Any, headers: Mapping[str, str]) -> Completion:
         tool_calls=uncut(tuple(calls), end),
         usage=usage(data.get("usage")),
         model=data.get("model"),
-        reasoning=reasoning,
+        thinking=reasoning,
         raw_finish_reason=raw,
         request_id=headers.get("x-request-id") or data.get("id"),
     )
@@ -121,7 +121,7 @@ def chunks(events: Events) -> Iterator[Chunk]:
         if kind == "response.output_item.added" and data.get("item", {}).get("phase") == "commentary":
             asides.add(data["item"].get("id"))
         elif delta and ("reasoning" in kind or data.get("item_id") in asides):
-            yield Chunk(reasoning=delta)
+            yield Chunk(thinking=delta)
         elif delta and kind == "response.output_text.delta":
             yield Chunk(text=delta)
         elif kind in ("response.completed", "response.incomplete", "response.failed"):

@@ -52,7 +52,7 @@ def whole(chunks: Any) -> Completion:
     pieces: list[Chunk] = list(chunks)
     return Completion(
         text="".join(piece.text for piece in pieces),
-        reasoning="".join(piece.reasoning for piece in pieces),
+        thinking="".join(piece.thinking for piece in pieces),
         tool_calls=pieces[-1].tool_calls,
         finish_reason=pieces[-1].finish_reason or "error",
         usage=pieces[-1].usage,
@@ -294,7 +294,7 @@ def test_content_takes_many_forms(fault_server: Serve) -> None:
     assert fixed(fault_server, message(content=None)).generate(ask()).text == ""
     for name in ("reasoning", "reasoning_content"):
         answer = fixed(fault_server, message(content="x", **{name: "hm"})).generate(ask())
-        assert (answer.text, answer.reasoning) == ("x", "hm")
+        assert (answer.text, answer.thinking) == ("x", "hm")
 
 
 @pytest.mark.parametrize(
