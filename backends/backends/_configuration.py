@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,21 +30,17 @@ def load(source: str | Path | Mapping[str, Any]) -> dict[str, TextBackend]:
     """
     problems: tuple[str, ...] = ()
     try:
-        settings, whole = read_settings(source), Router.from_config(source)
+        settings = read_settings(source)
     except ConfigError as error:
         problems = error.problems
     del source  # a traceback that shows local variables would show the keys in it
     if problems:
         raise ConfigError(*problems)
-    limits = {name: value for name, value in settings.router.given().items() if name in _ROUTER_TAKES}
     # The path of a fallback, "BACKENDS[2].fallback_providers[0]", begins with that of its router.
-    paths = (one.path.partition(".")[0] for one in settings.backends)
+    paths = (path.partition(".")[0] for path in settings.paths)
     made: dict[str, TextBackend] = {}
-    for _, group in groupby(zip(paths, whole.backends, strict=True), key=lambda pair: pair[0]):
+    for _, group in groupby(zip(paths, settings.backends, strict=True), key=lambda pair: pair[0]):
         chain = [placed(backend, backend.priority, _PRESETS) for _, backend in group]
         kind = LLMRouterBackend if len(chain) > 1 else _CLASS_OF.get(chain[0].type, TextBackend)
-        made[chain[0].id] = kind.around(chain[0].id, Router(chain, **limits))
+        made[chain[0].id] = kind.around(chain[0].id, Router(chain, **settings.router))
     return made
-
-
-_ROUTER_TAKES = frozenset(signature(Router).parameters)

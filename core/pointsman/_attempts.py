@@ -20,6 +20,7 @@ from attrs import frozen
 from . import _log
 from ._backends import Backend
 from ._breaker import Breaker
+from ._settings import Policy
 from .errors import (
     AllBackendsFailed,
     BackendError,
@@ -32,7 +33,7 @@ from .errors import (
 )
 from .scope import Clock
 from .secret import redact
-from .values import Attempt, Message, Outcome, Request, Usage
+from .values import OPTIONAL, Attempt, Message, Outcome, Request, Usage
 
 if TYPE_CHECKING:
     from ._limits import Limiter, Slot
@@ -43,20 +44,6 @@ T = TypeVar("T")
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 #: What an answer is reckoned at, in tokens, where the request sets no limit; and characters of a token.
 _ANSWER_TOKENS, _TOKEN_CHARS = 500, 4
-
-
-@frozen
-class Policy:
-    """What a call may cost and what follows from trouble, where it does not say so itself. Times are seconds."""
-
-    timeout: float | None = 120.0  #: whole call, with all its attempts
-    first_token_timeout: float | None = 60.0  #: of a stream, each attempt
-    idle_timeout: float | None = 60.0  #: between two pieces of content of a stream
-    min_rate: float | None = None  #: characters of content a second
-    max_retries: int = 1  #: further attempts at the same backend
-    on_refusal: str = "raise"  #: or "next"
-    on_break: str = "raise"  #: or "restart", "continue"
-    on_limit: str = "next"  #: or "wait"
 
 
 @frozen
@@ -216,6 +203,9 @@ class Call(Generic[T]):
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
         first, last = not self._errors, not (self._queue or self._over_limit)
         request = backend.fitted(self.request, first=first)
+        if backend.picky or request.drop_unsupported:
+            for name in (name for name in sorted(OPTIONAL) if self.request.has(name) and not request.has(name)):
+                self._warn(f"{backend.id}: model {request.model!r} does not take {name}; sent without it")
         tried, learned = 0, False
         while True:
             started, asked = perf_counter(), False
@@ -343,9 +333,12 @@ class Call(Generic[T]):
             text += f"it has no model {request.model!r}; asked its own, {backend.model!r}, now and from here on"
         else:
             return False
+        self._warn(text)
+        return not self.request.scope.cancelled
+
+    def _warn(self, text: str) -> None:
         self.warnings.append(text)
         _log.warning(text)
-        return not self.request.scope.cancelled
 
     def _failure(self) -> BackendError:
         """Return what the caller gets when all that could be tried has failed."""

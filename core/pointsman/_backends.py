@@ -11,27 +11,14 @@ from copy import copy
 from functools import wraps
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from . import _log
 from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, check, holder, new_manager
+from ._settings import Count, FromZero, Name, OnBreak, Presets, Prices, Retries, Seconds
+from ._structure import fields_of, misfits
 from .errors import LONG, BackendError, ConfigError, UnusableAnswer
-from .values import DROPPABLE, Capability, Chunk, Completion, Health, Message, Request, Usage
-
-#: What a backend may preset for requests that leave it open.
-DEFAULTS = frozenset({"max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty"})
-
-#: What limits an attempt, by the names that a call has for it too.
-_CALL_LIMITS = ("timeout", "first_token_timeout", "idle_timeout", "min_rate", "max_retries")
-
-_EXPECTED: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(("priority", "weight"), (int | float, "a number")),
-    **dict.fromkeys(("id", "type"), (str, "text")),
-    "model": (str | None, "text"),
-    "enabled": (bool, "True or False"),
-    "prices": (Mapping | None, "a mapping of dollars"),
-}
-_POSITIVE = {"rate_limit": int, "rate_limit_window": int | float, "tokens_per_minute": int, "max_concurrency": int}
+from .values import DROPPABLE, OPTIONAL, Capability, Chunk, Completion, Health, Request, Usage
 
 
 @define(eq=False, kw_only=True)
@@ -43,29 +30,31 @@ class Backend:
 
     provider: object = field(kw_only=False, repr=False)  #: an instance of a provider class
     type: str = ""  #: the name of its plugin; the name of its class by default
-    id: str = ""  #: unique in its router; its type by default
+    id: Name = ""  #: unique in its router; its type by default
     priority: float = 100.0  #: lower is asked first
-    weight: float = field(default=1.0, repr=False)  #: share among equals of priority, for the order `weighted`
+    weight: FromZero = field(default=1.0, repr=False)  #: share among equals of priority, for the order `weighted`
     model: str | None = None  #: what it is asked by default; the provider's own `model` otherwise
     enabled: bool = field(default=True, repr=False)
     #: of one attempt here, as for a call, which has the last word; `None` leaves it to the router
-    timeout: float | None = field(default=None, repr=False)
-    first_token_timeout: float | None = field(default=None, repr=False)
-    idle_timeout: float | None = field(default=None, repr=False)
-    min_rate: float | None = field(default=None, repr=False)
-    max_retries: int | None = field(default=None, repr=False)
-    rate_limit: int | None = field(default=None, repr=False)  #: requests within any `rate_limit_window`
-    rate_limit_window: float = field(default=60.0, repr=False)  #: seconds
-    tokens_per_minute: int | None = field(default=None, repr=False)
-    max_concurrency: int | None = field(default=None, repr=False)  #: requests at once
-    #: request fields used where the caller sets none: those of `DEFAULTS`
+    timeout: Seconds | None = field(default=None, repr=False)
+    first_token_timeout: Seconds | None = field(default=None, repr=False)
+    idle_timeout: Seconds | None = field(default=None, repr=False)
+    min_rate: FromZero | None = field(default=None, repr=False)
+    max_retries: Retries | None = field(default=None, repr=False)
+    on_break: OnBreak | None = field(default=None, repr=False)
+    rate_limit: Count | None = field(default=None, repr=False)  #: requests within any `rate_limit_window`
+    rate_limit_window: Seconds = field(default=60.0, repr=False)  #: seconds
+    tokens_per_minute: Count | None = field(default=None, repr=False)
+    max_concurrency: Count | None = field(default=None, repr=False)  #: requests at once
+    #: request fields used where the caller sets none: those of `Presets`
     defaults: Mapping[str, Any] = field(factory=dict, repr=False)
     #: US dollars for a million tokens: {"input": ..., "output": ..., "cached": ...}
-    prices: Mapping[str, float] | None = field(default=None, repr=False)
+    prices: Prices | None = field(default=None, repr=False)
     verbose: bool = field(default=False, repr=False)  #: show every attempt on stderr
     missing: str = field(default="", repr=False)  #: why it cannot be used at all: a variable that is not set, say
     #: model -> parameters that it refused
     refused: dict[str | None, frozenset[str]] = field(factory=dict, repr=False, init=False)
+    _unsupported: Callable[[str | None], Iterable[str]] | None = field(default=None, repr=False, init=False)
     #: models that requests named and it does not have: it is asked its own instead
     lacks: frozenset[str | None] = field(default=frozenset(), repr=False, init=False)
 
@@ -74,27 +63,12 @@ class Backend:
         self.type = self.type or self.provider.__class__.__name__.lower()
         self.id = self.id or self.type
         self.model = self.model or self._declared("model", None)
+        self._unsupported = self._declared("unsupported", None)
         self.defaults = {name: value for name, value in self.defaults.items() if value is not None}
-        unknown = self.defaults.keys() - DEFAULTS
-        if unknown:
-            raise ConfigError(f"backend {self.id!r}: defaults may not hold {', '.join(sorted(unknown))}")
-        for name, (kind, called) in _EXPECTED.items():
-            if not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"backend {self.id!r}: {name}: found {getattr(self, name)!r}, expected {called}")
-        for name, number in _POSITIVE.items():
-            found = getattr(self, name)
-            if found is not None and (not isinstance(found, number) or isinstance(found, bool) or found <= 0):
-                called = "a whole number above 0" if number is int else "a number of seconds above 0"
-                raise ConfigError(f"backend {self.id!r}: {name}: found {found!r}, expected {called}")
-        if self.weight < 0:
-            raise ConfigError(f"backend {self.id!r}: weight: found {self.weight!r}, expected a number from 0")
-        if not {"input", "output", "cached"}.issuperset(self.prices or ()):  # one left out would count as nothing
-            raise ConfigError(f"backend {self.id!r}: prices: found {self.prices!r}, expected input, output and cached")
-        try:
-            limits = {name: getattr(self, name) for name in _CALL_LIMITS}
-            Request((Message("user"),), **limits, **self.defaults)
-        except ValueError as error:
-            raise ConfigError(f"backend {self.id!r}: {str(error).removeprefix('Request.')}") from error
+        own = fields_of(Backend)
+        problems = misfits(own, {name: getattr(self, name) for name in own})
+        if problems := [*problems, *misfits(fields_of(Presets), self.defaults, "defaults")]:
+            raise ConfigError(*(f"backend {self.id!r}: {problem}" for problem in problems))
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -134,13 +108,33 @@ class Backend:
         for name, value in self.defaults.items():
             if getattr(request, name) is None:
                 changes[name] = value
-        if self.refused:
-            changes |= dict.fromkeys(self.refused.get(model, ()))
-        return request.changed(changes) if changes else request
+        fitted = request.changed(changes) if changes else request
+        if len(request.messages) > 1 and any(m.state for m in request.messages):
+            vendor = self._declared("vendor", self.type)
+            own = (m if not m.state or m.state.vendor == vendor else evolve(m, state=None) for m in request.messages)
+            fitted = fitted.changed({"messages": tuple(own)})
+        if self.picky or request.drop_unsupported:
+            fitted = fitted.without(*self.untaken(fitted, model))
+        return fitted
+
+    @property
+    def picky(self) -> bool:
+        """Whether there is any option that a model of it does not take, as far as anybody knows."""
+        return self._unsupported is not None or bool(self.refused)
+
+    def untaken(self, request: Request, model: str | None) -> list[str]:
+        """Return the options of this request that `model` does not take, as far as anybody knows."""
+        names = self.refused.get(model, frozenset())
+        if self._unsupported is not None:
+            names |= frozenset(self._unsupported(model))
+        if request.drop_unsupported:
+            lacking = request.needs - self.capabilities
+            names |= (lacking & OPTIONAL) | ({"tool_choice"} if "tools" in lacking else frozenset())
+        return [name for name in sorted(names & OPTIONAL) if request.has(name)] if names else []
 
     def refuse(self, model: str | None, parameter: str | None, request: Request) -> bool:
         """Remember that `model` refuses `parameter`; say whether the request may be sent again without it."""
-        if parameter not in DROPPABLE or getattr(request, parameter) is None:
+        if parameter not in (OPTIONAL if request.drop_unsupported else DROPPABLE) or not request.has(parameter):
             return False
         self.refused[model] = self.refused.get(model, frozenset()) | {parameter}
         return True
@@ -331,6 +325,7 @@ def chunk_of(completion: Completion) -> Chunk:
         completion.model,
         completion.raw_finish_reason,
         completion.request_id,
+        completion.state,
     )
 
 
@@ -352,6 +347,7 @@ def collect(chunks: Iterable[Chunk]) -> Completion:
         "".join(piece.thinking for piece in pieces),
         last_of(pieces, "raw_finish_reason"),
         last_of(pieces, "request_id"),
+        state=last_of(pieces, "state"),
     )
 
 
@@ -362,3 +358,4 @@ def last_of(pieces: list[Chunk], name: str) -> Any:
 
 _KINDS = ("generate", "stream", "health")
 _NOTHING: frozenset[Capability] = frozenset()
+_NOTHING_REFUSED: frozenset[str] = frozenset()

@@ -1,8 +1,9 @@
-"""One walk over what a person wrote: variables, types, paths and keys at once, and every misfit told.
+"""One walk over options: variables, types, ranges, paths and keys at once, and every misfit told.
 
-Nothing is guessed: "5" is text and no number, unless it came out of a `${VARIABLE}`, which can hold
-nothing but text. What a misfit is called in words is here too: its path, what was found (keys
-masked), what was expected, and the nearest name that is right.
+The fields of a class say what may be written: their types, and which values of a type (`_settings.Only`).
+Nothing is guessed: "5" is text and no number, unless it came out of a `${VARIABLE}`, which can
+hold nothing but text. A misfit is told with its path, what was found (keys masked), what was
+expected, and the nearest name that is right.
 """
 
 from __future__ import annotations
@@ -13,75 +14,111 @@ from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
-from enum import EnumType
+from functools import cache
 from json import dumps
 from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 import attrs
 
-from ._variables import Misfit, Text, Unset, Written, expand
+from ._written import Misfit, Text, Unset, Written, expand
 from .secret import MASK, Secret, redact
 
 #: Options whose value is masked whatever their type, and all that is below them.
 _HIDDEN = re.compile(r"(key|token|secret|password|passwd|authorization|credentials?|cookies?|headers)(?=$|[.\[])", re.I)
+_PATH = re.compile(r"(^|_)path$")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _OF_TEXT: dict[Any, Any] = {str: str, Path: Path, Secret: Secret.of}
 _LISTS: tuple[Any, ...] = (tuple, list, frozenset, set)
 _TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", object: "a value"}
-_WORDS |= {Path: "a path", Secret: "a key (text)", Written: "a mapping with id and type"}
+_WORDS |= {Path: "a path", Secret: "a key (text)", Written: "a mapping"}
+
+
+Fields: TypeAlias = "Mapping[str, attrs.Attribute[Any]]"
+
+
+@cache
+def fields_of(cls: Any) -> Fields:
+    """Return the options of an attrs class. A type that only type checkers import stands for anything."""
+    modules = [sys.modules.get(base.__module__) for base in cls.__mro__]
+    names = ChainMap(*(vars(module) for module in modules if module))
+
+    def resolved(type_: Any) -> Any:
+        try:
+            return eval(type_, {}, names) if isinstance(type_, str) else type_  # noqa: S307 - the plugin's own code
+        except Exception:
+            return Any
+
+    options = [a for a in attrs.fields(cls) if a.init and not a.name.startswith("_")]
+    return {a.name: a.evolve(type=resolved(a.type)) for a in options}
+
+
+def misfits(fields: Fields, values: Mapping[str, Any], path: str = "") -> list[str]:
+    """Return a line for each of a program's values that a configuration could not have either."""
+    walk = Walk(literal=True)
+    walk.options(fields, values, path)
+    return walk.told()
+
+
+class Problem(NamedTuple):
+    """What is wrong at a place."""
+
+    path: str
+    text: str
+    variable: str = ""  #: which is not set, if that is all
 
 
 @attrs.define(repr=False)
 class Walk:
-    """Takes what was written, and keeps a line for each misfit and the variables that are not set.
-
-    A validator may raise `Misfit` with the rest of such a line: which values of the type do fit.
-    """
+    """Takes what was written, and keeps what is wrong with it."""
 
     folder: Path | None = None  #: where relative paths start
-    problems: list[str] = attrs.field(factory=list)
-    unset: list[tuple[str, str]] = attrs.field(factory=list)  #: each with the path that needs it
+    literal: bool = False  #: a program wrote it: `${` is text
+    problems: list[Problem] = attrs.field(factory=list)
     _keys: list[Secret] = attrs.field(factory=list)  # while they live `redact` knows them
 
-    def told(self, *, unset: bool = True) -> list[str]:
-        """Return each problem once, without any key; what is not set is one too if `unset`."""
-        needed = [f"{path}: the variable {name} is not set" for path, name in self.unset if unset]
-        return list(dict.fromkeys(map(redact, [*self.problems, *needed])))
+    def told(self) -> list[str]:
+        """Return a line for each problem, once, without any key."""
+        return list(dict.fromkeys(redact(f"{path}: {text}") for path, text, _ in self.problems))
 
-    def tell(self, path: str, problem: str) -> None:
+    def tell(self, path: str, text: str, variable: str = "") -> None:
         """Remember what is wrong at `path`."""
-        self.problems.append(f"{path}: {problem}")
+        self.problems.append(Problem(path, text, variable))
 
-    def filled(self, cls: type[Any], written: Mapping[str, Any], path: str, also: Collection[str] = ()) -> Any:
-        """Return `cls` with the options in `written`, or None after telling why not, or which variable is not set."""
-        before = self._count()
-        options = self.options(cls, written, path, also)
-        if self._count() == before:
+    def refused(self, error: BaseException, path: str, type_: Any = Any) -> None:
+        """Tell why a class refused what was written."""
+        kind = type(error).__name__
+        hidden = f"found {MASK}, which was refused ({kind}); expected {_expected(type_)}"
+        self.tell(path, hidden if _hidden(path, type_) else str(error.args[0] if error.args else kind))
+
+    def built(self, cls: Any, written: Mapping[str, Any], path: str, also: Collection[str] = ()) -> Any:
+        """Return `cls` with the options in `written`, or None after telling why not."""
+        told = len(self.problems)
+        options = self.options(fields_of(cls), written, path, also)
+        if len(self.problems) == told:
             try:
                 return cls(**options)
             except (Exception, SystemExit) as error:
-                self.tell(path, _refusal(error, path))
+                self.refused(error, path)
         return None
 
     def options(
-        self, cls: type[Any], written: Mapping[str, Any], path: str, also: Collection[str] = ()
+        self, fields: Fields, written: Mapping[str, Any], path: str, also: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Return what is written for the fields of `cls`; what needs a variable that is not set is left out.
+        """Return what is written for `fields`, as arguments, without what does not fit at all.
 
-        :param also: names that are passed over where `cls` has no such field.
+        :param also: names that are passed over where there is no such field.
         """
-        fields = {a.name: a for a in attrs.fields(cls) if a.init and not a.name.startswith("_")}
         options: dict[str, Any] = {}
         for name, value in written.items():
-            place, unset = f"{path}.{name}".lstrip("."), len(self.unset)
+            place, told = f"{path}.{name}".lstrip("."), len(self.problems)
             if name in fields:
-                option = self._option(value, fields[name], _type(fields[name], cls), place)
-                if len(self.unset) == unset:
-                    options[fields[name].alias] = option
+                option = self._option(value, fields[name], place)
+                if option is not None or len(self.problems) == told:
+                    options[str(fields[name].alias)] = option
                 continue
             if name not in also:
                 self.tell(place, f"unknown key; {nearest(name, {*fields, *also})}")
@@ -89,7 +126,7 @@ class Walk:
         for name in [name for name, a in fields.items() if a.default is attrs.NOTHING and name not in written]:
             near = get_close_matches(name, map(str, written.keys() - fields.keys()), 1, 0.75)
             meant = f"; is {near[0]} meant for it?" if near else ""
-            self.tell(f"{path}.{name}", f"missing, expected {_expected(_type(fields[name], cls))}{meant}")
+            self.tell(f"{path}.{name}", f"missing, expected {_expected(fields[name].type)}{meant}")
         return options
 
     def fitted(self, written: Any, type_: Any, path: str) -> Any:
@@ -97,39 +134,34 @@ class Walk:
         try:
             if isinstance(written, Misfit):
                 raise written
-            value = expand(written) if isinstance(written, str) else written
+            value = expand(written) if isinstance(written, str) and not self.literal else written
             if isinstance(value, str) and (isinstance(value, Text) or _HIDDEN.search(path)):
                 self._keys.append(Secret(value))
             return self._as(value, type_, path)
         except Unset as unset:
-            self.unset += [(path, name) for name in unset.args]
+            for name in unset.args:
+                self.tell(path, f"the variable {name} is not set", name)
         except Misfit as misfit:
             self.tell(path, str(misfit))
         except Exception:  # what a type has against a value, in whatever words
-            self.tell(path, _misfit(written, type_, path))
+            self.tell(path, f"found {found(written, hidden=_hidden(path, type_))}, expected {_expected(type_)}")
         return None
 
-    def _count(self) -> int:
-        return len(self.problems) + len(self.unset)
-
-    def _option(self, written: Any, field: attrs.Attribute[Any], type_: Any, path: str) -> Any:
+    def _option(self, written: Any, field: attrs.Attribute[Any], path: str) -> Any:
         """Return the value as its field takes it; tell what type, converter and validator have against it."""
-        before, convert = self._count(), field.converter
-        value = self.fitted(written, Any if convert else type_, path)
-        if self._count() > before:
+        told, convert = len(self.problems), field.converter
+        value = self.fitted(written, Any if convert else field.type, path)
+        if len(self.problems) > told:
             return value
         try:
-            if isinstance(value, Path) or (isinstance(value, str) and re.search(r"(^|_)path$", field.name)):
+            if isinstance(value, Path) or (isinstance(value, str) and _PATH.search(field.name)):
                 value = self._placed(value)
             converted = convert(value) if convert and not isinstance(convert, attrs.Converter) else value
             if field.validator:
                 with suppress(AttributeError):  # it looks at other fields: heard when the instance is built
                     field.validator(None, field, converted)
-        except Misfit as limits:
-            self.tell(path, f"{_misfit(written, type_, path)} {limits}")
         except Exception as error:
-            own_words = not isinstance(error, TypeError | AttributeError) or not _hidden(path, type_)
-            self.tell(path, _refusal(error, path, type_) if own_words else _misfit(written, type_, path))
+            self.refused(error, path, field.type)
         return value
 
     def _placed(self, path: Any) -> Any:
@@ -145,14 +177,16 @@ class Walk:
             for member in sorted(args, key=lambda member: member is str):
                 with suppress(Exception):
                     return self._as(value, member, path)
-        if choices := _choices(cls, args):
-            return next(meant for choice, meant in choices if repr(choice) == repr(value) or meant is value)
+        if cls is Annotated and args[1].fits(taken := self._as(value, args[0], path)):
+            return taken
+        if cls is Literal:
+            return next(choice for choice in args if repr(choice) == repr(value))
         if cls is object:  # anything: as JSON would have it
             cls = str if isinstance(value, str) else type(value)
         if cls is Written and isinstance(value, Mapping):
             return Written(value, self.folder)
         if attrs.has(cls) and isinstance(value, Mapping):
-            return self.filled(cls, value, path)
+            return self.built(cls, value, path)
         if issubclass(cls, Mapping) and isinstance(value, Mapping):
             return {name: self.fitted(item, _item(args), f"{path}.{name}") for name, item in value.items()}
         if (kind := _list_of(cls)) and isinstance(value, list | tuple):
@@ -183,19 +217,17 @@ def found(value: Any, *, hidden: bool = False) -> str:
     return shown if len(shown) <= 60 else f"{len(shown)} characters"  # a part of a key would not be masked
 
 
-def _misfit(written: Any, type_: Any, path: str) -> str:
-    return f"found {found(written, hidden=_hidden(path, type_))}, expected {_expected(type_)}"
-
-
 def _expected(type_: Any) -> str:
     cls, args = _parts(type_)
     if cls is Union:
         return " or ".join(_expected(member) for member in args if member is not NoneType)
-    if choices := _choices(cls, args):
-        return f"one of {', '.join(dumps(choice, default=str) for choice, _ in choices)}"
-    item = "" if _item(args) is Any else _expected(_item(args))
+    if cls is Annotated:
+        return f"{_expected(args[0])} {args[1].words}"
+    if cls is Literal:
+        return f"one of {', '.join(map(dumps, args))}"
     if cls in _WORDS:
         return _WORDS[cls]
+    item = "" if _item(args) is Any else _expected(_item(args))
     if attrs.has(cls) or issubclass(cls, Mapping):
         return "a mapping" + (item and f", each value {item}")
     if _list_of(cls):
@@ -203,26 +235,8 @@ def _expected(type_: Any) -> str:
     return f"an object of {cls.__name__}, which only a program can give"
 
 
-def _refusal(error: BaseException, path: str, type_: Any = None) -> str:
-    """Say why a plugin refused what was written."""
-    if _hidden(path, type_):
-        return f"found {MASK}, which was refused ({type(error).__name__})"
-    return str(error.args[0] if error.args else type(error).__name__)
-
-
 def _hidden(path: str, type_: Any) -> bool:
     return bool(_HIDDEN.search(path)) or type_ is Secret or any(_hidden("", arg) for arg in get_args(type_))
-
-
-def _type(field: attrs.Attribute[Any], cls: type[Any]) -> Any:
-    """Return the type of a field. A name that cannot be resolved, being imported late, stands for anything."""
-    if not isinstance(field.type, str):
-        return field.type or Any
-    try:
-        names = ChainMap(*(vars(sys.modules[base.__module__]) for base in cls.__mro__))
-        return eval(field.type, {}, names)  # noqa: S307 - the plugin's own code
-    except Exception:
-        return Any
 
 
 def _parts(type_: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -230,7 +244,8 @@ def _parts(type_: Any) -> tuple[Any, tuple[Any, ...]]:
     cls, args = get_origin(type_) or type_, get_args(type_)
     if cls in (Union, UnionType):
         return Union, args
-    return (cls if cls is Literal or (isinstance(cls, type) and cls is not Any) else object), args
+    known = cls in (Literal, Annotated) or (isinstance(cls, type) and cls is not Any)
+    return (cls if known else object), args
 
 
 def _item(args: tuple[Any, ...]) -> Any:
@@ -239,12 +254,6 @@ def _item(args: tuple[Any, ...]) -> Any:
 
 def _list_of(cls: Any) -> Any:
     return next((kind for kind in _LISTS if issubclass(kind, cls)), None)
-
-
-def _choices(cls: Any, args: tuple[Any, ...]) -> list[tuple[Any, Any]]:
-    """Return what may be written for a `Literal` or an enumeration, each with what it stands for."""
-    pairs = [(member.value, member) for member in list[Any](cls)] if isinstance(cls, EnumType) else []
-    return [(choice, choice) for choice in args] if cls is Literal else pairs
 
 
 def _scalar(value: Any, cls: Any) -> Any:

@@ -1,158 +1,72 @@
 """Settings from a JSON or TOML file, or from a dict: checked, with every problem told at once.
 
-`load` checks what every backend has, and what the plugins' classes say of their own options, which
-it keeps as they were written; `build` turns those into an instance. Only a plugin that an enabled
-backend names is imported. No value here shows a key, nor lets it be pickled.
+What may be written are the arguments of `Backend` and of `Router`, and the options of the plugins'
+classes. Only a plugin that an enabled backend names is imported. No value here shows a key.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from math import inf
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from attrs import NOTHING, Attribute, asdict, field, fields, frozen
+from attrs import NOTHING, define, field, frozen
 
-from ._backends import DEFAULTS
+from ._backends import Backend
 from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, Catalogue
-from ._files import read
-from ._structure import Walk, found, nearest
-from ._variables import Misfit, Written
-from .errors import ConfigError
-from .secret import Secret, redact
-from .values import _RANGES
+from ._settings import Only, Presets, Retries, RouterSettings, Seconds
+from ._structure import Fields, Walk, fields_of, found, nearest
+from ._written import Misfit, Written, read
+from .errors import AuthenticationError, ConfigError
+from .hookspecs import hookimpl
+from .secret import redact
+from .values import Completion, Request
 
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
-#: path, place that names the type, and what is written
-_Entry: TypeAlias = tuple[str, str, Mapping[str, Any]]
+_Entry: TypeAlias = Annotated[Written, Only(bool, "with id and type")]
 
 #: Other names of types, as the complaint generator writes them.
 ALIASES = {"workstation": "local", "huggingface": "hf", "anthropic": "claude"}
 ALIASES |= {"copilot_cli": "copilot", "codex_cli": "codex"}
 #: Providers that we publish: a backend of one that is not installed costs no other.
 PUBLISHED = ("openai", "openrouter", "hf", "claude", "gemini", "codex", "copilot", "local")
-_DOLLARS = "in US dollars for a million tokens: input, output, cached"
+#: Places of the backends that nobody configured: other people's machines, this one, the demonstration model.
+_REMOTE, _LOCAL, _DEMONSTRATION = 100, 200, 1000
 
-
-def _only(fits: Callable[[Any], object], words: str, default: Any = None) -> Any:
-    """Return a field for None and for values that fit; `words` tell which those of its type are."""
-
-    def check(_: Any, __: Attribute[Any], value: Any) -> None:
-        if value is not None and not fits(value):
-            raise Misfit(words)
-
-    return field(default=default, validator=check)
-
-
-def _number(low: float, high: float = inf, default: float | None = None) -> Any:
-    words = f"from {low:g}" + (f" to {high:.10g}" if high < inf else " upwards")
-    return _only(lambda value: low <= value <= high, words, default)
-
-
-def _seconds() -> Any:
-    return _only(lambda value: value > 0, "above 0")
-
-
-@frozen(kw_only=True)
-class _Common:
-    """What every backend may have. `None`: not written."""
-
-    id: str = _only(str.strip, "that is not empty", NOTHING)
-    type: str  #: the plugin's own name, never an alias
-    priority: float = 100.0  #: lower is asked first
-    weight: float = _number(0, default=1.0)
-    model: str | None = None
-    timeout: float | None = _seconds()  #: seconds, of one attempt
-    max_retries: int | None = _number(*_RANGES["max_retries"])
-    rate_limit: int | None = _number(1)  #: requests in a window
-    rate_limit_window: float | None = _seconds()  #: seconds
-    tokens_per_minute: int | None = _number(1)
-    max_concurrency: int | None = _number(1)
-    prices: Mapping[str, float] | None = _only({"input", "output", "cached"}.issuperset, _DOLLARS)
-    enabled: bool = True
-    verbose: bool = False
-    max_tokens: int | None = _number(*_RANGES["max_tokens"])
-    temperature: float | None = _number(*_RANGES["temperature"])
-    top_p: float | None = _number(*_RANGES["top_p"])
-    frequency_penalty: float | None = _number(*_RANGES["frequency_penalty"])
-    presence_penalty: float | None = _number(*_RANGES["presence_penalty"])
-
-
+_NEEDED = {name: fields_of(Backend)[name].evolve(default=NOTHING) for name in ("id", "type")}
+_COMMON = {
+    name: option
+    for name, option in {**fields_of(Backend), **fields_of(Presets), **_NEEDED}.items()
+    if name not in ("provider", "defaults", "missing")
+}
 #: The names that every backend may have; all others must be fields of the provider's class.
-COMMON = frozenset(a.name for a in fields(_Common))
-
-
-@frozen(kw_only=True)
-class BackendSettings(_Common):
-    """One entry of BACKENDS, or of STORES."""
-
-    path: str  #: where it stands: "BACKENDS[0]"
-    options: Written  #: all that was written, for `build`
-    missing: tuple[str, ...] = ()  #: variables that are not set: it is `unconfigured` and cannot be built
-
-    @property
-    def reason(self) -> str:
-        """What a person can do about `missing`; "" where nothing is."""
-        return f"set {' and '.join(self.missing)} in the environment; {self.path} needs it" if self.missing else ""
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The request fields that this backend presets."""
-        return {name: getattr(self, name) for name in DEFAULTS if getattr(self, name) is not None}
-
-
-@frozen(kw_only=True)
-class RouterSettings:
-    """The section ROUTER. `None`: not written, so the router's own default holds."""
-
-    order: str | None = None  #: a plugin's name
-    timeout: float | None = _seconds()  #: seconds, in all
-    first_token_timeout: float | None = _seconds()  #: seconds
-    idle_timeout: float | None = _seconds()  #: seconds
-    min_rate: float | None = _number(0)  #: characters a second
-    max_retries: int | None = _number(*_RANGES["max_retries"])  #: further attempts at one backend
-    on_refusal: Literal["raise", "next"] | None = None
-    on_break: Literal["raise", "restart", "continue"] | None = None
-    on_limit: Literal["wait", "next"] | None = None
-    rate_limit_storage: Secret | None = None  #: a URL, which may hold a password
-    health_ttl: float | None = _number(0)  #: seconds
-    middleware: tuple[str, ...] | None = None  #: plugins' names, the outermost first
-    verbose: bool | None = None
-    log_content: bool | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return what was written, by name."""
-        return _given(self)
+COMMON = frozenset(_COMMON)
 
 
 @frozen
 class _Mediator:
-    backends: tuple[str, ...] | None = None
-    timeout: float | None = _seconds()
-    max_retries: int | None = _number(*_RANGES["max_retries"])
+    backends: tuple[str, ...] = ()
+    timeout: Seconds | None = None
+    max_retries: Retries | None = None
 
 
 @frozen
 class _Sections:
-    """What a configuration may have; entries are looked at one by one."""
-
-    BACKENDS: tuple[Written, ...] = ()
-    MEDIATOR: _Mediator = _Mediator()
-    ROUTER: RouterSettings = RouterSettings()
-    STORES: tuple[Written, ...] = ()
+    BACKENDS: tuple[_Entry, ...] = ()
+    MEDIATOR: Written | None = None
+    ROUTER: Written | None = None
+    STORES: tuple[_Entry, ...] = ()
 
 
 @frozen
 class Settings:
-    """A whole configuration, checked."""
+    """A whole configuration, checked. What was not written is in none of the mappings."""
 
-    backends: tuple[BackendSettings, ...] = ()
-    router: RouterSettings = RouterSettings()
+    backends: tuple[Backend, ...] = ()
+    paths: tuple[str, ...] = ()  #: where each of them stands: "BACKENDS[0]"
+    router: Mapping[str, Any] = field(factory=dict)  #: arguments of `Router`
     mediator: Mapping[str, Any] = field(factory=dict)
-    stores: tuple[BackendSettings, ...] = ()
+    stores: tuple[Mapping[str, Any], ...] = ()
 
 
 def sealed(source: Source) -> Source:
@@ -173,10 +87,11 @@ def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:
     :param catalogue: the installed plugins, where the caller has them already.
     :raises ConfigError: with one line for each problem, each with its path.
     """
-    source = sealed(source)
-    settings, problems = _load(source, catalogue or Catalogue())
+    source, reader = sealed(source), _Reader(catalogue=catalogue or Catalogue())
+    settings = reader.settings(source)
+    problems = reader.told()
     if problems:
-        del settings  # a traceback that shows local variables would show what stands at the wrong option
+        del settings, reader  # a traceback that shows local variables would show what stands at the wrong option
         raise ConfigError(*problems)
     return settings
 
@@ -190,7 +105,7 @@ def build(cls: type[Any], options: Mapping[str, Any], path: str) -> Any:
         by the class, or a variable that is not set.
     """
     walk = Walk(getattr(options, "folder", None))
-    instance = walk.filled(cls, options, path, COMMON)
+    instance = walk.built(cls, options, path, COMMON)
     problems = walk.told()
     del options, walk  # a traceback that shows local variables would show what they hold
     if problems:
@@ -198,105 +113,148 @@ def build(cls: type[Any], options: Mapping[str, Any], path: str) -> Any:
     return instance
 
 
-def _load(source: Source, catalogue: Catalogue) -> tuple[Settings, list[str]]:
-    try:
-        raw, folder = (source, None) if isinstance(source, Mapping) else read(source)
-    except Misfit as misfit:
-        return Settings(), [redact(f"{source}: {misfit}")]
-    walk = Walk(folder)
-    sections = walk.options(_Sections, raw, "")
-    problems: list[str] = []
-    ids: dict[str, str] = {}
-    backends = _settled(_unfolded(sections, "BACKENDS"), folder, problems, ids, catalogue)
-    stores = _settled(_unfolded(sections, "STORES"), folder, problems, {})
-    router = raw.get("ROUTER")
-    for place, group, name in _named(walk, router) if isinstance(router, Mapping) else ():
-        if name not in (installed := catalogue.names(group)):
-            advice = f"; {nearest(repr(name), map(repr, installed))}" if installed else ""
-            walk.tell(place, f"found {found(name)}, which is no installed plugin of its kind{advice}")
-    mediator = _given(sections.get("MEDIATOR") or _Mediator())
-    for number, name in enumerate(mediator.get("backends", ())):
-        if name not in ids:
-            advice = f"expected the id of a backend; {nearest(repr(name), map(repr, ids))}"
-            walk.tell(f"MEDIATOR.backends[{number}]", f"found {found(name)}, {advice}")
-    problems += walk.told()
-    return Settings(backends, sections.get("ROUTER") or RouterSettings(), mediator, stores), problems
-
-
-def _named(walk: Walk, router: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield the plugins that ROUTER names: the path, the group, the name. What is no text is told already."""
-    written = router.get("middleware")
-    pairs = [
-        (f"middleware[{n}]", MIDDLEWARE, one) for n, one in enumerate(written if isinstance(written, list) else ())
-    ]
-    for name, group, one in [("order", ORDERS, router.get("order")), *pairs]:
-        if isinstance(one, str) and (text := walk.fitted(one, str, f"ROUTER.{name}")):
-            yield f"ROUTER.{name}", group, text
-
-
-def _given(settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings, recurse=False).items() if value is not None}
-
-
-def _unfolded(sections: Mapping[str, Any], section: str) -> Iterator[_Entry]:
-    """Yield each entry with its path; one of type `llm_router` as its provider, followed by its fallback providers.
-
-    A fallback shares what every backend has, apart from the model, which is its own.
-    """
-    for number, entry in enumerate(sections.get(section) or ()):
-        path = f"{section}[{number}]"
-        if entry is None:  # no mapping, which is told already
+def installed(catalogue: Catalogue) -> list[Backend]:
+    """Return a backend for each installed provider that can be built without options."""
+    made = []
+    for name in catalogue.names(PROVIDERS):
+        try:
+            provider = catalogue.load(PROVIDERS, name)()
+        except (ConfigError, TypeError, ValueError):
+            continue  # quarantined and reported, or it needs options that only a configuration can give
+        except (Exception, SystemExit) as error:
+            catalogue.quarantine(PROVIDERS, name, _unbuilt(error))
             continue
+        local = _LOCAL if getattr(provider, "local", False) else _REMOTE
+        priority = _DEMONSTRATION if getattr(provider, "demonstration", False) else local
+        made.append(Backend(provider, type=name, priority=priority))
+    return made
+
+
+def _unbuilt(error: BaseException) -> str:
+    return f"it cannot be built: {type(error).__name__}: {redact(str(error))}"
+
+
+@frozen
+class _Absent:
+    """Stands where a provider cannot be built; it is never asked, since `Backend.missing` says why."""
+
+    @hookimpl
+    def generate(self, request: Request) -> Completion:
+        """Say that there is no provider."""
+        raise AuthenticationError("it is not configured")
+
+
+@define(repr=False, kw_only=True)
+class _Reader(Walk):
+    """Reads one configuration, and keeps what is wrong with it."""
+
+    catalogue: Catalogue
+
+    def settings(self, source: Source) -> Settings:
+        """Return what is right in the sections."""
+        try:
+            raw = read(source)
+        except Misfit as misfit:
+            self.tell(str(source), str(misfit))
+            return Settings()
+        self.folder, ids = raw.folder, dict[str, str]()
+        sections = self.options(fields_of(_Sections), raw, "")
+        backends = {path: self._backend(path, named, entry, ids) for path, named, entry in _unfolded(sections)}
+        built = {path: backend for path, backend in backends.items() if backend}
+        self.problems.sort(key=lambda problem: not problem.path.startswith("BACKENDS"))  # first what comes first
+        router = self.options(fields_of(RouterSettings), sections.get("ROUTER") or {}, "ROUTER")
+        plugins = {"ROUTER.order": (ORDERS, router.get("order"))}
+        plugins |= {
+            f"ROUTER.middleware[{n}]": (MIDDLEWARE, name) for n, name in enumerate(router.get("middleware", ()))
+        }
+        for path, (group, name) in plugins.items():
+            try:
+                self.catalogue.load(group, name) if name else None
+            except ConfigError as error:
+                self.tell(path, str(error))
+        mediator = self.options(fields_of(_Mediator), sections.get("MEDIATOR") or {}, "MEDIATOR")
+        for place, name in enumerate(mediator.get("backends", ())):
+            if name is not None and name not in ids:
+                advice = f"expected the id of a backend; {nearest(repr(name), map(repr, ids))}"
+                self.tell(f"MEDIATOR.backends[{place}]", f"found {found(name)}, {advice}")
+        stores, store_ids = dict(_entries(sections, "STORES")), dict[str, str]()
+        for path, entry in stores.items():
+            self._identified(_NEEDED, entry, path, store_ids)
+        return Settings(tuple(built.values()), tuple(built), router, mediator, tuple(stores.values()))
+
+    def _identified(self, fields: Fields, entry: Mapping[str, Any], path: str, ids: dict[str, str]) -> dict[str, Any]:
+        """Return what an entry says of `fields`; `ids` are the paths of the ids that are taken."""
+        given = self.options(fields, entry, path, also=entry)
+        if "id" in given and (other := ids.setdefault(given["id"], path)) != path:
+            self.tell(f"{path}.id", f"found {found(given['id'])}, which {other} has; give each its own")
+        return given
+
+    def _backend(self, path: str, named: str, entry: Mapping[str, Any], ids: dict[str, str]) -> Backend | None:
+        """Return what an entry describes, or None after telling what is wrong; `named` is where its type stands.
+
+        Where a variable is not set, or a plugin unfit or not there, the backend has the reason, and costs no other.
+        """
+        before, cls, missing = len(self.problems), None, ""
+        given = self._identified(_COMMON, entry, path, ids)
+        if "type" in given:
+            given["type"] = ALIASES.get(given["type"], given["type"])
+            if given.get("enabled", True):
+                cls, missing = self._class(given["type"], f"{path}.type", entry["type"])
+        options = self.options(fields_of(cls), entry, path, COMMON) if cls else {}
+        new = self.problems[before:]
+        self.problems[before:] = [p._replace(path=named) if p.path == f"{path}.type" else p for p in new]
+        unset = dict.fromkeys(problem.variable for problem in new)
+        if "" in unset or not given.keys() >= _NEEDED.keys():
+            return None
+        if unset:
+            missing = f"set {' and '.join(unset)} in the environment; {path} needs it"
+            del self.problems[before:]
+        given["defaults"] = {name: given.pop(name) for name in fields_of(Presets) if name in given}
+        try:
+            return Backend(_Absent() if missing or not cls else cls(**options), missing=missing, **given)
+        except (ConfigError, TypeError, ValueError) as error:
+            self.refused(error, path)
+            return None
+        except (Exception, SystemExit) as error:
+            return Backend(_Absent(), missing=_unbuilt(error), **given)
+
+    def _class(self, type_: str, path: str, written: Any) -> tuple[Any, str]:
+        """Return the plugin's class, or why there is none; tell of a type that nobody knows."""
+        names = [info.name for info in self.catalogue.infos() if info.group == PROVIDERS]
+        if type_ in names:
+            try:
+                return self.catalogue.load(PROVIDERS, type_), ""
+            except ConfigError as error:
+                return None, str(error)
+        if type_ not in PUBLISHED:
+            advice = f"which is no installed provider; {nearest(repr(type_), map(repr, names))}"
+            self.tell(path, f"found {found(written)}, {advice}")
+        return None, f"its plugin is not installed: pip install pointsman-{type_}"
+
+
+def _entries(sections: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each entry of a section with its path; one that is no mapping is told already."""
+    for place, entry in enumerate(sections.get(name) or ()):
+        if entry is not None:
+            yield f"{name}[{place}]", entry
+
+
+def _unfolded(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield each backend's path, where its type stands, and its options.
+
+    An entry of type `llm_router` is its provider, followed by its fallback providers. Those share what
+    every backend has, apart from the model, which is their own.
+    """
+    for path, entry in _entries(sections, "BACKENDS"):
         if entry.get("type") != "llm_router":
             yield path, f"{path}.type", entry
             continue
-        own_names = ("type", "provider", "fallback_providers")
-        first = {name: value for name, value in entry.items() if name not in own_names}
+        first = {name: value for name, value in entry.items() if name not in ("type", "provider", "fallback_providers")}
         yield path, f"{path}.provider", first | ({"type": entry["provider"]} if "provider" in entry else {})
         shared = {name: value for name, value in first.items() if name in COMMON - {"model", "prices"}}
-        fallbacks = entry.get("fallback_providers", [])
+        fallbacks = entry.get("fallback_providers") or []
         for place, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
             provider, _, model = name.partition("/") if isinstance(name, str) else (name, "", "")
             own = {"id": f"{entry.get('id')}/{name}", "type": provider} | ({"model": model} if model else {})
-            yield (here := f"{path}.fallback_providers[{place}]"), here, shared | own
-
-
-def _settled(
-    entries: Iterable[_Entry],
-    folder: Path | None,
-    problems: list[str],
-    ids: dict[str, str],
-    catalogue: Catalogue | None = None,
-) -> tuple[BackendSettings, ...]:
-    """Return the entries without a problem as values, whose types `catalogue` knows if it is given.
-
-    :param ids: gets the path of each id, also of those whose entry has a problem.
-    """
-    done: list[BackendSettings] = []
-    for path, place, entry in entries:
-        walk = Walk(folder)
-        known = walk.options(_Common, entry, path, entry)
-        if isinstance(id_ := known.get("id"), str) and (other := ids.setdefault(id_, path)) != path:
-            walk.tell(f"{path}.id", f"found {found(id_)}, which {other} has; give each its own")
-        if isinstance(type_ := known.get("type"), str):
-            known["type"] = ALIASES.get(type_, type_)
-            if catalogue and known.get("enabled") is not False:
-                _check_options(walk, catalogue, known["type"], entry, path)
-        if wrong := walk.told(unset=not known.keys() >= {"id", "type"}):
-            problems += [re.sub(rf"^{re.escape(path)}\.type:", f"{place}:", line) for line in wrong]
-            continue
-        missing = tuple(dict.fromkeys(name for _, name in walk.unset))
-        done.append(BackendSettings(**known, path=path, options=Written(entry, folder), missing=missing))
-    return tuple(done)
-
-
-def _check_options(walk: Walk, catalogue: Catalogue, type_: str, entry: Mapping[str, Any], path: str) -> None:
-    """Tell what the plugin's class has against the options; one that is unfit is reported elsewhere."""
-    installed = [info.name for info in catalogue.infos() if info.group == PROVIDERS]
-    if type_ in installed:
-        with suppress(ConfigError):
-            walk.options(catalogue.load(PROVIDERS, type_), entry, path, COMMON)
-        return
-    if type_ not in PUBLISHED:
-        advice = f"which is no installed provider; {nearest(repr(type_), map(repr, installed))}"
-        walk.tell(f"{path}.type", f"found {found(entry['type'])}, {advice}")
+            here = f"{path}.fallback_providers[{place}]"
+            yield here, here, shared | own

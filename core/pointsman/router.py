@@ -9,11 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 
-from attrs import asdict
-
 from . import _log
 from ._answers import Opened, Stream, judged, opened
-from ._attempts import Answered, Call, Policy, Shared
+from ._attempts import Answered, Call, Shared
 from ._backends import Backend, Registry, listed
 from ._breaker import Breaker
 from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
@@ -21,7 +19,9 @@ from ._eligible import Gate, Place
 from ._health import Monitor
 from ._order import Priority
 from ._requests import Prompt, build
-from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError
+from ._settings import Policy, RouterSettings
+from ._structure import fields_of, misfits
+from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError, InvalidRequestError
 from .scope import Clock
 from .secret import Secret
 from .values import Chunk, Completion, Health, Options, Request
@@ -37,6 +37,9 @@ T = TypeVar("T")
 
 #: Threads that serve `agenerate` and `astream` of one router; more calls at once wait for one.
 _THREADS = 64
+
+#: The arguments that a program gives as a configuration does; `order` and `middleware` may be plugins themselves.
+_CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in ("order", "middleware")}
 
 __all__ = ["Router", "Stream"]
 
@@ -91,13 +94,10 @@ class Router:
         _catalogue: Catalogue | None = None,
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
-        policy = Policy(
-            timeout, first_token_timeout, idle_timeout, min_rate, max_retries, on_refusal, on_break, on_limit
-        )
-        try:
-            build("?", asdict(policy))  # checked as the options of a call are
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("Request.", "Router.")) from error
+        given = {name: value for name, value in locals().items() if name in _CHECKED}
+        if problems := misfits(_CHECKED, given):
+            raise ConfigError(*(f"Router.{problem}" for problem in problems))
+        policy = Policy(**{name: given[name] for name in fields_of(Policy)})
         self._log_content = log_content
         made = self._installed() if backends is None else listed(backends)
         if isinstance(middleware, str):
@@ -128,11 +128,11 @@ class Router:
 
         :raises ConfigError: with every problem, each with its path.
         """
-        from ._assembly import configured  # costs as much as all the rest, and many programs need none
-        from .config import sealed
+        from .config import load, sealed  # costs as much as all the rest, and many programs need none
 
-        source = sealed(source)  # no traceback shows the keys in it
-        made = cls(**configured(source))
+        source, catalogue = sealed(source), Catalogue()  # no traceback shows the keys in a source that is sealed
+        settings = load(source, catalogue=catalogue)
+        made = cls(settings.backends, _catalogue=catalogue, **settings.router)
         made._source = source
         return made
 
@@ -327,6 +327,10 @@ class Router:
         pause = self._breaker.pause(backend.id, backend.model_for(request))
         why = self._gate.why_not(backend, request) or "left out by the order plugin"
         kind = AuthenticationError if backend.missing.startswith("set ") else BackendError  # a variable: a key
+        if untaken := self._gate.untaken(backend, request):
+            able = ", ".join(self._gate.could_serve(request)) or "no other backend"
+            why += f"; {able} could serve it, or drop_unsupported=True leaves it out"
+            return InvalidRequestError(why, parameter=untaken[0], try_next=True)
         error = copy(pause.error) if pause is not None and why.startswith("cool") else kind(why)
         if pause is not None:
             error.retry_after = pause.left
@@ -355,6 +359,7 @@ class Router:
             backend.id,
             tuple(call.attempts),
             (*whole.warnings, *call.warnings),
+            whole.state,
         )
         if self._log_content:
             _log.content(call.request, completion)
@@ -364,7 +369,7 @@ class Router:
     # -- the rest ------------------------------------------------------------------------------
 
     def _installed(self) -> list[Backend]:
-        from ._assembly import installed
+        from .config import installed
 
         return installed(self._catalogue)
 

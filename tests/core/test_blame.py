@@ -160,12 +160,14 @@ def test_an_order_that_is_none_is_reported_and_costs_no_answer() -> None:
 
 @pytest.mark.usefixtures("_plugins")
 def test_a_constructor_that_exits_ends_nothing() -> None:
-    """`Router()` quarantines it; in a configuration it is a mistake with a path."""
+    """`Router()` quarantines it; in a configuration it costs its own backend."""
     with Router() as router:
         assert "SystemExit" in {one[0]: one[3] for one in quarantined(router)}["blame-exits"]
         assert router.generate("?", backend="blame-well").text == "well"
-    with pytest.raises(ConfigError, match=r"BACKENDS\[0\]"):
-        Router.from_config({"BACKENDS": [{"id": "a", "type": "blame-exits"}]})
+    backends = [{"id": "a", "type": "blame-exits"}, {"id": "b", "type": "blame-well"}]
+    with Router.from_config({"BACKENDS": backends}) as router:
+        assert router.generate("?").backend == "b"
+        assert router.health()["a"].reason == "it cannot be built: SystemExit: 5"
 
 
 @frozen

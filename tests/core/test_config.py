@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import Router, Secret
-from pointsman.config import ALIASES, COMMON, Settings, build, load
+from attrs import fields
+from pointsman import Backend, Router, Secret
+from pointsman.config import ALIASES, Settings, load
 from pointsman.errors import ConfigError
 from pointsman_echo import Echo
 
@@ -41,7 +42,6 @@ WHOLE: dict[str, Any] = {
         "on_break": "restart",
         "on_limit": "next",
         "rate_limit_storage": "redis://127.0.0.1",
-        "middleware": [],
     },
 }
 
@@ -82,24 +82,27 @@ def test_the_form_of_the_complaint_generator_is_read_whole() -> None:
     settings = load(WHOLE)
     assert [(b.id, b.type, b.model) for b in settings.backends] == [
         ("main", "openai", "gpt-4o-mini"),
-        ("spare", "local", None),
+        ("spare", "local", "model"),
         ("llm-router", "local", "gpt-5-mini"),
         ("llm-router/openai", "openai", None),
         ("llm-router/echo/loud", "echo", "loud"),
     ]
     assert settings.mediator == {"backends": ("llm-router",), "timeout": 30.0, "max_retries": 3}
-    assert [(s.id, s.type, s.options["type"]) for s in settings.stores] == [
-        ("blocks", "blocks", "blocks"),
-        ("ipfs", "kubo", "kubo"),
-    ]
-    assert settings.router.given() == {
+    assert settings.paths == (
+        "BACKENDS[0]",
+        "BACKENDS[1]",
+        "BACKENDS[2]",
+        "BACKENDS[2].fallback_providers[0]",
+        "BACKENDS[2].fallback_providers[1]",
+    )
+    assert [dict(store) for store in settings.stores] == WHOLE["STORES"]
+    assert settings.router == {
         "order": "weighted",
         "timeout": 60.0,
         "min_rate": 2.0,
         "on_break": "restart",
         "on_limit": "next",
         "rate_limit_storage": Secret("redis://127.0.0.1"),
-        "middleware": (),
     }
 
 
@@ -109,9 +112,8 @@ def test_a_fallback_provider_shares_the_common_options_but_neither_model_nor_key
     first, second = load({"BACKENDS": [one | {"fallback_providers": ["openai"], "priority": 3}]}).backends
     assert (first.defaults, second.defaults) == ({"max_tokens": 9}, {"max_tokens": 9})
     assert (first.priority, second.priority) == (3, 3)
-    assert build(Echo, first.options, first.path) == Echo(suffix="!")
-    assert "suffix" not in second.options
-    assert second.model is None
+    assert first.provider == Echo(suffix="!")
+    assert (second.type, second.model) == ("openai", None)
 
 
 def test_toml_has_the_same_keys(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_toml_has_the_same_keys(tmp_path: Path) -> None:
     from_toml, from_json = load(tmp_path / "p.toml"), load(str(tmp_path / "p.json"))
     assert from_toml.router == from_json.router
     assert from_toml.backends[0].prices == from_json.backends[0].prices == {"input": 0.15, "output": 0.6}
-    assert dict(from_toml.backends[0].options) == dict(from_json.backends[0].options)
+    assert from_toml.backends[0].provider == from_json.backends[0].provider
 
 
 def test_an_empty_configuration_is_an_empty_value() -> None:
@@ -132,12 +134,13 @@ def test_an_empty_configuration_is_an_empty_value() -> None:
 
 
 def test_what_is_not_written_has_the_documented_default() -> None:
-    """Priority 100, weight 1, enabled, and nothing else set."""
-    (one,) = load(backend()).backends
-    assert (one.priority, one.weight, one.enabled, one.verbose) == (100, 1, True, False)
-    unset = COMMON - {"id", "type", "priority", "weight", "enabled", "verbose"}
-    assert {name: getattr(one, name) for name in unset} == dict.fromkeys(unset)
-    assert one.defaults == {}
+    """A backend has the defaults of `Backend`, and the router is told nothing."""
+    settings, plain = load(backend()), Backend(Echo(), id="a", type="echo")
+    (one,) = settings.backends
+    public = {a.name: getattr(one, a.name) for a in fields(Backend)}
+    assert public == {a.name: getattr(plain, a.name) for a in fields(Backend)}
+    assert (one.priority, one.weight, one.enabled, one.verbose, one.defaults) == (100, 1, True, False, {})
+    assert settings.router == settings.mediator == {}
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
@@ -151,7 +154,7 @@ WRONG = [
     (backend(max_tokens="5"), 'BACKENDS[0].max_tokens: found "5", expected a whole number'),
     (backend(max_tokens=5.0), "BACKENDS[0].max_tokens: found 5.0, expected a whole number"),
     (backend(max_tokens=True), "BACKENDS[0].max_tokens: found true, expected a whole number"),
-    (backend(max_tokens=0), "BACKENDS[0].max_tokens: found 0, expected a whole number from 1 to"),
+    (backend(max_tokens=0), "BACKENDS[0].max_tokens: found 0, expected a whole number from 1 upwards"),
     (backend(temperature=3), "BACKENDS[0].temperature: found 3, expected a number from 0 to 2"),
     (backend(top_p=[1]), "BACKENDS[0].top_p: found a list, expected a number"),
     (backend(enabled="yes"), 'BACKENDS[0].enabled: found "yes", expected true or false'),
@@ -162,9 +165,18 @@ WRONG = [
     (backend(model={"a": 1}), "BACKENDS[0].model: found a mapping, expected text"),
     (
         backend(prices={"in": 1}),
-        "BACKENDS[0].prices: found a mapping, expected a mapping, each value a number in US dollars for",
+        "BACKENDS[0].prices: found a mapping, expected a mapping, each value a number from 0 upwards in US dollars for",
     ),
     (backend(prices={"input": "1"}), 'BACKENDS[0].prices.input: found "1", expected a number'),
+    (backend(prices={"input": -1}), "BACKENDS[0].prices.input: found -1, expected a number from 0 upwards"),
+    (backend(min_rate=-1), "BACKENDS[0].min_rate: found -1, expected a number from 0 upwards"),
+    (backend(first_token_timeout=0), "BACKENDS[0].first_token_timeout: found 0, expected a number above 0"),
+    (backend(idle_timeout="1"), 'BACKENDS[0].idle_timeout: found "1", expected a number above 0'),
+    (backend(on_break="stop"), 'BACKENDS[0].on_break: found "stop", expected one of "raise", "restart", "continue"'),
+    (backend(rate_limit=0), "BACKENDS[0].rate_limit: found 0, expected a whole number from 1 upwards"),
+    (backend(rate_limit_window=0), "BACKENDS[0].rate_limit_window: found 0, expected a number above 0"),
+    (backend(tokens_per_minute=1.5), "BACKENDS[0].tokens_per_minute: found 1.5, expected a whole number"),
+    (backend(max_concurrency=0), "BACKENDS[0].max_concurrency: found 0, expected a whole number from 1 upwards"),
     (backend(type="local", model=7), "BACKENDS[0].model: found 7, expected text"),
     (backend(type="local", model_path="~nobody-here/x"), "BACKENDS[0].model_path: Could not determine home directory"),
     (backend() | {"MEDIATOR": {"timeout": "${NO_SUCH}"}}, "MEDIATOR.timeout: the variable NO_SUCH is not set"),
@@ -190,18 +202,17 @@ WRONG = [
     ({"ROUTER": {"on_refusal": "stop"}}, 'ROUTER.on_refusal: found "stop", expected one of "raise", "next"'),
     ({"ROUTER": {"middleware": "cache"}}, 'ROUTER.middleware: found "cache", expected a list, each text'),
     ({"ROUTER": {"middleware": [3]}}, "ROUTER.middleware[0]: found 3, expected text"),
-    ({"ROUTER": {"middleware": ["a"]}}, 'ROUTER.middleware[0]: found "a", which is no installed plugin of its kind'),
-    (
-        {"ROUTER": {"order": "weigthed"}},
-        'ROUTER.order: found "weigthed", which is no installed plugin of its kind; did',
-    ),
+    ({"ROUTER": {"middleware": ["a"]}}, "ROUTER.middleware[0]: no plugin 'a' in pointsman.middleware; "),
+    ({"ROUTER": {"order": "weigthed"}}, "ROUTER.order: no plugin 'weigthed' in pointsman.orders; did you mean 'weight"),
+    ({"ROUTER": {"on_limit": "fail"}}, 'ROUTER.on_limit: found "fail", expected one of "next", "wait"'),
+    ({"ROUTER": {"on_break": 1}}, 'ROUTER.on_break: found 1, expected one of "raise", "restart", "continue"'),
+    ({"ROUTER": {"rate_limit_storage": 5}}, "ROUTER.rate_limit_storage: found ***, expected a key (text)"),
     (backend(type="llm_router"), "BACKENDS[0].provider: missing, expected text"),
     (backend(type="llm_router", provider="eco"), 'BACKENDS[0].provider: found "eco", which is no installed provider'),
     (
         backend(type="llm_router", provider="echo", fallback_providers=["eco"]),
         "BACKENDS[0].fallback_providers[0]: found \"eco\", which is no installed provider; did you mean 'echo'?",
     ),
-    (backend(max_tokens=0), "BACKENDS[0].max_tokens: found 0, expected a whole number from 1 to 2147483648"),
     ({"ROUTER": {"middleware": {"a": 3}}}, "ROUTER.middleware: found a mapping, expected a list, each text"),
     ({"ROUTER": {"timeout": "${NO_SUCH}"}}, "ROUTER.timeout: the variable NO_SUCH is not set"),
     ({"ROUTER": []}, "ROUTER: found a list, expected a mapping"),
@@ -220,14 +231,16 @@ def test_each_problem_names_its_path_what_was_found_and_what_was_expected(source
 def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:
     """Backends first, then the other sections; options of the plugins' own are in the same error."""
     entries = [{"id": "a", "type": "echo", "suffx": 1, "timeout": -1}, {"id": "b"}, {"id": "a", "type": "echo"}]
-    found = problems({"ROUTER": {"order": 1}, "BACKENDS": entries, "nonsense": 1, "MEDIATOR": {"timeout": "x"}})
+    router = {"max_retries": -1, "order": "x"}
+    found = problems({"ROUTER": router, "BACKENDS": entries, "nonsense": 1, "MEDIATOR": {"timeout": "x"}})
     assert [line.split(":")[0] for line in found] == [
         "BACKENDS[0].timeout",
         "BACKENDS[0].suffx",
         "BACKENDS[1].type",
         "BACKENDS[2].id",
-        "ROUTER.order",
         "nonsense",
+        "ROUTER.max_retries",
+        "ROUTER.order",
         "MEDIATOR.timeout",
     ]
 
@@ -238,7 +251,19 @@ def test_two_entries_may_not_have_the_same_id() -> None:
     assert problems({"BACKENDS": [one, one]}) == (
         'BACKENDS[1].id: found "a", which BACKENDS[0] has; give each its own',
     )
-    assert load({"BACKENDS": [one], "STORES": [{"id": "a", "type": "blocks"}]}).stores[0].id == "a"
+    assert load({"BACKENDS": [one], "STORES": [{"id": "a", "type": "blocks"}]}).stores[0]["id"] == "a"
+
+
+def test_a_plugin_that_fails_while_it_is_built_costs_its_own_backend_only(install: Any) -> None:
+    """What a constructor raises, other than that an option is wrong, is the reason why that backend is unconfigured."""
+    code = "@frozen\nclass Bad:\n  @hookimpl\n  def generate(self, request): ...\n"
+    code += "  def __attrs_post_init__(self): raise RuntimeError('no such device')"
+    install("pointsman-bad", {"bad": "Bad"}, code=code)
+    backends = [{"id": "a", "type": "bad"}, {"id": "b", "type": "echo"}]
+    with Router.from_config({"BACKENDS": backends}) as router:
+        assert router.generate("hi").backend == "b"
+        health = router.health()["a"]
+    assert (health.status, health.reason) == ("unconfigured", "it cannot be built: RuntimeError: no such device")
 
 
 def test_a_disabled_backend_may_be_of_a_type_that_is_not_installed() -> None:
@@ -272,7 +297,7 @@ def test_a_broken_file_is_one_line_with_the_place(tmp_path: Path, name: str, tex
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     """Missing, a folder, not text: each is one line with the path."""
     (tmp_path / "latin.json").write_bytes(b'{"ROUTER": "\xe9"}')
-    assert problems(tmp_path / "none.json") == (f"{tmp_path}/none.json: no such file",)
+    assert problems(tmp_path / "none.json") == (f"{tmp_path}/none.json: cannot be read: No such file or directory",)
     assert problems(tmp_path) == (f"{tmp_path}: cannot be read: Is a directory",)
     (latin,) = problems(tmp_path / "latin.json")
     assert latin.startswith(f"{tmp_path}/latin.json: not JSON: 'utf-8' codec can't decode byte 0xe9 in position 12")

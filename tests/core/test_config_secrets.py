@@ -88,10 +88,10 @@ def test_settings_and_errors_show_no_key(
         source = tmp_path / "p.json"
         source.write_text(json.dumps(whole))
     settings = load(source)
-    one = settings.backends[0]
-    assert key not in everything_shown(settings) + everything_shown(one) + everything_shown(one.options)
+    (store,) = settings.stores
+    assert key not in everything_shown(settings) + everything_shown(settings.backends[0]) + everything_shown(store)
     with pytest.raises(ConfigError) as refused:
-        build(Guarded, one.options, one.path)
+        build(Guarded, store, "STORES[0]")
     assert key not in everything_told(refused.value)
     whole["ROUTER"] = {"timeout": -1}
     if through == "file":
@@ -103,14 +103,15 @@ def test_settings_and_errors_show_no_key(
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_settings_with_backends_are_never_pickled(duplicate: Any) -> None:
-    """A pickle would hold the keys that were written out; whoever needs the settings elsewhere loads them there."""
-    settings = load({"BACKENDS": [{"id": "a", "type": "echo", "suffix": "x"}]})
+def test_settings_that_may_hold_keys_are_never_pickled(duplicate: Any) -> None:
+    """A pickle would hold the keys; whoever needs the settings elsewhere loads them there."""
+    (store,) = load({"STORES": [{"id": "a", "type": "blocks", "password": "x"}]}).stores
     with pytest.raises(TypeError, match="never pickled"):
-        duplicate(settings.backends[0].options)
-    if duplicate is pickle.dumps:
+        duplicate(store)
+    settings = load({"BACKENDS": [{"id": "a", "type": "openai", "model": "m", "api_key": a_key(3)}]})
+    for held in (settings, settings.backends[0]):
         with pytest.raises(TypeError, match="never pickled"):
-            duplicate(settings)
+            pickle.dumps(held)
 
 
 def test_settings_without_entries_may_be_pickled() -> None:

@@ -224,11 +224,14 @@ def test_every_wrong_name_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"timeout": "30"}, r"Router\.timeout: found '30', expected a number from 0"),
+        ({"timeout": "30"}, r'Router\.timeout: found "30", expected a number above 0'),
         ({"first_token_timeout": -1}, "first_token_timeout: found -1"),
-        ({"idle_timeout": True}, "idle_timeout: found True"),
+        ({"idle_timeout": True}, "idle_timeout: found true"),
         ({"max_retries": -1}, "max_retries: found -1, expected a whole number from 0 to 100"),
-        ({"on_refusal": "ignore"}, "on_refusal: found 'ignore', expected 'raise' or 'next'"),
+        ({"on_refusal": "ignore"}, 'on_refusal: found "ignore", expected one of "raise", "next"'),
+        ({"health_ttl": "x"}, r'Router\.health_ttl: found "x", expected a number from 0 upwards'),
+        ({"verbose": "x"}, r'Router\.verbose: found "x", expected true or false'),
+        ({"log_content": 1}, r"Router\.log_content: found 1, expected true or false"),
     ],
 )
 def test_a_malformed_setting_is_named(settings: dict[str, Any], says: str) -> None:

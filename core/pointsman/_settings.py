@@ -1,0 +1,71 @@
+"""What may be set for a router and for a backend: types with their ranges, for programs and files alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+
+from attrs import frozen
+
+from .secret import Secret
+from .values import _RANGES
+
+
+class Only(NamedTuple):
+    """Stands in `Annotated[type, Only(...)]`: which values of the type may be given."""
+
+    fits: Callable[[Any], object]
+    words: str
+
+
+def between(low: float, high: float = inf) -> Only:
+    """Return what a number from `low` to `high` is."""
+    return Only(lambda value: low <= value <= high, f"from {low:g}" + (f" to {high:g}" if high < inf else " upwards"))
+
+
+Seconds: TypeAlias = Annotated[float, Only(lambda value: value > 0, "above 0")]
+FromZero: TypeAlias = Annotated[float, between(0)]
+Count: TypeAlias = Annotated[int, between(1)]
+Retries: TypeAlias = Annotated[int, between(*_RANGES["max_retries"])]
+Name: TypeAlias = Annotated[str, Only(str.strip, "that is not empty")]
+OnBreak: TypeAlias = Literal["raise", "restart", "continue"]
+_DOLLARS = Only({"input", "output", "cached"}.issuperset, "in US dollars for a million tokens: input, output, cached")
+Prices: TypeAlias = Annotated[Mapping[str, FromZero], _DOLLARS]
+
+
+@frozen
+class Presets:
+    """What a backend may preset for requests that leave it open."""
+
+    max_tokens: Count | None = None
+    temperature: Annotated[float, between(*_RANGES["temperature"])] | None = None
+    top_p: Annotated[float, between(*_RANGES["top_p"])] | None = None
+    frequency_penalty: Annotated[float, between(*_RANGES["frequency_penalty"])] | None = None
+    presence_penalty: Annotated[float, between(*_RANGES["presence_penalty"])] | None = None
+
+
+@frozen
+class Policy:
+    """What a call may cost and what follows from trouble, where it does not say so itself. Times are seconds."""
+
+    timeout: Seconds | None = 120.0  #: whole call, with all its attempts
+    first_token_timeout: Seconds | None = 60.0  #: of a stream, each attempt
+    idle_timeout: Seconds | None = 60.0  #: between two pieces of content of a stream
+    min_rate: FromZero | None = None  #: characters of content a second
+    max_retries: Retries = 1  #: further attempts at the same backend
+    on_refusal: Literal["raise", "next"] = "raise"
+    on_break: OnBreak = "raise"
+    on_limit: Literal["next", "wait"] = "next"
+
+
+@frozen
+class RouterSettings(Policy):
+    """The arguments of `Router`, and the section ROUTER of a configuration."""
+
+    order: str = "priority"  #: a plugin's name; a program may give the plugin itself
+    rate_limit_storage: Secret | None = None  #: a URL, which may hold a password
+    health_ttl: FromZero = 60.0
+    middleware: tuple[str, ...] = ()  #: the same of several, the outermost first
+    verbose: bool = False
+    log_content: bool = False
