@@ -3,12 +3,10 @@
 `rate_limit` calls in any `rate_limit_window` seconds, `tokens_per_minute`, `max_concurrency`. Who
 finds no room waits in line; only the first of the line waits for a time, and wakes the next.
 
-In one process the windows are a few lines of our own. The moving window of the library `limits`
-starts a thread every 10 ms, goes by the wall clock, keeps an entry for each token, takes nothing
-back (reserved tokens must be settled), drops locks that others wait for, and says "no" but not for
-how long. In Redis it stamps each entry with its client's own clock. So `_limits.lua` counts there,
-by the server's clock, in one round trip. What `limits` does well is to reach a server by its URL,
-plain, with TLS, by a socket or through a sentinel: it is imported for that, and only then.
+The windows are a few lines of our own. The moving window of the library `limits` starts a thread
+every 10 ms, goes by the wall clock, keeps an entry for each token, takes nothing back (reserved
+tokens must be settled), drops locks that others wait for, and says "no" but not for how long. It
+serves where it is good, in `_redis.py`, which is imported where limits are shared.
 """
 
 from __future__ import annotations
@@ -16,14 +14,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Collection
-from importlib.resources import files
 from math import inf
-from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from . import _log
 from ._backends import Backend
-from .errors import ConfigError, RateLimitError
+from .errors import RateLimitError
 from .scope import Clock, Scope
 from .secret import Secret
 
@@ -31,10 +26,8 @@ from .secret import Secret
 _MARGIN, _LONGEST_MARGIN = 0.03, 0.25
 #: When a running call ends nobody knows: seconds to tell somebody who asks.
 _A_CALL = 1.0
-#: Seconds: until a reply of Redis is given up; until it is asked again after that; and until the first of the line
-#: looks again, at the latest, for tokens that were given back in another process.
-_REPLY, _PAUSE, _LOOK = 0.5, 5.0, 1.0
-_SCHEMES = ("redis://", "rediss://", "redis+unix://", "redis+sentinel://")
+#: Seconds after which who is first in line looks again, at the latest: tokens may be given back in another process.
+_LOOK = 1.0
 
 
 class Wait(NamedTuple):
@@ -53,142 +46,83 @@ class Wait(NamedTuple):
         """Seconds after which to look again."""
         return max(self.sure, min(self.seconds, _LOOK))
 
+    def check(self, scope: Scope, within: float) -> None:
+        """Go on only if the call may come in time, and somebody waits for it."""
+        if self.sure == inf:
+            text = f"reckoned at more tokens than {self.why} ever lets in: ask for fewer max_tokens, or raise the limit"
+            raise RateLimitError(text, retry_same=False)
+        if scope.cancelled or self.sure >= scope.left() or (self.why and self.seconds > within):
+            seconds = self.seconds if self.seconds < inf else _A_CALL
+            text = f"our own {self.why or 'limit'} has no room in time"
+            raise RateLimitError(text, code="own_limit", retry_after=seconds)
+
 
 _NONE = Wait()
 
 
 class Slot:
-    """A call that was let in. Thread-safe."""
+    """A call that was let in, or waits for it. Thread-safe."""
 
-    __slots__ = ("_limiter", "entry", "id", "tokens")
+    __slots__ = ("_limiter", "began", "id", "running", "tokens", "turn")
+    began: float
+    id: str  #: in Redis
+    turn: threading.Event  #: of one who waits in line
 
     def __init__(self, limiter: Limiter, tokens: int) -> None:
         self._limiter = limiter
-        self.tokens = tokens
-        self.entry: list[float] = []  #: of its tokens, in the window of this process
-        self.id = ""  #: in Redis
+        self.running = False
+        self.tokens = tokens  #: reserved; when it is over, what it did cost
 
     def leave(self, usage_tokens: int | None = None) -> None:
         """End the call; `usage_tokens` replaces what was reserved for it. Repeating it changes nothing."""
         self._limiter._left(self, self.tokens if usage_tokens is None else usage_tokens)
 
 
-class _Window:
-    """A moving window of this process. Not thread-safe: the limiter locks."""
+class Window:
+    """A moving window. Not thread-safe: the limiter locks."""
 
-    __slots__ = ("_entries", "_used", "limit", "of_tokens", "seconds", "span", "words")
-
-    def __init__(self, words: str, limit: int, seconds: float, *, of_tokens: bool = False) -> None:
-        self.words, self.limit, self.seconds, self.of_tokens = words, limit, seconds, of_tokens
+    def __init__(self, name: str, limit: int, seconds: float) -> None:
+        self.name, self.limit, self.seconds = name, limit, seconds
+        self.words = f"{name} of {limit} in {seconds:g} s"
         self.span = seconds + min(_MARGIN * seconds, _LONGEST_MARGIN)
-        self._used = 0.0
-        self._entries: deque[list[float]] = deque()  # [when it counts no more, what it costs, whether that is settled]
+        self.of_tokens = name == "tokens_per_minute"
+        self.used = 0
+        self.calls: deque[Slot] = deque()
+        self._since = -inf  #: what began later counts
 
-    def wait(self, tokens: int, now: float, line: Collection[tuple[object, int]]) -> Wait:
+    def cost(self, slot: Slot) -> int:
+        """Return what a call costs here."""
+        return slot.tokens if self.of_tokens else 1
+
+    def wait(self, slot: Slot, now: float, line: Collection[Slot]) -> Wait:
         """Return how long a call waits that comes after all in line."""
-        entries = self._entries
-        while entries and entries[0][0] <= now:
-            gone = entries.popleft()
-            self._used -= gone[1]
-            gone[0] = -inf
-        cost = tokens if self.of_tokens else 1
-        if line:
-            tokens += sum(n for _, n in line)
-        needed = tokens if self.of_tokens else 1 + len(line)
-        if self._used + needed <= self.limit:
+        calls, self._since = self.calls, now - self.span
+        while calls and calls[0].began <= self._since:
+            gone = self.cost(calls.popleft())
+            self.used -= gone
+        cost = slot.tokens if self.of_tokens else 1
+        if not line and self.used + cost <= self.limit:
             return _NONE
         if cost > self.limit:
             return Wait(inf, inf, self.words)
-        rounds, rest = divmod(needed - 1, self.limit)
-        over = self._used + rest + 1 - self.limit
-        sure_over = over - sum(taken for _, taken, settled in entries if not settled)
-        end = sure_end = now
-        for stops, taken, settled in entries:
+        rounds, rest = divmod(cost + sum(map(self.cost, line)) - 1, self.limit)
+        over = self.used + rest + 1 - self.limit
+        sure_over = over - (sum(call.tokens for call in calls if call.running) if self.of_tokens else 0)
+        free = sure = self._since
+        for call in calls:
             if over > 0:
-                end, over = stops, over - taken
-            if sure_over > 0 and settled:
-                sure_end, sure_over = stops, sure_over - taken
-        return Wait(end - now + rounds * self.span, sure_end - now, self.words)
+                free, over = call.began, over - self.cost(call)
+            if sure_over > 0 and not (self.of_tokens and call.running):
+                sure, sure_over = call.began, sure_over - self.cost(call)
+            if over <= 0 and sure_over <= 0:
+                break
+        seconds = free - self._since + rounds * self.span
+        return Wait(seconds, sure - self._since, self.words) if seconds else _NONE
 
-    def add(self, tokens: int, now: float) -> list[float]:
-        """Count a call, and return its entry for `settle`."""
-        entry = [now + self.span, tokens if self.of_tokens else 1, not self.of_tokens]
-        self._entries.append(entry)
-        self._used += entry[1]
-        return entry
-
-    def settle(self, entry: list[float], tokens: int) -> None:
-        """Count what a call really cost."""
-        if entry[0] > -inf:
-            self._used += tokens - entry[1]
-        entry[1:] = tokens, True
-
-
-class _Shared:
-    """The windows of one backend in a Redis server. Thread-safe.
-
-    While the server cannot be asked, each process keeps the limits by itself: no call fails because a
-    counter did. A warning says so, once; the server is asked again every few seconds.
-
-    :raises ConfigError: a library is missing, or the URL is none of a Redis server.
-    """
-
-    def __init__(self, url: Secret, backend: str, windows: Collection[_Window], clock: Clock) -> None:
-        client = _client(url)
-        if client is None:  # not raised where it was found: what was raised there may hold the password
-            expected = "redis://[:password@]host:port/db (special characters written as %2F), or rediss:// for TLS"
-            raise ConfigError(f"rate_limit_storage: found no URL of a Redis server, expected {expected}")
-        self.close = client.close
-        self._script = client.register_script(files(__package__).joinpath("_limits.lua").read_text("utf-8"))
-        self._backend, self._windows, self._clock = backend, windows, clock
-        self._down, self._ask_at = False, 0.0
-
-    def ask(self, call: str, tokens: int, *, settle: bool = False) -> Wait:
-        """Count a call, or replace what was reserved for it; say how long it must wait instead, if it must."""
-        if self._down and self._clock.now() < self._ask_at:
-            return _NONE
-        windows = [window for window in self._windows if window.of_tokens or not settle]
-        keys: list[str] = []
-        args: list[str | int] = [call, "settle" if settle else "count"]
-        for window in windows:
-            key = f"pointsman:{{{self._backend}}}:{'tokens' if window.of_tokens else 'calls'}:{window.seconds:g}"
-            keys += [f"{key}:stops", f"{key}:costs"]
-            cost = 1 if not window.of_tokens else tokens if settle else -tokens
-            args += [window.limit, int(window.span * 1e6), cost]
-        try:
-            wait, sure, which = self._script(keys, args)
-        except Exception as error:
-            if not self._down:
-                text = "rate_limit_storage cannot be used: until it can, each process keeps the limits by itself"
-                _log.warning(text, backend=self._backend, error=type(error).__name__, reason=str(error))
-            self._down, self._ask_at = True, self._clock.now() + _PAUSE
-            return _NONE
-        if self._down:
-            self._down = False
-            _log.write(_log.INFO, "rate_limit_storage is used again", backend=self._backend)
-        return Wait(wait / 1e6, sure / 1e6, windows[which - 1].words) if wait else _NONE
-
-
-def _client(url: Secret) -> Any:
-    """Return a client of the server, not connected yet; None if the URL is none of such a server."""
-    try:
-        from limits.storage import storage_from_string
-        from redis.backoff import NoBackoff
-        from redis.exceptions import ConnectionError as Lost
-        from redis.retry import Retry
-    except ImportError:
-        missing = 'rate_limit_storage needs libraries that are not installed: pip install "pointsman[redis]"'
-        raise ConfigError(missing) from None
-    # Sent again, once: an idle connection may have been cut, and to count twice what was counted changes nothing.
-    retry = Retry(NoBackoff(), 1, (Lost,))
-    options: dict[str, Any] = {"socket_timeout": _REPLY, "socket_connect_timeout": _REPLY, "retry": retry}
-    if "+sentinel" in url.reveal():
-        options["sentinel_kwargs"] = dict(options)
-    try:
-        storage: Any = storage_from_string(url.reveal(), **options) if url.reveal().startswith(_SCHEMES) else None
-        return storage and storage.get_connection()
-    except Exception:
-        return None
+    def settle(self, slot: Slot, tokens: int) -> None:
+        """Count what a call really cost, if it still counts."""
+        if self.of_tokens and slot.began > self._since:
+            self.used += tokens - slot.tokens
 
 
 class Limiter:
@@ -201,24 +135,26 @@ class Limiter:
 
     def __init__(self, backend: Backend, clock: Clock, storage: Secret | None = None) -> None:
         self._clock = clock
-        self._windows: list[_Window] = []
-        if rate := backend.rate_limit:
-            seconds = backend.rate_limit_window
-            self._windows.append(_Window(f"rate_limit of {rate} in {seconds:g} s", rate, seconds))
-        if tokens := backend.tokens_per_minute:
-            self._windows.append(_Window(f"tokens_per_minute of {tokens}", tokens, 60.0, of_tokens=True))
+        self._windows: list[Window] = []
+        if backend.rate_limit:
+            self._windows.append(Window("rate_limit", backend.rate_limit, backend.rate_limit_window))
+        if backend.tokens_per_minute:
+            self._windows.append(Window("tokens_per_minute", backend.tokens_per_minute, 60.0))
         self._most = backend.max_concurrency or inf
         self._full = Wait(inf, 0.0, f"max_concurrency of {self._most}")
-        shared = storage is not None and self._windows
-        self._shared = _Shared(storage, backend.id, self._windows, clock) if storage and shared else None
+        self._shared = None
+        if storage is not None and self._windows:
+            from ._redis import Shared
+
+            self._shared = Shared(storage, backend.id, self._windows, clock)
         self._look_at = 0.0  #: when Redis, which had no room, is to be asked again, by our clock
         self._lock = threading.RLock()  # the collector may end a stream, and its slot, while this thread holds it
-        self._line: deque[tuple[threading.Event, int]] = deque()  # who waits, and the tokens that each needs
-        self._running: set[Slot] = set()
+        self._line: deque[Slot] = deque()
+        self._running = 0
 
     def wait_needed(self, tokens: int = 0) -> float:
         """Return seconds until a call of so many tokens could begin, after all in line: 0.0 now, `inf` never."""
-        return self._outlook(max(tokens, 1)).seconds
+        return self._outlook(Slot(self, max(tokens, 1))).seconds
 
     def enter(self, scope: Scope, tokens: int = 0, *, within: float = inf) -> Slot:
         """Let one call begin, or wait in line until it may.
@@ -231,26 +167,25 @@ class Limiter:
         with self._lock:
             if not self._line and self._shared is None and not self._claim(slot).seconds:
                 return slot
-            _check(self._outlook(slot.tokens), scope, within)
-            turn = threading.Event()
-            place = (turn, slot.tokens)
-            self._line.append(place)
-        forget = scope.on_cancel(turn.set)
+            self._outlook(slot).check(scope, within)
+            slot.turn = threading.Event()
+            self._line.append(slot)
+        forget = scope.on_cancel(slot.turn.set)
         try:
             while True:
-                turn.clear()
-                wait = self._claim(slot) if self._line[0] is place and not scope.cancelled else Wait(inf)
+                slot.turn.clear()
+                wait = self._claim(slot) if self._line[0] is slot and not scope.cancelled else Wait(inf)
                 if not wait.seconds:
                     return slot
-                _check(wait, scope, within)
+                wait.check(scope, within)
                 if wait.seconds < inf:
-                    self._clock.wait(scope, min(wait.next_look, scope.left()), turn)
+                    self._clock.wait(scope, min(wait.next_look, scope.left()), slot.turn)
                 else:
-                    turn.wait(min(scope.left(), threading.TIMEOUT_MAX))
+                    slot.turn.wait(min(scope.left(), threading.TIMEOUT_MAX))
         finally:
             forget()
             with self._lock:
-                self._line.remove(place)
+                self._line.remove(slot)
                 self._wake()
 
     def close(self) -> None:
@@ -258,69 +193,53 @@ class Limiter:
         if self._shared is not None:
             self._shared.close()
 
-    def _outlook(self, tokens: int) -> Wait:
+    def _outlook(self, slot: Slot) -> Wait:
         """Return the wait of a call that is not in line yet, as far as it is known here."""
         with self._lock:
-            now = self._clock.now()
-            wait = self._room(tokens, now, self._line)
-            if len(self._running) + len(self._line) >= self._most:
+            wait = self._room(slot, self._line)
+            if self._running + len(self._line) >= self._most:
                 wait |= self._full._replace(seconds=_A_CALL)
-        return wait | Wait(self._look_at - now, 0.0, "rate_limit_storage") if self._look_at > now else wait
+            return wait | Wait(max(0.0, self._look_at - self._clock.now()), 0.0, "rate_limit_storage")
 
-    def _room(self, tokens: int, now: float, line: Collection[tuple[object, int]] = ()) -> Wait:
-        wait = _NONE
+    def _room(self, slot: Slot, line: Collection[Slot] = ()) -> Wait:
+        wait, now = _NONE, self._clock.now()
         for window in self._windows:
-            if (one := window.wait(tokens, now, line)) is not _NONE:
+            if (one := window.wait(slot, now, line)) is not _NONE:
                 wait |= one
         return wait
 
     def _claim(self, slot: Slot) -> Wait:
-        """Count the call, now; or return how long it must wait. Only the first of the line asks."""
+        """Count the call, now; or return how long it must wait. One at a time: the first of the line asks."""
         with self._lock:
-            now = self._clock.now()
-            wait = self._room(slot.tokens, now) if len(self._running) < self._most else self._full
-            if wait.seconds:
-                return wait
-            if self._shared is None:
-                return self._take(slot, now)
-        slot.id = token_hex(12)
-        wait = self._shared.ask(slot.id, slot.tokens)
-        with self._lock:
-            self._look_at = now + wait.next_look
-            return wait if wait.seconds else self._take(slot, now)
-
-    def _take(self, slot: Slot, now: float) -> Wait:
-        self._running.add(slot)
-        for window in self._windows:
-            entry = window.add(slot.tokens, now)
-            if window.of_tokens:
-                slot.entry = entry
-        return _NONE
+            wait = self._room(slot) if self._running < self._most else self._full
+        if self._shared is not None and not wait.seconds:
+            wait = self._shared.ask(slot)
+            self._look_at = self._clock.now() + wait.next_look
+        if not wait.seconds:
+            with self._lock:
+                slot.began, slot.running = self._clock.now(), True
+                self._running += 1
+                for window in self._windows:
+                    window.calls.append(slot)
+                    cost = window.cost(slot)
+                    window.used += cost
+        return wait
 
     def _left(self, slot: Slot, tokens: int) -> None:
         with self._lock:
-            if slot not in self._running:
+            if not slot.running:
                 return
-            self._running.discard(slot)
-            if slot.entry:
-                self._windows[-1].settle(slot.entry, tokens)
-        if slot.entry and self._shared is not None:
-            self._shared.ask(slot.id, tokens, settle=True)
+            slot.running = False
+            self._running -= 1
+            for window in self._windows:
+                window.settle(slot, tokens)
+            slot.tokens = tokens
+        if self._shared is not None and self._windows[-1].of_tokens:
+            self._shared.ask(slot, settle=True)
             self._look_at = 0.0
         self._wake()
 
     def _wake(self) -> None:
         with self._lock:
             if self._line:
-                self._line[0][0].set()
-
-
-def _check(wait: Wait, scope: Scope, within: float) -> None:
-    """Go on only if the call may come in time, and somebody waits for it."""
-    if wait.sure == inf:
-        text = f"it is reckoned at more tokens than {wait.why} lets in at all: ask for fewer max_tokens, or raise it"
-        raise RateLimitError(text, retry_same=False)
-    late = wait.sure >= scope.left() or (wait.why and wait.seconds > within)
-    if late or scope.cancelled:
-        seconds = wait.seconds if wait.seconds < inf else _A_CALL
-        raise RateLimitError(f"our own {wait.why or 'limit'} has no room in time", retry_after=seconds)
+                self._line[0].turn.set()

@@ -4,7 +4,7 @@
 -- ARGV  id, "count" or "settle", then of each window: limit, length in microseconds, cost
 -- A cost below zero is reserved only: it may turn out to be less. The field "sum" of the hash is all that counts now.
 -- Returns microseconds until the call fits (0: it is counted), those that are sure, and the number of the window.
--- To count a call that is counted already changes nothing, so that this may be sent again when the reply was lost.
+-- A call that is counted already is counted from now: this may be sent again when a reply was lost, or late.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -23,7 +23,7 @@ local function write(w)
   local stops, costs, _, span, cost = window(w)
   redis.call('HINCRBY', costs, 'sum', math.abs(cost) - math.abs(cost_of(costs, id)))
   redis.call('HSET', costs, id, cost)
-  if not settle then redis.call('ZADD', stops, now + span, id) end
+  if not settle then redis.call('ZADD', stops, now + span, id) end  -- moves one that is there
   for _, key in ipairs({stops, costs}) do redis.call('PEXPIRE', key, math.ceil(span / 1000) + 1000) end
 end
 
@@ -39,15 +39,13 @@ local function forget_old(stops, costs, span)
   end
 end
 
+local known = false
 for w = 1, #KEYS / 2 do
   local stops, costs, limit, span, cost = window(w)
   forget_old(stops, costs, span)
-  if redis.call('HEXISTS', costs, id) == 1 then
-    if settle then write(w) end
-    return {0, 0, 0}
-  end
+  known = known or redis.call('HEXISTS', costs, id) == 1
   local over = cost_of(costs, 'sum') + math.abs(cost) - limit
-  if over > 0 and not settle then
+  if over > 0 and not known and not settle then
     local calls, surely_over = redis.call('ZRANGE', stops, 0, -1, 'WITHSCORES'), over
     for c = 1, #calls, 2 do surely_over = surely_over + math.min(0, cost_of(costs, calls[c])) end
     for c = 1, #calls, 2 do
@@ -61,7 +59,8 @@ for w = 1, #KEYS / 2 do
   end
 end
 
-if wait == 0 and not settle then
+if known then wait, sure = 0, 0 end
+if known or (wait == 0 and not settle) then
   for w = 1, #KEYS / 2 do write(w) end
 end
 return {wait, sure, which}
