@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
@@ -61,6 +62,14 @@ def gone(pid: int, within: float = 10.0) -> bool:
             return True
         sleep(0.02)
     return False
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory where temporary files go; its path is short enough for a socket's, wherever the tests run."""
+    with tempfile.TemporaryDirectory(prefix="pt-", dir="/tmp") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -215,16 +224,15 @@ def test_load_timeout(local: Make, model_file: Callable[..., Path], request_for:
     assert children() == before
 
 
-def test_close_leaves_nothing(endless: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_for: Ask) -> None:
+def test_close_leaves_nothing(temporary: Path, endless: Make, request_for: Ask) -> None:
     """Close ends the process, in mid-answer too, and removes its directory; it may be called twice, and before use."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     closed = endless()
     closed.close()
     before = children()
     stream = closed.stream(request_for())
     next(stream)
     assert len(children() - before) == 1
-    assert not list(tmp_path.iterdir())
+    assert not list(temporary.iterdir())
     closed.close()
     closed.close()
     assert children() == before
@@ -233,11 +241,8 @@ def test_close_leaves_nothing(endless: Make, tmp_path: Path, monkeypatch: pytest
     assert closed.generate(request_for(max_tokens=1)).usage
 
 
-def test_directory_is_private(
-    local: Make, model_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_for: Ask
-) -> None:
+def test_directory_is_private(temporary: Path, local: Make, model_file: Callable[..., Path], request_for: Ask) -> None:
     """While it loads, the engine's socket lies where only we can enter; a failed load removes it too."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = model_file(template="{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
     loading = local(path, load_timeout=2.0)
     stream = loading.stream(request_for())
@@ -248,12 +253,12 @@ def test_directory_is_private(
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not (found := list(tmp_path.iterdir())):
+    while not (found := list(temporary.iterdir())):
         assert thread.is_alive()
         sleep(0.01)
     assert found[0].stat().st_mode & 0o777 == 0o700
     thread.join()
-    assert not list(tmp_path.iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_dropped_without_close(local: Make, model_file: Callable[..., Path], request_for: Ask) -> None:
