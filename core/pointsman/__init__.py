@@ -12,8 +12,8 @@ _WHERE = {
         "ContextLengthError IncompleteAnswer InvalidModelError InvalidRequestError ModelNotFoundError "
         "PointsmanError QuotaError RateLimitError UnavailableError UnusableAnswer"
     ),
-    "values": "Attempt Chunk Completion Health Image Message Options Request Tool ToolCall Usage",
-    "scope": "Scope",
+    "values": "Attempt Chunk Completion Health Image Message Options Request State Tool ToolCall Usage",
+    "scope": "Clock Scope",
     "hookspecs": "hookimpl",
     "secret": "Secret",
     "router": "Router Stream",

@@ -22,6 +22,7 @@ from .errors import UnusableAnswer as UnusableAnswer
 from .hookspecs import hookimpl as hookimpl
 from .router import Router as Router
 from .router import Stream as Stream
+from .scope import Clock as Clock
 from .scope import Scope as Scope
 from .secret import Secret as Secret
 from .values import Attempt as Attempt
@@ -32,6 +33,7 @@ from .values import Image as Image
 from .values import Message as Message
 from .values import Options as Options
 from .values import Request as Request
+from .values import State as State
 from .values import Tool as Tool
 from .values import ToolCall as ToolCall
 from .values import Usage as Usage

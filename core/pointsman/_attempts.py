@@ -201,11 +201,8 @@ class Call(Generic[T]):
 
     def _at(self, backend: Backend) -> Answered[T] | None:
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
-        first, last = not self._errors, not (self._queue or self._over_limit)
-        request = backend.fitted(self.request, first=first)
-        if backend.picky or request.drop_unsupported:
-            for name in (name for name in sorted(OPTIONAL) if self.request.has(name) and not request.has(name)):
-                self._warn(f"{backend.id}: model {request.model!r} does not take {name}; sent without it")
+        last = not (self._queue or self._over_limit)
+        request = self._fitted(backend)
         tried, learned = 0, False
         while True:
             started, asked = perf_counter(), False
@@ -226,7 +223,7 @@ class Call(Generic[T]):
                 raise
             self.failed(Answered(None, backend, request, started), error)
             if self._adapted(backend, request, error):
-                request = backend.fitted(self.request, first=first)
+                request = backend.fitted(self.request, first=not self._errors)
                 continue
             if isinstance(error, InvalidRequestError) and error.retry_same and not learned:
                 learned = True  # the provider knows now how this server wants it
@@ -237,6 +234,16 @@ class Call(Generic[T]):
             tried += 1
         self._verdict(backend, request, error, asked=asked)
         return None
+
+    def _fitted(self, backend: Backend) -> Request:
+        """Return the request as this backend is asked it; warn of what the caller set and its model does not take."""
+        request = backend.fitted(self.request, first=not self._errors)
+        if backend.picky or request.drop_unsupported:
+            told = backend.refused.get(request.model, frozenset())  # when it was refused
+            for name in sorted(OPTIONAL - told):
+                if self.request.has(name) and not request.has(name):
+                    self._warn(f"{backend.id}: model {request.model!r} does not take {name}; sent without it")
+        return request
 
     def broke(self, answered: Answered[T], error: BackendError) -> None:
         """Record that an answer broke after it had begun. The same backend may be asked again, after all others."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, evolve, field
 
@@ -18,7 +18,12 @@ from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, check, holder, new_man
 from ._settings import Count, FromZero, Name, OnBreak, Presets, Prices, Retries, Seconds
 from ._structure import fields_of, misfits
 from .errors import LONG, BackendError, ConfigError, UnusableAnswer
+from .scope import Clock
+from .secret import Secret
 from .values import DROPPABLE, OPTIONAL, Capability, Chunk, Completion, Health, Request, Usage
+
+if TYPE_CHECKING:
+    from ._limits import Limiter
 
 
 @define(eq=False, kw_only=True)
@@ -359,3 +364,16 @@ def last_of(pieces: list[Chunk], name: str) -> Any:
 _KINDS = ("generate", "stream", "health")
 _NOTHING: frozenset[Capability] = frozenset()
 _NOTHING_REFUSED: frozenset[str] = frozenset()
+
+
+def limiters(backends: Iterable[Backend], clock: Clock, storage: str | Secret | None) -> Mapping[str, Limiter]:
+    """Return what counts for each backend that has limits, by id.
+
+    :raises ConfigError: `storage` cannot be used.
+    """
+    limited = [b for b in backends if b.rate_limit or b.tokens_per_minute or b.max_concurrency]
+    if not limited:
+        return {}
+    from ._limits import Limiter  # most routers have no limits
+
+    return {b.id: Limiter(b, clock, Secret.of(storage)) for b in limited}

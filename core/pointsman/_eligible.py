@@ -11,7 +11,7 @@ from ._backends import Backend
 from ._breaker import Breaker, Pause
 from ._health import Monitor
 from .errors import ConfigError
-from .values import Capability, Request
+from .values import DROPPABLE, Capability, Request
 
 
 @frozen
@@ -64,9 +64,24 @@ class Gate:
             return f"unconfigured: {backend.missing}"
         if request.local_only and not backend.local:
             return "local_only: it sends requests off this machine"
+        if needs and request.drop_unsupported:
+            needs = request.without("tools", "schema").needs
         if needs and not needs <= backend.capabilities:
             return f"not capable of {', '.join(sorted(needs - backend.capabilities))}"
+        if untaken := backend.picky and self.untaken(backend, request):
+            return f"its model {backend.model_for(request)!r} does not take {', '.join(untaken)}"
         return ""
+
+    def untaken(self, backend: Backend, request: Request) -> list[str]:
+        """Return the options for whose sake this backend cannot serve the request."""
+        if request.drop_unsupported:
+            return []
+        return [name for name in backend.untaken(request, backend.model_for(request)) if name not in DROPPABLE]
+
+    def could_serve(self, request: Request) -> list[str]:
+        """Return the ids of the backends that could, if none were named."""
+        free = request.changed({"backend": None})
+        return [backend.id for backend in self._backends if not self._never(backend, free, free.needs)]
 
     def _not_now(self, backend: Backend, request: Request) -> str:
         """Return why this backend had better not be asked now ("" if it may)."""

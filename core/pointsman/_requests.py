@@ -11,13 +11,13 @@ import json
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from attrs import evolve, fields
 
 from .errors import ConfigError
 from .scope import Scope
-from .values import Image, Message, Request, Tool, ToolCall
+from .values import Effort, Image, Message, Request, Tool, ToolCall
 
 Prompt: TypeAlias = "str | Sequence[Message | Mapping[str, Any]] | Request"
 
@@ -110,6 +110,8 @@ _CONVERTERS: dict[str, Callable[[Any, str], Any]] = {
     "extra": lambda value, place: _is(Mapping, {} if value is None else value, place),
     "local_only": lambda value, place: _is(bool, value, place),
     "on_refusal": _one_of("raise", "next"),
+    "drop_unsupported": lambda value, place: _is(bool, value, place),
+    "reasoning_effort": _one_of(*get_args(Effort)),
     "on_break": _one_of("raise", "restart", "continue"),
     "on_limit": _one_of("next", "wait"),
     "stop": _stop,

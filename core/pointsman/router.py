@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 from . import _log
 from ._answers import Opened, Stream, judged, opened
 from ._attempts import Answered, Call, Shared
-from ._backends import Backend, Registry, listed
+from ._backends import Backend, Registry, limiters, listed
 from ._breaker import Breaker
 from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
 from ._eligible import Gate, Place
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from ._batch import BatchOptions, Item
     from ._journal import Result
-    from ._limits import Limiter
-
 T = TypeVar("T")
 
 #: Threads that serve `agenerate` and `astream` of one router; more calls at once wait for one.
@@ -108,7 +106,7 @@ class Router:
         self._registry = Registry(made, wrappers, orderer, self._catalogue)
         clock = clock or Clock()
         self._breaker = Breaker(clock)
-        self._shared = Shared(policy, self._breaker, clock, _limiters(made, clock, rate_limit_storage), verbose)
+        self._shared = Shared(policy, self._breaker, clock, limiters(made, clock, rate_limit_storage), verbose)
         self._monitor = Monitor(self._registry, health_ttl, clock)
         if backends is None:
             self._monitor.check(made)  # "configured" is theirs to say
@@ -387,15 +385,6 @@ class Router:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _limiters(backends: Iterable[Backend], clock: Clock, storage: str | Secret | None) -> Mapping[str, Limiter]:
-    limited = [b for b in backends if b.rate_limit or b.tokens_per_minute or b.max_concurrency]
-    if not limited:
-        return {}
-    from ._limits import Limiter  # most routers have no limits
-
-    return {b.id: Limiter(b, clock, Secret.of(storage)) for b in limited}
 
 
 def _name(plugin: str | object) -> str:

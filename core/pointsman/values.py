@@ -22,11 +22,14 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"
 #: "continuation": it goes on with a last message of the assistant, from its last character
 Capability = Literal["tools", "schema", "images", "continuation"]
 HealthStatus = Literal["healthy", "degraded", "unavailable", "unconfigured"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Outcome = Literal["answered", "failed", "cancelled"]
 
 #: Parameters that shape the sampling but not the meaning of a request: the only ones that the
 #: router may leave out when a model refuses them.
 DROPPABLE = frozenset({"temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed"})
+#: All parameters that a model may not take; those beyond `DROPPABLE` only where `drop_unsupported=True` says so.
+OPTIONAL = DROPPABLE | {"max_tokens", "stop", "tools", "tool_choice", "schema", "reasoning_effort"}
 
 
 @frozen
@@ -77,6 +80,18 @@ class Tool:
 
 
 @frozen
+class State:
+    """What only its vendor can read: signatures, encrypted thoughts.
+
+    It comes with an answer and goes back unchanged with the assistant's turn that it belongs to
+    (`Completion.message`); the router keeps it from every other vendor.
+    """
+
+    vendor: str
+    data: Any = field(repr=False)  #: of JSON's types
+
+
+@frozen
 class Message:
     """One turn of a conversation.
 
@@ -88,6 +103,7 @@ class Message:
     content: str | tuple[str | Image, ...] = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    state: State | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.role not in ("system", "user", "assistant", "tool"):
@@ -126,6 +142,8 @@ class Options(TypedDict, total=False):
     tools: Sequence[Tool | Mapping[str, Any]]
     tool_choice: str | None
     schema: Mapping[str, Any] | None
+    reasoning_effort: Effort | None
+    drop_unsupported: bool
     extra: Mapping[str, Any]
     timeout: float | None
     first_token_timeout: float | None
@@ -184,6 +202,8 @@ class Request:
     tools: tuple[Tool, ...] = ()
     tool_choice: str | None = None  #: "auto", "none", "required", or the name of a tool
     schema: Mapping[str, Any] | None = None  #: JSON Schema that the answer must fulfil
+    reasoning_effort: Effort | None = None  #: how much the model may think before it answers
+    drop_unsupported: bool = False  #: leave out, with a warning, what a model does not take, rather than not ask it
     extra: Mapping[str, Any] = field(factory=dict)  #: fields of the provider's own wire format, sent unchanged
     timeout: float | None = None
     first_token_timeout: float | None = None
@@ -241,7 +261,11 @@ class Request:
 
     def without(self, *names: str) -> Request:
         """Return this request with the named fields unset."""
-        return self.changed(dict.fromkeys(names))
+        return self.changed({name: () if name in ("stop", "tools") else None for name in names})
+
+    def has(self, name: str) -> bool:
+        """Whether the field of this name is set."""
+        return getattr(self, name) not in (None, ())
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
@@ -260,6 +284,7 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_written_tokens: int = 0  #: of the input, written to the provider's cache
 
     @property
     def total_tokens(self) -> int:
@@ -297,6 +322,12 @@ class Completion:
     backend: str | None = None
     attempts: tuple[Attempt, ...] = ()
     warnings: tuple[str, ...] = ()
+    state: State | None = None  #: what its vendor wants back with the next turn
+
+    @property
+    def message(self) -> Message:
+        """The assistant's turn that this answer is, to go on from: before the results of its tools, say."""
+        return Message("assistant", self.text, self.tool_calls, state=self.state)
 
     def parsed(self) -> Any:
         """Return `text` as the Python values of its JSON.
@@ -322,6 +353,7 @@ class Chunk:
     model: str | None = None
     raw_finish_reason: str | None = None
     request_id: str | None = None
+    state: State | None = None
     restarted: bool = False  #: the answer starts anew with this piece: what came before is void (`on_break="restart"`)
 
 
