@@ -34,6 +34,8 @@ def build(prompt: Prompt, options: Mapping[str, Any]) -> Request:
         options = _converted(options)
     try:
         if prompt.__class__ is str:
+            if not prompt or prompt.isspace():
+                raise ConfigError("prompt: found no text, expected what is to be asked")
             return Request((Message("user", prompt),), **options)
         if isinstance(prompt, Request):
             tuple(_each(prompt.messages, "messages", None, Message))

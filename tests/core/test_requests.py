@@ -117,6 +117,8 @@ def test_each_call_has_a_scope_of_its_own() -> None:
     [
         (None, "prompt: found NoneType, expected text, a list of messages, or a Request"),
         (42, "prompt: found int, expected text"),
+        ("", "prompt: found no text, expected what is to be asked"),
+        (" \n", "prompt: found no text, expected what is to be asked"),
         (b"hi", "prompt: found bytes, expected text"),
         ({"role": "user", "content": "hi"}, "prompt: found dict, expected text, a list of messages"),
         ([], "Request.messages: found none, expected at least one message"),
