@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterable
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, distributions
+from contextlib import suppress
+from importlib.metadata import distributions
 from typing import Any, Literal
 
 from attrs import evolve, field, frozen, has
-from pluggy import PluginManager, PluginValidationError
+from pluggy import PluginManager
 
 from . import _log, hookspecs
+from ._structure import nearest
 from .errors import ConfigError
 from .secret import redact
 
@@ -28,7 +29,12 @@ GROUPS = {
     "pointsman.middleware": ("generate", "stream", "store", "fetch", "answered"),
 }
 PROVIDERS, STORES, ORDERS, MIDDLEWARE = GROUPS
-_HOOKS = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, "pointsman_spec"))
+#: hook -> what an implementation may take
+_HOOKS = {
+    name: ["self", *inspect.signature(spec).parameters]
+    for name, spec in vars(hookspecs).items()
+    if hasattr(spec, "pointsman_spec")
+}
 
 
 @frozen
@@ -41,25 +47,29 @@ class PluginInfo:
     version: str
     status: Literal["available", "loaded", "quarantined"] = "available"
     cause: str = ""  #: why it is quarantined
-    _entry: EntryPoint | None = field(default=None, repr=False, eq=False)
+    _entry: Any = field(default=None, repr=False, eq=False)
 
 
 class Catalogue:
-    """The plugins that are installed in this environment, as seen when first asked."""
+    """The plugins that are installed in this environment, as seen when it is made. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._plugins: dict[tuple[str, str], PluginInfo] | None = None
+        self._plugins: dict[tuple[str, str], PluginInfo] = {}
         self._rivals: list[PluginInfo] = []
+        for info in sorted(_installed(), key=_precedence):
+            first = self._plugins.setdefault((info.group, info.name), info)
+            if first is not info:
+                owner = f"{first.distribution} {first.version}"
+                self._rivals.append(_unfit(info, f"the name {info.name!r} belongs to {owner}; uninstall one of them"))
 
     def names(self, group: str) -> tuple[str, ...]:
         """Return the names of a group's plugins that are not quarantined."""
-        return tuple(i.name for i in self._found().values() if i.group == group and i.status != "quarantined")
+        return tuple(i.name for i in self._plugins.values() if i.group == group and i.status != "quarantined")
 
     def infos(self) -> tuple[PluginInfo, ...]:
         """Return all plugins by group and name, the quarantined ones too."""
-        everything = [*self._found().values(), *self._rivals]
-        return tuple(sorted(everything, key=lambda i: (i.group, i.name, i.distribution)))
+        return tuple(sorted([*self._plugins.values(), *self._rivals], key=lambda i: (i.group, i.name, i.distribution)))
 
     def load(self, group: str, name: str) -> type[Any]:
         """Import the plugin's class and look whether it fits.
@@ -67,57 +77,42 @@ class Catalogue:
         :raises ConfigError: there is none of that name, or it is unfit; it is then quarantined.
         """
         with self._lock:
-            info = self._found().get((group, name))
+            info = self._plugins.get((group, name))
             if info is None:
-                near = get_close_matches(name, self.names(group), 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(self.names(group)) or 'none'}"
-                raise ConfigError(f"no plugin {name!r} in {group}; {hint}")
-            if info.status == "quarantined":
-                raise ConfigError(f"plugin {name!r} ({info.distribution} {info.version}) is unfit: {info.cause}")
-            assert info._entry is not None  # noqa: S101 - every info of ours has one
-            try:
-                cls = info._entry.load()
-                check(cls, group)
-            except (KeyboardInterrupt, MemoryError):
-                raise
-            except BaseException as error:  # even SystemExit: a broken plugin is a reported fact, never a crash
-                self.quarantine(group, name, _cause(error))
-                raise ConfigError(f"plugin {name!r} ({info.distribution} {info.version}): {_cause(error)}") from None
-            self._found()[group, name] = evolve(info, status="loaded")
-            return cls  # type: ignore[no-any-return] # `check` has seen that it is a class
+                raise ConfigError(f"no plugin {name!r} in {group}; {nearest(repr(name), map(repr, self.names(group)))}")
+            if info.status != "quarantined":
+                try:
+                    cls: type[Any] = info._entry.load()
+                    check(cls, group)
+                except (KeyboardInterrupt, MemoryError):
+                    raise
+                except BaseException as error:  # even SystemExit: a broken plugin is a reported fact, never a crash
+                    self._plugins[group, name] = info = _unfit(info, cause(error))
+                else:
+                    self._plugins[group, name] = evolve(info, status="loaded")
+                    return cls
+            raise ConfigError(f"plugin {name!r} ({info.distribution} {info.version}) is unfit: {info.cause}")
 
     def quarantine(self, group: str, name: str, cause: str) -> None:
-        """Report a plugin as unfit: in `infos`, and as one line in the log."""
+        """Report a plugin as unfit. One that was not loaded here did nothing: something else has its name."""
         with self._lock:
-            info = self._found().get((group, name))
-            if info is not None and info.status != "quarantined":
-                self._found()[group, name] = info = evolve(info, status="quarantined", cause=cause)
-                _log.quarantined(info)
+            info = self._plugins.get((group, name))
+            if info is not None and info.status == "loaded":
+                self._plugins[group, name] = _unfit(info, cause)
 
     def check_all(self) -> tuple[PluginInfo, ...]:
         """Load every plugin to see whether it is fit, and return `infos`."""
-        for group, name in list(self._found()):
-            try:
+        for group, name in list(self._plugins):
+            with suppress(ConfigError):  # reported in infos
                 self.load(group, name)
-            except ConfigError:
-                continue  # reported in infos
         return self.infos()
 
-    def _found(self) -> dict[tuple[str, str], PluginInfo]:
-        with self._lock:
-            if self._plugins is None:
-                self._plugins = {}
-                for info in sorted(_installed(), key=_precedence):
-                    self._add(self._plugins, info)
-            return self._plugins
 
-    def _add(self, plugins: dict[tuple[str, str], PluginInfo], info: PluginInfo) -> None:
-        first = plugins.setdefault((info.group, info.name), info)
-        if first is info:
-            return
-        cause = f"the name {info.name!r} belongs to {first.distribution} {first.version}; uninstall one of them"
-        self._rivals.append(evolve(info, status="quarantined", cause=cause))
-        _log.quarantined(self._rivals[-1])
+def _unfit(info: PluginInfo, cause: str) -> PluginInfo:
+    """Return a plugin as quarantined, and write one line into the log."""
+    who = {"plugin": info.name, "group": info.group, "distribution": info.distribution, "version": info.version}
+    _log.warning("plugin quarantined", **who, cause=cause)
+    return evolve(info, status="quarantined", cause=cause)
 
 
 def _installed() -> Iterable[PluginInfo]:
@@ -144,16 +139,16 @@ def _precedence(info: PluginInfo) -> tuple[bool, str]:
     return distribution not in ("pointsman", f"pointsman-{info.name.replace('_', '-')}"), distribution
 
 
-def _cause(error: BaseException) -> str:
-    text = redact(str(error))
-    return (
-        text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
-    )
+def cause(error: BaseException) -> str:
+    """Say why a plugin cannot be used, without any key."""
+    kind, words = type(error).__name__, redact(str(error))
+    return words if isinstance(error, ConfigError) else f"{kind}: {words}".removesuffix(": ")
 
 
-def hooks_of(cls: type[Any]) -> tuple[str, ...]:
-    """Return the names of the methods that `cls` marks with `@hookimpl`."""
-    return tuple(name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name, None), "pointsman_impl"))
+def hooks_of(cls: type[Any]) -> dict[str, Any]:
+    """Return the methods that `cls` marks with `@hookimpl`, by name."""
+    methods = {name: inspect.getattr_static(cls, name, None) for name in dir(cls)}
+    return {name: method for name, method in methods.items() if hasattr(method, "pointsman_impl")}
 
 
 def check(cls: Any, group: str) -> None:
@@ -166,24 +161,28 @@ def check(cls: Any, group: str) -> None:
     where = f"{cls.__module__}.{cls.__qualname__}"
     if not has(cls):
         raise ConfigError(f"{where} is not an attrs class; decorate it with @attrs.frozen")
-    names = hooks_of(cls)
-    for name in names if group != MIDDLEWARE else ():
-        options = inspect.getattr_static(cls, name).pointsman_impl
-        if options["wrapper"] or options["hookwrapper"]:
-            raise ConfigError(f"{where}.{name} is a wrapper; only a middleware wraps")
-    manager = new_manager()
-    try:
-        manager.register(_Holder({name: inspect.getattr_static(cls, name) for name in names}), where)
-        manager.check_pending()
-    except PluginValidationError as error:
-        raise ConfigError(_explained(where, names, error)) from error
-    unmarked = [n for n in _HOOKS if n not in names and n in vars(cls) and callable(vars(cls)[n])]
-    if not set(GROUPS[group]) & set(names):
-        expected = " or ".join(GROUPS[group])
-        hint = f"; its method {unmarked[0]} is not marked with @hookimpl" if unmarked else ""
-        raise ConfigError(f"{where} implements none of the hooks of {group}: expected {expected}{hint}")
-    if unmarked:
-        raise ConfigError(f"{where}.{unmarked[0]} is not marked with @hookimpl")
+    hooks = hooks_of(cls)
+    for name, method in hooks.items():
+        _check_hook(f"{where}.{name}", name, method, group)
+    for name in _HOOKS.keys() - hooks.keys():
+        if callable(vars(cls).get(name)):
+            raise ConfigError(f"{where}.{name} is not marked with @hookimpl")
+    if not hooks.keys() & set(GROUPS[group]):
+        raise ConfigError(f"{where} implements none of the hooks of {group}: expected {' or '.join(GROUPS[group])}")
+
+
+def _check_hook(where: str, name: str, method: Any, group: str) -> None:
+    if name not in _HOOKS:
+        raise ConfigError(f"{where} is marked with @hookimpl, but there is no such hook; {nearest(name, _HOOKS)}")
+    wraps = method.pointsman_impl["wrapper"] or method.pointsman_impl["hookwrapper"]
+    if wraps and group != MIDDLEWARE:
+        raise ConfigError(f"{where} is a wrapper; only a middleware wraps")
+    if wraps and not inspect.isgeneratorfunction(method):
+        raise ConfigError(f"{where} is a wrapper without a yield; its yield gives what it wraps")
+    parameters = inspect.signature(method).parameters.values()
+    taken = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if not set(taken) <= set(_HOOKS[name]):
+        raise ConfigError(f"{where} takes ({', '.join(taken)}), expected ({', '.join(_HOOKS[name])})")
 
 
 def new_manager() -> PluginManager:
@@ -203,16 +202,3 @@ class _Holder:
 def holder(provider: object) -> _Holder:
     """Return what is registered in pluggy in place of `provider`: its bound hooks."""
     return _Holder({name: getattr(provider, name) for name in hooks_of(type(provider))})
-
-
-def _explained(where: str, names: tuple[str, ...], error: PluginValidationError) -> str:
-    for name in names:
-        if name not in _HOOKS:
-            near = get_close_matches(name, _HOOKS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; the hooks are {', '.join(_HOOKS)}"
-            return f"{where}.{name} is marked with @hookimpl, but there is no such hook{hint}"
-        allowed = ["self", *inspect.signature(getattr(hookspecs, name)).parameters]
-        taken = list(inspect.signature(getattr(error.plugin, name)).parameters)
-        if not set(taken) <= set(allowed):
-            return f"{where}.{name} takes ({', '.join(taken)}), expected ({', '.join(allowed)})"
-    return f"{where}: {' '.join(str(error).split())}"

@@ -13,13 +13,12 @@ from typing import Annotated, Any, TypeAlias
 from attrs import NOTHING, define, field, frozen
 
 from ._backends import Backend
-from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, Catalogue
+from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, Catalogue, cause
 from ._settings import Only, Presets, Retries, RouterSettings, Seconds
 from ._structure import Fields, Walk, fields_of, found, nearest
 from ._written import Misfit, Written, read
 from .errors import AuthenticationError, ConfigError
 from .hookspecs import hookimpl
-from .secret import redact
 from .values import Completion, Request
 
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
@@ -122,16 +121,12 @@ def installed(catalogue: Catalogue) -> list[Backend]:
         except (ConfigError, TypeError, ValueError):
             continue  # quarantined and reported, or it needs options that only a configuration can give
         except (Exception, SystemExit) as error:
-            catalogue.quarantine(PROVIDERS, name, _unbuilt(error))
+            catalogue.quarantine(PROVIDERS, name, f"it cannot be built: {cause(error)}")
             continue
         local = _LOCAL if getattr(provider, "local", False) else _REMOTE
         priority = _DEMONSTRATION if getattr(provider, "demonstration", False) else local
         made.append(Backend(provider, type=name, priority=priority))
     return made
-
-
-def _unbuilt(error: BaseException) -> str:
-    return f"it cannot be built: {type(error).__name__}: {redact(str(error))}"
 
 
 @frozen
@@ -216,7 +211,7 @@ class _Reader(Walk):
             self.refused(error, path)
             return None
         except (Exception, SystemExit) as error:
-            return Backend(_Absent(), missing=_unbuilt(error), **given)
+            return Backend(_Absent(), missing=f"it cannot be built: {cause(error)}", **given)
 
     def _class(self, type_: str, path: str, written: Any) -> tuple[Any, str]:
         """Return the plugin's class, or why there is none; tell of a type that nobody knows."""

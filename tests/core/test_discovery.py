@@ -65,11 +65,11 @@ BAD = {
     ),
     "misspelled": (
         "@frozen\nclass Bad:\n  @hookimpl\n  def genrate(self, request): ...",
-        "pointsman_bad.Bad.genrate is marked with @hookimpl, but there is no such hook; did you mean 'generate'?",
+        "pointsman_bad.Bad.genrate is marked with @hookimpl, but there is no such hook; did you mean generate?",
     ),
     "unknown": (
         "@frozen\nclass Bad:\n  @hookimpl\n  def zzz(self): ...\n  @hookimpl\n  def generate(self, request): ...",
-        "Bad.zzz is marked with @hookimpl, but there is no such hook; the hooks are generate, stream, health",
+        "Bad.zzz is marked with @hookimpl, but there is no such hook; expected one of answered, close, ",
     ),
     "wrongly signed": (
         "@frozen\nclass Bad:\n  @hookimpl\n  def generate(self, prompt): ...",
@@ -81,7 +81,7 @@ BAD = {
     ),
     "unmarked": (
         "@frozen\nclass Bad:\n  def generate(self, request): ...",
-        "expected generate or stream; its method generate is not marked with @hookimpl",
+        "pointsman_bad.Bad.generate is not marked with @hookimpl",
     ),
     "unmarked second": (
         "@frozen\nclass Bad:\n  @hookimpl\n  def generate(self, request): ...\n  def stream(self, request): ...",
@@ -187,10 +187,10 @@ def test_a_name_that_is_not_installed(install: Install) -> None:
     catalogue = Catalogue()
     with pytest.raises(ConfigError, match=r"no plugin 'goood' in pointsman\.providers; did you mean 'good'"):
         catalogue.load(PROVIDERS, "goood")
-    with pytest.raises(ConfigError, match=r"installed: .*good"):
+    with pytest.raises(ConfigError, match=r"expected one of .*'good'"):
         catalogue.load(PROVIDERS, "qqqqqq")
     with pytest.raises(
-        ConfigError, match=r"no plugin 'alphabetical' in pointsman\.orders; installed: priority, weighted"
+        ConfigError, match=r"no plugin 'alphabetical' in pointsman\.orders; expected one of 'priority', 'weighted'"
     ):
         Router([Scripted()], order="alphabetical")
 
@@ -287,6 +287,23 @@ def test_an_installed_plugin_that_lies_is_quarantined(install: Install, caplog: 
     assert (info.status, info.distribution) == ("quarantined", "pointsman-liar")
     assert "hook generate returned str, expected Completion" in info.cause
     assert sum("plugin quarantined" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_the_fault_of_a_class_is_not_told_of_a_plugin_that_has_its_name(install: Install) -> None:
+    """An instance that a program gives is not the installed plugin, whatever the name of its class is."""
+    install("pointsman-returns", {"returns": "Good"}, code=GOOD)
+    with Router([Returns("text"), Scripted("yes")]) as router:
+        assert router.backends[0].type == "returns"
+        assert router.generate("hi").text == "yes"
+        assert {info.status for info in router.plugins() if info.name == "returns"} == {"available"}
+
+
+def test_a_wrapper_yields(install: Install) -> None:
+    """A wrapper that is no generator would wrap nothing: it is told so where it is looked at."""
+    code = "@frozen\nclass Bad:\n  @hookimpl(wrapper=True)\n  def generate(self, request): ..."
+    install("pointsman-bad", {"bad": "Bad"}, code=code, group=MIDDLEWARE)
+    with pytest.raises(ConfigError, match=r"pointsman_bad\.Bad\.generate is a wrapper without a yield"):
+        Catalogue().load(MIDDLEWARE, "bad")
 
 
 # -- what fits ----------------------------------------------------------------------------------------
