@@ -12,7 +12,7 @@ _WHERE = {
         "ContextLengthError IncompleteAnswer InvalidModelError InvalidRequestError ModelNotFoundError "
         "PointsmanError QuotaError RateLimitError UnavailableError UnusableAnswer"
     ),
-    "values": "Attempt Chunk Completion Health Image Message Options Request State Tool ToolCall Usage",
+    "values": "Attempt Chunk Completion Health Image Message ModelInfo Options Request State Tool ToolCall Usage",
     "scope": "Clock Scope",
     "hookspecs": "hookimpl",
     "secret": "Secret",

@@ -31,6 +31,7 @@ from .values import Completion as Completion
 from .values import Health as Health
 from .values import Image as Image
 from .values import Message as Message
+from .values import ModelInfo as ModelInfo
 from .values import Options as Options
 from .values import Request as Request
 from .values import State as State

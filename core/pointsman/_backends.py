@@ -19,8 +19,8 @@ from ._settings import Count, FromZero, Name, OnBreak, Presets, Prices, Retries,
 from ._structure import fields_of, misfits
 from .errors import LONG, BackendError, ConfigError, UnusableAnswer
 from .scope import Clock
-from .secret import Secret
-from .values import DROPPABLE, OPTIONAL, Capability, Chunk, Completion, Health, Request, Usage
+from .secret import Secret, redact
+from .values import DROPPABLE, OPTIONAL, Capability, Chunk, Completion, Health, ModelInfo, Request, Usage
 
 if TYPE_CHECKING:
     from ._limits import Limiter
@@ -223,6 +223,19 @@ class Registry:
         caller = self._callers[backend.id, "health"]
         return Health.ok() if caller is None else self._expect(Health, caller(), "health", PROVIDERS, backend.type)
 
+    def list_models(self, backend: Backend) -> Sequence[ModelInfo] | BackendError:
+        """Ask one backend what it offers; return why it cannot tell, if so."""
+        caller = self._callers[backend.id, "list_models"]
+        if caller is None:
+            return BackendError("its plugin cannot list models")
+        try:
+            models: Sequence[ModelInfo] = self._expect(Sequence, caller(), "list_models", PROVIDERS, backend.type)
+            return models
+        except BackendError as error:
+            return error
+        except Exception as error:  # of a plugin: the others can tell all the same
+            return BackendError(f"list_models raised {type(error).__name__}: {redact(str(error))}")
+
     def report(self, backend: Backend, cause: str) -> None:
         """Quarantine the plugin of a backend."""
         self._catalogue.quarantine(PROVIDERS, backend.type, cause)
@@ -361,9 +374,8 @@ def last_of(pieces: list[Chunk], name: str) -> Any:
     return next((value for piece in reversed(pieces) if (value := getattr(piece, name)) is not None), None)
 
 
-_KINDS = ("generate", "stream", "health")
+_KINDS = ("generate", "stream", "health", "list_models")
 _NOTHING: frozenset[Capability] = frozenset()
-_NOTHING_REFUSED: frozenset[str] = frozenset()
 
 
 def limiters(backends: Iterable[Backend], clock: Clock, storage: str | Secret | None) -> Mapping[str, Limiter]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pluggy import HookimplMarker, HookspecMarker
 
-from .values import Chunk, Completion, Health, Request
+from .values import Chunk, Completion, Health, ModelInfo, Request
 
 if TYPE_CHECKING:
     from ._backends import Backend
@@ -60,6 +60,11 @@ def health() -> Health:
     tokens, returns within seconds, does not raise: what is wrong goes into the reason, with what a
     person can do about it.
     """
+
+
+@hookspec(firstresult=True)
+def list_models() -> Sequence[ModelInfo]:
+    """Return the models that the backend offers, where its service tells. Costs no tokens; raises a `BackendError`."""
 
 
 @hookspec

@@ -24,7 +24,7 @@ from ._structure import fields_of, misfits
 from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError, InvalidRequestError
 from .scope import Clock
 from .secret import Secret
-from .values import Chunk, Completion, Health, Options, Request
+from .values import Chunk, Completion, Health, ModelInfo, Options, Request
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -215,12 +215,21 @@ class Router:
         request = self._request(prompt, options)
         able, reserve = self._fallback_order(request)
         order = able or reserve
-        places = [Place(backend, n, f"priority {backend.priority:g}") for n, backend in enumerate(order, 1)]
+        places = [
+            Place(backend, n, self._gate.why_not(backend, request) or f"priority {backend.priority:g}")
+            for n, backend in enumerate(order, 1)
+        ]
         for backend in self._registry.backends:
             if backend not in order:
                 why = self._gate.why_not(backend, request) or "left out by the order plugin"
                 places.append(Place(backend, None, why + "; asked if all others fail" * (backend in reserve)))
         return tuple(places)
+
+    def models(self, backend: str | None = None) -> dict[str, Sequence[ModelInfo] | BackendError]:
+        """Return what each backend offers, or only the one named; an error in the place of one that cannot tell."""
+        self._gate.check_named(build("?", {"backend": backend}))
+        wanted = (one for one in self.backends if backend in (None, one.id))
+        return {one.id: self._registry.list_models(one) for one in wanted}
 
     def plugins(self) -> tuple[PluginInfo, ...]:
         """Return every installed plugin: loaded, available, or quarantined with the cause."""

@@ -1,8 +1,7 @@
 """The frozen values that go in and out of every hook.
 
-All of them are immutable, comparable, and (apart from the `Scope` of a running call) picklable.
-A `Request` goes to a provider, a `Completion` or a stream of `Chunk` comes back. Times are
-seconds, sizes are tokens, and every name says which.
+All are immutable, comparable, and (apart from the `Scope` of a running call) picklable. A `Request` goes
+to a provider, a `Completion` or a stream of `Chunk` comes back. Times are seconds, sizes are tokens.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ class Tool:
 class State:
     """What only its vendor can read: signatures, encrypted thoughts.
 
-    It comes with an answer and goes back unchanged with the assistant's turn that it belongs to
-    (`Completion.message`); the router keeps it from every other vendor.
+    It goes back unchanged with its turn (`Completion.message`); the router keeps it from every other vendor.
     """
 
     vendor: str
@@ -95,8 +93,7 @@ class State:
 class Message:
     """One turn of a conversation.
 
-    An assistant's turn may carry `tool_calls`; a turn of role `tool` gives the result of the call
-    named by `tool_call_id`.
+    An assistant's turn may carry `tool_calls`; one of role `tool` gives the result of the call `tool_call_id`.
     """
 
     role: Role
@@ -184,8 +181,7 @@ _NOTHING: frozenset[Capability] = frozenset()
 class Request:
     """What is asked. Providers send what is set and leave out what is `None`.
 
-    `timeout` is the whole time that the caller waits, shared by every attempt; `scope` is what a
-    provider obeys while it works (it knows the time left, and whether anybody still waits).
+    `timeout` is the whole time that the caller waits, shared by every attempt; `scope` is what a provider obeys.
     """
 
     messages: tuple[Message, ...]
@@ -391,3 +387,13 @@ class Health:
 
 
 _HEALTHY = Health("healthy")
+
+
+@frozen
+class ModelInfo:
+    """A model that a backend offers, with what its provider tells of it."""
+
+    id: str
+    context_window: int | None = None  #: tokens of a request and its answer
+    prices: Mapping[str, float] | None = None  #: US dollars for a million tokens: "input", "output", "cached"
+    retires: str | None = None  #: the day on which it will be gone, as ISO 8601 writes it

@@ -12,6 +12,7 @@ from .batch import batch
 from .config import config
 from .generate import generate
 from .health import health
+from .models import models
 from .order import order
 from .plugins import plugins
 
@@ -30,6 +31,7 @@ Examples:
   pointsman generate --backend main --schema person.json --json "Ada, 36"
   pointsman batch prompts.jsonl -o answers.jsonl
   pointsman health
+  pointsman models --backend main
   pointsman config check pointsman.toml
 
 \b
@@ -78,7 +80,7 @@ def app() -> None:
     """Send a language-model request to the right provider and get a whole answer back."""
 
 
-for _command in (generate, batch, health, order, plugins, config):
+for _command in (generate, batch, health, order, models, plugins, config):
     app.add_command(_command)
 for _command in (*app.commands.values(), *config.commands.values()):
     _command.epilog = CODES
