@@ -92,6 +92,8 @@ class Router:
         _catalogue: Catalogue | None = None,
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
+        if isinstance(rate_limit_storage, str):
+            rate_limit_storage = Secret.of(rate_limit_storage)  # no frame of ours shows a password that is in it
         given = {name: value for name, value in locals().items() if name in _CHECKED}
         if problems := misfits(_CHECKED, given):
             raise ConfigError(*(f"Router.{problem}" for problem in problems))
