@@ -132,6 +132,8 @@ class Walk:
     def fitted(self, written: Any, type_: Any, path: str) -> Any:
         """Return what was written as `type_` takes it, or None after telling why not."""
         try:
+            if self.literal and type_ is Any:
+                return written
             if isinstance(written, Misfit):
                 raise written
             value = expand(written) if isinstance(written, str) and not self.literal else written

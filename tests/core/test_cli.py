@@ -258,7 +258,7 @@ MISTAKES = [
     (["generate", "--max-tokens", "many", "x"], "'many' is not a valid integer"),
     (["generate", "--max-tokens", "0", "x"], "max_tokens: found 0, expected a whole number from 1"),
     (["generate", "--max-token", "3", "x"], "--max-tokens"),
-    (["generate", "--config", "none.toml", "x"], "none.toml: no such file"),
+    (["generate", "--config", "none.toml", "x"], "none.toml: cannot be read: No such file or directory"),
     (["generate", "--config", "list.json", "x"], "list.json: found a list, expected a mapping"),
     (["health", "--config", "wrong.toml"], "wrong.toml: BACKENDS[0].suffx: unknown key; did you mean suffix?"),
     (["order", "--backend", "ecko"], "did you mean 'echo'?"),
