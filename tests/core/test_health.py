@@ -180,5 +180,5 @@ def test_one_provider_may_serve_two_routers() -> None:
     with Router([provider]) as one, Router([provider]) as two:
         with pytest.raises(UnavailableError):
             one.generate("x")
-        assert one.order()[0].reason.startswith("priority")
+        assert one.order()[0].reason.startswith("cooling down")
         assert two.generate("x").text == "well"

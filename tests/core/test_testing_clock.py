@@ -1,7 +1,9 @@
 """The clock that is advanced by hand."""
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from math import inf
+from time import sleep
 
 import pytest
 from pointsman.scope import Scope
@@ -82,3 +84,51 @@ def test_threads_share_it() -> None:
     assert clock.now() - before >= 8 * 400
     assert len(clock.waits) == 8 * 200
     assert not any(backwards)
+
+
+class TestHeld:
+    """A clock that does not jump: waits last until the test advances it."""
+
+    def begin(self, clock: Clock, scope: Scope, woken: threading.Event | None = None) -> "Future[bool]":
+        """Wait a minute in another thread, and return when it has begun."""
+        threads = ThreadPoolExecutor(1)
+        before = len(clock.waits)
+        waiting = threads.submit(clock.wait, scope, 60.0, woken)
+        while len(clock.waits) == before:
+            sleep(0.001)
+        threads.shutdown(wait=False)
+        return waiting
+
+    def test_until_it_is_advanced(self) -> None:
+        """Half the time is not enough, and the call has less left afterwards."""
+        clock, scope = Clock(jumps=False), Scope(100.0)
+        waiting = self.begin(clock, scope)
+        clock.advance(30)
+        assert not wait([waiting], timeout=0.05).done
+        clock.advance(31)
+        assert waiting.result(10)
+        assert 30 < scope.left() < 41
+
+    def test_a_cancel_ends_it(self) -> None:
+        """Nobody waits for a call that has been cancelled."""
+        clock, scope = Clock(jumps=False), Scope()
+        waiting = self.begin(clock, scope)
+        scope.cancel()
+        assert not waiting.result(10)
+
+    def test_it_can_be_woken(self) -> None:
+        """Whoever waits for something else too can be told that it has come."""
+        clock, scope, woken = Clock(jumps=False), Scope(100.0), threading.Event()
+        waiting = self.begin(clock, scope, woken)
+        woken.set()
+        assert not waiting.result(10)
+        assert scope.left() > 80
+
+    def test_many_wait_side_by_side(self) -> None:
+        """One advance ends all of them: their waits do not add up."""
+        clock = Clock(jumps=False)
+        waiting = [self.begin(clock, Scope()) for _ in range(4)]
+        before = clock.now()
+        clock.advance(60)
+        assert all(one.result(10) for one in waiting)
+        assert clock.now() - before < 90

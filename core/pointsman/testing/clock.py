@@ -21,11 +21,12 @@ from .. import scope
 class Clock(scope.Clock):
     """Runs as real time does, and can be put forward. Thread-safe.
 
-    A wait does not wait: it puts the clock forward by so much, and takes the seconds from the time
-    that its call has left. So the waits of calls side by side add up.
+    :param jumps: whether a wait puts the clock forward itself, by so much, instead of waiting: so the waits of
+        calls side by side add up. Otherwise a wait lasts until `advance` has brought its end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, jumps: bool = True) -> None:
+        self._jumps = jumps
         self._ahead = 0.0
         self._waits: list[float] = []
         self._lock = threading.Lock()
@@ -45,17 +46,27 @@ class Clock(scope.Clock):
             self._ahead += seconds
 
     def wait(self, scope: scope.Scope, seconds: float, woken: threading.Event | None = None) -> bool:
-        """Let the seconds be over at once, for this call too; False if nobody waits, or its time is up."""
-        if scope.cancelled:
+        """Let the seconds be over, for this call too; False if nobody waits, its time is up, or `woken` is set."""
+        woken, seconds = woken or threading.Event(), max(0.0, seconds)
+        if scope.cancelled or woken.is_set():
             return False
-        self.advance(max(0.0, seconds))
-        scope.elapse(max(0.0, seconds))
+        began = self.now()
         with self._lock:
             self._waits.append(seconds)
-        return not scope.cancelled and not scope.expired
+        if self._jumps:
+            self.advance(seconds)
+        forget = scope.on_cancel(woken.set)
+        while self.now() < began + seconds and not woken.wait(_LOOK_S):
+            pass
+        forget()
+        scope.elapse(min(seconds, self.now() - began))
+        return not woken.is_set() and not scope.expired
 
     @property
     def waits(self) -> tuple[float, ...]:
         """Seconds of each wait so far, in the order in which they began."""
         with self._lock:
             return tuple(self._waits)
+
+
+_LOOK_S = 0.002  # how often a wait that is held looks at the clock
