@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .secret import redact
 
 if TYPE_CHECKING:
-    from ._discovery import PluginInfo
     from .values import Attempt, Completion, Request
 
-INFO = logging.INFO
+DEBUG, INFO = logging.DEBUG, logging.INFO
 
 _logger = logging.getLogger("pointsman")
 _logger.addHandler(logging.NullHandler())  # without it, the last resort of logging would write to stderr
@@ -26,50 +25,19 @@ _logger.addHandler(logging.NullHandler())  # without it, the last resort of logg
 
 def wanted() -> bool:
     """Whether anybody reads lines of level debug."""
-    return _logger.isEnabledFor(logging.DEBUG)
+    return _logger.isEnabledFor(DEBUG)
 
 
 def attempt(made: Attempt, *, verbose: bool = False, **facts: Any) -> None:
     """Report one attempt: ids, outcome, duration and sizes."""
-    level = logging.DEBUG if not verbose else logging.INFO
-    shown = {
-        "backend": made.backend,
-        "model": made.model,
-        "outcome": made.outcome,
-        "seconds": round(made.duration_s, 4),
-    }
-    if made.error:
-        shown |= {"error": made.error, "reason": made.reason}
-    write(level, "attempt", **shown, **facts)
+    shown = {name: getattr(made, name) for name in ("backend", "model", "outcome", "error", "reason")}
+    write(INFO if verbose else DEBUG, "attempt", **shown, seconds=round(made.duration_s, 4), **facts)
 
 
 def content(request: Request, completion: Completion) -> None:
     """Report what was asked and answered: only where `log_content=True` allows it."""
     messages = [(message.role, message.text) for message in request.messages]
-    write(logging.DEBUG, "content", backend=completion.backend, messages=messages, answer=completion.text)
-
-
-def quarantined(info: PluginInfo) -> None:
-    """Report a plugin that is unfit."""
-    write(
-        logging.WARNING,
-        "plugin quarantined",
-        plugin=info.name,
-        group=info.group,
-        distribution=info.distribution,
-        version=info.version,
-        cause=info.cause,
-    )
-
-
-def write(level: int, event: str, **facts: Any) -> None:
-    """Write one line, if anybody reads it."""
-    if _logger.isEnabledFor(level):
-        import structlog  # costs as much as all of the core: imported when a line is really written
-
-        render = structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True, sort_keys=False)
-        facts = {key: value for key, value in facts.items() if value is not None}
-        _logger.log(level, "%s", redact(str(render(None, "", {"event": event, **facts}))))
+    write(DEBUG, "content", backend=completion.backend, messages=messages, answer=completion.text)
 
 
 def warning(event: str, **facts: Any) -> None:
@@ -80,6 +48,15 @@ def warning(event: str, **facts: Any) -> None:
 def failed(hook: str, error: BaseException, **facts: Any) -> None:
     """Report what a hook raised whose failure costs the caller nothing."""
     warning(f"{hook} failed", **facts, error=type(error).__name__, reason=str(error))
+
+
+def write(level: int, event: str, **facts: Any) -> None:
+    """Write one line, if anybody reads it."""
+    if _logger.isEnabledFor(level):
+        from structlog.processors import KeyValueRenderer  # costs as much as all of the core: imported when needed
+
+        known = {name: fact for name, fact in facts.items() if fact is not None}
+        _logger.log(level, "%s", redact(str(KeyValueRenderer()(None, "", {"event": event, **known}))))
 
 
 class _Stderr(logging.Handler):

@@ -70,15 +70,18 @@ def test_debug_shows_every_attempt(tmp_path: Path, level: str) -> None:
 
 def test_other_levels_and_nonsense(tmp_path: Path) -> None:
     """A higher level shows less; a level that does not exist is no error, and is told in one line."""
-    assert run(tmp_path, POINTSMAN_LOG="warning") == ""
+    assert run(tmp_path, POINTSMAN_LOG="error") == ""
     assert run(tmp_path, POINTSMAN_LOG="") == ""
-    (line,) = run(tmp_path, POINTSMAN_LOG="loud").splitlines()
+    (line,) = run(tmp_path, POINTSMAN_LOG="warning").splitlines()
+    assert "event='circuit opened' backend='one'" in line
+    line, circuit = run(tmp_path, POINTSMAN_LOG="loud").splitlines()
+    assert "circuit opened" in circuit
     assert line.endswith("event='POINTSMAN_LOG is no level' found='loud' expected='debug, info, warning or error'")
 
 
 def test_verbose_shows_the_attempts_of_one_backend(tmp_path: Path) -> None:
     """`verbose=True` on a backend shows its attempts on stderr, and those of no other."""
-    lines = run(tmp_path, verbose=True).splitlines()
+    lines = [line for line in run(tmp_path, verbose=True).splitlines() if "event='attempt'" in line]
     assert len(lines) == 2
     assert all("backend='two'" in line and "INFO" in line for line in lines)
 
@@ -106,7 +109,9 @@ def test_a_program_gets_every_line_through_its_own_logging(caplog: pytest.LogCap
     ):
         router.generate("x", seed=1)
     assert {record.name for record in caplog.records} == {"pointsman"}
-    assert [record.levelname for record in caplog.records] == ["DEBUG", "DEBUG", "WARNING", "DEBUG"]
+    events = [(record.levelname, record.getMessage().split("'")[1]) for record in caplog.records]
+    assert events[:2] == [("DEBUG", "attempt"), ("WARNING", "circuit opened")]
+    assert [level for level, _ in events[2:]] == ["DEBUG", "WARNING", "DEBUG"]
     assert not any("\n" in record.getMessage() for record in caplog.records)
 
 
