@@ -216,15 +216,12 @@ class Router:
         """Tell what would happen to this request: for each backend its place, or why it is left out."""
         request = self._request(prompt, options)
         able, reserve = self._fallback_order(request)
-        order = able or reserve
-        places = [
-            Place(backend, n, self._gate.why_not(backend, request) or f"priority {backend.priority:g}")
-            for n, backend in enumerate(order, 1)
-        ]
+        order, why = able or reserve, self._gate.why_not
+        places = [Place(b, n, why(b, request) or f"priority {b.priority:g}") for n, b in enumerate(order, 1)]
         for backend in self._registry.backends:
             if backend not in order:
-                why = self._gate.why_not(backend, request) or "left out by the order plugin"
-                places.append(Place(backend, None, why + "; asked if all others fail" * (backend in reserve)))
+                reason = why(backend, request) or "left out by the order plugin"
+                places.append(Place(backend, None, reason + "; asked if all others fail" * (backend in reserve)))
         return tuple(places)
 
     def models(self, backend: str | None = None) -> dict[str, Sequence[ModelInfo] | BackendError]:
