@@ -12,7 +12,6 @@ from typing import Any
 from ...errors import BackendError
 from .. import faults
 from ..faults import Fault
-from ..server import Seen
 from ..stage import Stage
 from ._play import BOTH, PLAIN, SPARE, STREAMED, Run, answers, case, falls_back, raises
 
@@ -132,19 +131,15 @@ def _leaves(name: str, fault: Fault, leave: Callable[[Stage], float]) -> None:
             left_at = leave(on)
             (seen,) = on.servers["primary"].wait_for(1)
             run.check_that(seen.wait_closed(), "the connection was closed")
-            late.append(_closed_after(seen, left_at))
+            late.append((seen.closed_at or 0.0) - left_at)
             run.note()
             run.check(run.asked, {"primary": 1, "spare": 0}, "requests of each server")
             run.check_circuit("closed")
             run.check_next()
-            run.told = f"gone in {median(late) * 1000:.1f} ms (median of {len(late)}, most {max(late) * 1000:.1f})"
+            run.told = f"gone in {median(late) * 1000:.2f} ms, at most {max(late) * 1000:.2f}"
             on.close()
         if median(late) > _GONE_S:
             run.check_that(False, f"the server saw it within {_GONE_S * 1000:.0f} ms: {run.told}")
-
-
-def _closed_after(seen: Seen, left_at: float) -> float:
-    return max(0.0, (seen.closed_at or 0.0) - left_at)
 
 
 def _break_off(on: Stage) -> float:
