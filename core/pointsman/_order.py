@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from operator import attrgetter
+from random import random
 
-from attrs import field, frozen
+from attrs import frozen
 
 from ._backends import Backend
 from .hookspecs import hookimpl
@@ -29,18 +29,10 @@ class Priority:
 class Weighted:
     """Lowest number first; among equals, each comes first as often as its weight says.
 
-    A backend of weight 0 comes after its equals. `seed` makes the choices repeatable.
+    A backend of weight 0 comes after its equals.
     """
-
-    seed: int | None = None
-    _random: random.Random = field(init=False, repr=False, eq=False)
-
-    @_random.default
-    def _seeded(self) -> random.Random:
-        return random.Random(self.seed)
 
     @hookimpl
     def order(self, request: Request, backends: Sequence[Backend]) -> Sequence[Backend]:
         """Return the backends by priority, equals drawn without replacement (Efraimidis and Spirakis, 2006)."""
-        draw = self._random.random
-        return sorted(backends, key=lambda b: (b.priority, -(draw() ** (1 / b.weight)) if b.weight > 0 else 1.0))
+        return sorted(backends, key=lambda b: (b.priority, -(random() ** (1 / b.weight)) if b.weight > 0 else 1.0))

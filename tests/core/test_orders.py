@@ -56,17 +56,6 @@ def test_weights_share_the_calls() -> None:
     assert {tuple(order[2:]) for order in orders} == {("none", "last")}
 
 
-def test_a_seed_makes_weights_repeatable() -> None:
-    """The same seed gives the same orders, another seed others."""
-    from pointsman._order import Weighted
-
-    def drawn(seed: int) -> list[list[str]]:
-        with many(1, 1, 1, 1, order=Weighted(seed=seed)) as router:
-            return [ids(router) for _ in range(20)]
-
-    assert drawn(7) == drawn(7) != drawn(8)
-
-
 @frozen
 class Backwards:
     """The last backend first."""
