@@ -39,7 +39,8 @@ class Pause:
     soft: bool
 
     def __str__(self) -> str:
-        state = f"cooling down for {self.left:.0f} s more" if self.left else "cooled down, and one call is trying it"
+        up = self.left + 0.499  # rounded up: it never says 0 s, nor less than what was asked for a moment ago
+        state = f"cooling down for {up:.0f} s more" if self.left else "cooled down, and one call is trying it"
         return f"{state}: {self.error.message}"
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from math import ceil
 
 import pytest
 from pointsman import (
@@ -35,11 +36,11 @@ def test_a_guess_doubles_with_every_failed_probe_up_to_a_minute() -> None:
     with Router({"a": a, "b": Scripted("b")}, clock=clock, max_retries=0) as router:
         for _ in range(6):
             router.generate("hi")
-            rests.append(round(left(router, "a")))
+            rests.append(ceil(left(router, "a")))
             clock.advance(rests[-1] + 0.1)
         assert router.generate("hi").backend == "a"
         router.generate("hi")
-        rests.append(round(left(router, "a")))
+        rests.append(ceil(left(router, "a")))
     assert rests == [5, 10, 20, 40, 60, 60, 5]
 
 
@@ -140,7 +141,7 @@ def test_three_unusable_answers_in_a_row_open_the_circuit() -> None:
         rests = []
         for _ in range(4):
             assert router.generate("hi").backend == "b"
-            rests.append(round(left(router, "a")))
+            rests.append(ceil(left(router, "a")))
     assert rests == [0, 0, 5, 5]
     assert a.calls == 3
 
