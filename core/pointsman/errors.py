@@ -91,10 +91,8 @@ class BackendError(PointsmanError):
         self.code = redact(code) if code else code
         self.parameter = redact(parameter) if parameter else parameter
         self.retry_after = retry_after
-        if retry_same is not None:
-            self.retry_same = retry_same
-        if try_next is not None:
-            self.try_next = try_next
+        self.retry_same = self.retry_same if retry_same is None else retry_same
+        self.try_next = self.try_next if try_next is None else try_next
         self.backend: str | None = None
         self.model: str | None = None
         #: What the failure cost, where the provider said so
@@ -108,9 +106,6 @@ class BackendError(PointsmanError):
 
     def __str__(self) -> str:
         return f"{self.backend}: {self.message}" if self.backend else self.message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuilt, (type(self), self.args), self.__dict__.copy())
 
 
 class AuthenticationError(BackendError):
@@ -218,14 +213,10 @@ class AllBackendsFailed(BackendError, ExceptionGroup):
         super().__init__(message, retry_after=retry_after, retry_same=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuilt, (type(self), (self.message, self.exceptions)), self.__dict__.copy())
+        return type(self), (self.message, self.exceptions), self.__dict__.copy()
 
     def derive(self, errors: Sequence[Exception], /) -> AllBackendsFailed:  # type: ignore[override] # of our own type
         """Return the same failure with only these errors: `except*` and `split` call this."""
         part = AllBackendsFailed(self.message, errors, retry_after=self.retry_after)
         part.attempts = self.attempts
         return part
-
-
-def _rebuilt(cls: type[BackendError], args: tuple[Any, ...]) -> BackendError:
-    return cls(*args)
