@@ -203,7 +203,7 @@ class Call(Generic[T]):
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
         last = not (self._queue or self._over_limit)
         request = self._fitted(backend)
-        tried, learned = 0, False
+        tried, learned = sum(one.backend == backend.id for one in self.attempts), False
         while True:
             started, asked = perf_counter(), False
             try:

@@ -145,6 +145,24 @@ class TestRestart:
         assert got.error.text == BEGUN
         assert not on.spare.asked
 
+    @both_colours
+    @pytest.mark.parametrize("retries", [1, 3])
+    def test_the_same_backend(self, stage: Staged, colour: str, retries: int) -> None:
+        """Where there is no other, the one that broke answers anew, if it may be asked again."""
+        on = stage([faults.cut_after(3), faults.well("Again.")], clock=Clock(), alone=True, on_break="restart")
+        got = read(on, colour, max_retries=retries)
+        assert (got.error, got.text, got.restarts) == (None, "Again.", [3])
+
+    @both_colours
+    @pytest.mark.parametrize("then", [faults.cut_after(3), faults.status(503)], ids=repr)
+    @pytest.mark.parametrize("retries", [0, 1, 2])
+    def test_bounded(self, stage: Staged, colour: str, retries: int, then: Fault) -> None:
+        """However it fails, one backend gets no more than (1 + max_retries) attempts in a call (row 35)."""
+        on = stage([faults.cut_after(3), then], clock=Clock(), alone=True, on_break="restart", max_retries=retries)
+        got = read(on, colour)
+        assert isinstance(got.error, errors.IncompleteAnswer)
+        assert len(on.primary.asked) == len(got.error.attempts) == 1 + retries
+
     def test_a_refusal_is_no_break(self, stage: Staged) -> None:
         """A model that stops itself for safety is not asked elsewhere for it."""
         on = stage(faults.safety_stop("Well, first you"), on_break="restart")
