@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .server import FaultServer as FaultServer
     from .server import Seen as Seen
     from .server import Visit as Visit
+    from .stage import Stage as Stage
 
 _MODULE_OF = {
     "Answer": "answers",
@@ -40,6 +41,7 @@ _MODULE_OF = {
     "Scripted": "doubles",
     "Seen": "server",
     "Silent": "doubles",
+    "Stage": "stage",
     "Visit": "server",
 }
 __all__ = sorted([*_MODULE_OF, "faults"])

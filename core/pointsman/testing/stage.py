@@ -1,8 +1,8 @@
-"""A router over fault servers, and what the callers of it get: for tests of faults through the whole of Pointsman.
+"""A router over fault servers, and what its callers get: for tests of faults through the whole of Pointsman.
 
-with Stage({"primary": faults.status(503), "spare": faults.well("Hello.")}, OpenAI, timeout=10) as on:
+with Stage({"main": faults.status(503), "spare": faults.well("Hello.")}, OpenAI, clock=Clock()) as on:
     got = on.ask("streamed")
-    assert (got.text, on.servers["primary"].asked) ...
+    assert (got.text, on.asked()) == ("Hello.", {"main": 2, "spare": 1})
 """
 
 from __future__ import annotations
