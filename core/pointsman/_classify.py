@@ -18,8 +18,8 @@ from typing import Any
 
 from . import errors as e
 
-_TEXT = 300  # characters of a provider's text that a message repeats
 _LONGEST_HINT = 31 * 86400.0
+_INNER = ("error", "detail", "details", "metadata", "availability", "innererror", "violations")
 _CODES = ("code", "type", "status", "error_type", "error_code", "reason", "quotaId")
 
 #: The first row that fits wins. A pattern is searched in "STATUS<code><code> text", regardless of case. Above the
@@ -78,7 +78,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[hms])(?![a-z]) ?")
 _DURATION = re.compile(f"({_PART.pattern})+")
 _SENTENCE = re.compile(f"(?:retry|try again) (?:in|after) ({_DURATION.pattern})", re.I)
 
-_Facts = defaultdict[str, list[Any]]  #: name -> its values, the nearest to the error object first
+_Facts = defaultdict[str, list[Any]]  #: name -> its values, the outermost first
 
 
 def classify(status: int, headers: Mapping[str, str], body: Any, *, where: str = "") -> e.BackendError:
@@ -97,12 +97,13 @@ def classify(status: int, headers: Mapping[str, str], body: Any, *, where: str =
         status = next((int(number) for number in told if re.fullmatch("[45][0-9][0-9]", number)), status)
     hint, parameter = _hint(headers, facts, text), _refused(status, facts, codes, text)
     cls = e.InvalidRequestError if parameter else _class_of(status, codes, text, hint)
-    label = f"HTTP {status}" if status != 200 else "an error in place of an answer"
-    shown = text if len(text) <= _TEXT else text[:_TEXT] + "..."
+    label = (f"HTTP {status}" if status != 200 else "an error in place of an answer") + (
+        f" from {where}" if where else ""
+    )
     error = cls(
-        f"{label}{f' from {where}' if where else ''}: {shown or 'without an explanation'}{_ADVICE.get(cls, '')}",
+        f"{label}: {text or 'without an explanation':.300}{_ADVICE.get(cls, '')}",
         status=status,
-        code=next((str(word) for word in words if word), None),
+        code=next((str(word) for word in words if word not in ("", "error")), None),
         parameter=parameter,
         retry_after=hint,
     )
@@ -142,15 +143,12 @@ def _facts(body: Any) -> _Facts:
     facts: _Facts = defaultdict(list)
     with suppress(ValueError, RecursionError):
         body = json.loads(body) if isinstance(body, bytes) else body
-    body = body[0] if isinstance(body, list) and body else body
     places: list[Any] = [body]
-    if isinstance(body, dict) and isinstance(body.get("error"), dict):
-        places = [body["error"], {name: value for name, value in body.items() if not isinstance(value, dict | list)}]
     for place in places:  # which grows meanwhile
         if isinstance(place, dict):
             for name, value in place.items():
                 facts[name].append(value)
-            places += place.values()
+            places += (place[name] for name in _INNER if name in place)
         elif isinstance(place, list):
             places += place
     return facts

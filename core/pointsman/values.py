@@ -281,6 +281,7 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     cache_written_tokens: int = 0  #: of the input, written to the provider's cache
+    cost: float | None = None  #: US dollars, where the provider itself says so
 
     @property
     def total_tokens(self) -> int:
