@@ -243,15 +243,14 @@ class Child:
                 return _EngineBroken(failure["message"])
             return InvalidModelError(f"{path}: the engine cannot load it: {words.first() or failure['message']}")
         name = _signal(code)
+        if name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"):  # by others: what it said before tells nothing
+            when = "" if self.ready else " while it loaded"
+            return UnavailableError(f"The model's process was killed{when} ({name}): is there too little memory?")
         said = f" Its last words: {last}" if (last := words.last()) else ""
         if self.ready:
             return UnavailableError(f"The model's process died ({name}).{said}")
         if name == "SIGILL":
             return _EngineBroken("it uses instructions that this processor does not have (SIGILL)")
-        if name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"):
-            return UnavailableError(
-                f"The model's process was killed while it loaded ({name}): is there too little memory?{said}"
-            )
         return InvalidModelError(f"{path}: loading it kills the engine ({name}): the file is broken or hostile.{said}")
 
     def _over(self, end: BackendError) -> None:
