@@ -154,7 +154,7 @@ class Limiter:
 
     def wait_needed(self, tokens: int = 0) -> float:
         """Return seconds until a call of so many tokens could begin, after all in line: 0.0 now, `inf` never."""
-        return self._outlook(Slot(self, max(tokens, 1))).seconds
+        return self._outlook(Slot(self, tokens or 1)).seconds
 
     def enter(self, scope: Scope, tokens: int = 0, *, within: float = inf) -> Slot:
         """Let one call begin, or wait in line until it may.
@@ -163,7 +163,7 @@ class Limiter:
         :param within: seconds; a call that would have to wait longer is told so at once.
         :raises RateLimitError: it cannot begin in time, or nobody waits any more; `retry_after` says when it could.
         """
-        slot = Slot(self, max(tokens, 1))
+        slot = Slot(self, tokens or 1)
         with self._lock:
             if not self._line and self._shared is None and not self._claim(slot).seconds:
                 return slot
@@ -196,13 +196,14 @@ class Limiter:
     def _outlook(self, slot: Slot) -> Wait:
         """Return the wait of a call that is not in line yet, as far as it is known here."""
         with self._lock:
-            wait = self._room(slot, self._line)
+            now = self._clock.now()
+            wait = self._room(slot, now, self._line)
             if self._running + len(self._line) >= self._most:
                 wait |= self._full._replace(seconds=_A_CALL)
-            return wait | Wait(max(0.0, self._look_at - self._clock.now()), 0.0, "rate_limit_storage")
+            return wait | Wait(max(0.0, self._look_at - now), 0.0, "rate_limit_storage")
 
-    def _room(self, slot: Slot, line: Collection[Slot] = ()) -> Wait:
-        wait, now = _NONE, self._clock.now()
+    def _room(self, slot: Slot, now: float, line: Collection[Slot] = ()) -> Wait:
+        wait = _NONE
         for window in self._windows:
             if (one := window.wait(slot, now, line)) is not _NONE:
                 wait |= one
@@ -211,19 +212,24 @@ class Limiter:
     def _claim(self, slot: Slot) -> Wait:
         """Count the call, now; or return how long it must wait. One at a time: the first of the line asks."""
         with self._lock:
-            wait = self._room(slot) if self._running < self._most else self._full
-        if self._shared is not None and not wait.seconds:
-            wait = self._shared.ask(slot)
-            self._look_at = self._clock.now() + wait.next_look
-        if not wait.seconds:
-            with self._lock:
-                slot.began, slot.running = self._clock.now(), True
-                self._running += 1
-                for window in self._windows:
-                    window.calls.append(slot)
-                    cost = window.cost(slot)
-                    window.used += cost
-        return wait
+            now = self._clock.now()
+            wait = self._room(slot, now) if self._running < self._most else self._full
+            if self._shared is None or wait.seconds:
+                return wait if wait.seconds else self._take(slot, now)
+        wait = self._shared.ask(slot)
+        with self._lock:
+            now = self._clock.now()
+            self._look_at = now + wait.next_look
+            return wait if wait.seconds else self._take(slot, now)
+
+    def _take(self, slot: Slot, now: float) -> Wait:
+        slot.began, slot.running = now, True
+        self._running += 1
+        for window in self._windows:
+            cost = slot.tokens if window.of_tokens else 1
+            window.calls.append(slot)
+            window.used += cost
+        return _NONE
 
     def _left(self, slot: Slot, tokens: int) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
     [
         ("import_cost.py", ["bare python", "import pointsman", "peak memory"]),
         ("router_overhead.py", ["the provider object", "2 backends", "8 backends"]),
+        ("rate_limit.py", ["pointsman, memory", "limits, memory", "tokens_per_minute"]),
         ("http_call.py", ["requests", "urllib3", "pointsman", "CPU / requests"]),
     ],
 )
