@@ -32,7 +32,7 @@ _SIGNS: dict[str, type[e.BackendError]] = {
     r"<\w*(insufficient_quota|credit_balance|spend_limit|usage_limit|billing|on_hold|payment_required|perday)\w*>"
     r"|specified .*usage limits|credit balance is too low|monthly included credits|requires more credits"
     r"|insufficient (credits|balance|funds)": e.QuotaError,
-    r"<\w*(context_length|context_size|token_limit|max_tokens)_(exceeded|error)>|exceeds? (the )?context"
+    r"<\w*(context_length|context_size|token_limit|max_tokens)_(exceeded|error)>|<string_too_long>|exceeds? (the )?context"
     r"|maximum context length|prompt is too long|exceeds the maximum number of tokens|available context size"
     r"|inputs`? tokens \+ `?max_new_tokens|input is too long|too many tokens(?! per)|maximum input length is"
     r"|requested tokens .*exceed context window": e.ContextLengthError,
@@ -40,18 +40,18 @@ _SIGNS: dict[str, type[e.BackendError]] = {
     r"|privacy_restricted|constraint_filtered|free_variant_ended|deploymentnotfound)>"
     r"|\bmodel\b.{0,120}(does not exist|not found|has been (retired|deprecated|decommissioned|shut ?down))"
     r"|is not supported by any provider|(unknown|invalid|no such) model\b|not a valid model": e.ModelNotFoundError,
-    r"<\w*(content_filter|policy_?violation|bio_policy|refusal|moderation|prohibited_content)\w*>"
-    r"|content filtering policy|content management policy|flagged (as|by|for)"
+    r"^\d+<invalid_prompt>|<\w*(content_filter|policy_?violation|bio_policy|refusal|moderation|prohibited_content)\w*>"
+    r"|content filtering policy|content management policy|flagged (as|by|for)|was flagged"
     r"|violat\w+ .{0,40}polic": e.ContentFilterError,
     r"<(rate_limit\w*|ramp_limit_exceeded|slow_down|resource_exhausted|capacity_exceeded)>"
     r"|rate limit|too many (requests|tokens per)": e.RateLimitError,
     r"<\w*(overloaded|capacity_exhausted)\w*>|overloaded": e.UnavailableError,
-    "^40[13]": e.AuthenticationError,
+    "^40[13]|^200.*<permission_denied>": e.AuthenticationError,
     "^402": e.QuotaError,
     "^4(04|10)": e.ModelNotFoundError,
     "^4(29|98)": e.RateLimitError,  # 498: Groq's flex tier is full
     "^4(05|08|09|24|25)": e.UnavailableError,
-    "^4|^200.*<(invalid_request(_error)?|validation)>": e.InvalidRequestError,
+    r"^4|^200.*<(invalid_\w+|validation|unprocessable|payload_too_large|precondition_failed)>": e.InvalidRequestError,
     "": e.UnavailableError,
 }
 _ROWS = {re.compile(pattern, re.I | re.S): cls for pattern, cls in _SIGNS.items()}
@@ -77,6 +77,7 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[hms])(?![a-z]) ?")
 _DURATION = re.compile(f"({_PART.pattern})+")
 _SENTENCE = re.compile(f"(?:retry|try again) (?:in|after) ({_DURATION.pattern})", re.I)
+_SPENT = re.compile(r"\br=0 *; *t=(\d+)")  # in the header of the IETF's draft, which Hugging Face sends
 
 _Facts = defaultdict[str, list[Any]]  #: name -> its values, the outermost first
 
@@ -187,6 +188,7 @@ def _hint(headers: Mapping[str, str], facts: _Facts, text: str) -> float | None:
     with suppress(TypeError, ValueError, OverflowError):  # it is no date
         told.append(f"{parsedate_to_datetime(after).timestamp() - time():f}s")
     told += [str(delay) for delay in facts["retryDelay"]] + [f"{wait}s" for wait in facts["retry_after"]]
+    told += (f"{wait}s" for wait in _SPENT.findall(headers.get("ratelimit", "")))
     told += (found[1] for found in _SENTENCE.finditer(text))
     for duration in filter(_DURATION.fullmatch, told):
         wait = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(duration))
