@@ -18,7 +18,7 @@ class OpenAIBackend(TextBackend):
     :param temperature: from 0 to 2.
     :param timeout: seconds that one attempt may take.
     :param max_retries: further attempts, where trying again may help.
-    :param rate_limit: requests in a window of `rate_limit_window` seconds; read, and not enforced by this version.
+    :param rate_limit: requests in any `rate_limit_window` seconds (60 without it); a call waits for its turn.
     :param verbose: show every attempt on stderr.
     :raises ConfigError: an argument is wrong. A plugin that is not installed is told by the first call.
     """
