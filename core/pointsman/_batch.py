@@ -17,10 +17,12 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from attrs import define
+
 from ._attempts import translated
 from ._journal import Journal, Result, digest
 from ._requests import Prompt
-from .errors import BackendError, ConfigError, InvalidRequestError
+from .errors import BackendError, ConfigError, InvalidRequestError, UnavailableError
 from .secret import MASK, redact
 from .values import Completion, Message, Options, Request
 
@@ -34,6 +36,8 @@ Item: TypeAlias = "Prompt | Mapping[str, Any]"
 _IN_MEMORY = 10_000
 #: Seconds that calls which are cancelled have to end.
 _GRACE = 2.0
+#: Seconds after which the thread that waits looks whether there was a signal.
+_LOOK = 0.5
 _BLANK = Request((Message("user"),))
 
 
@@ -61,11 +65,12 @@ class Batch:
         self._router, self._most, self._options = router, max_workers, options
         own = ("on_result", "journal", "retry_failed", "executor")
         self._on_result, self._path, self._retry_failed, self._executor = (options.pop(name, None) for name in own)
-        #: position -> what runs there; touched by the thread of `run` only. What is left after `run` did not end in time.
-        self.running: dict[int, tuple[Future[Result], Request]] = {}
+        self._running: dict[int, _Call] = {}  # by position; for the thread of `run`
         self._finished: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self._results = Results()
         self._journal: Journal | None = None
+        self._threads = ThreadPoolExecutor(max_workers, "pointsman-batch")  # starts none before it needs one
+        self._work = Work(router)
         router.order("?", **options)  # what would be wrong with every item is told at once
 
     def run(self, prompts: Iterable[Item]) -> Sequence[Result]:
@@ -76,11 +81,9 @@ class Batch:
             if self._path is not None:
                 self._journal = Journal(self._path)
                 stack.callback(self._journal.close)
-            threads = ThreadPoolExecutor(self._most, "pointsman-batch")  # starts none before it needs one
-            stack.callback(lambda: threads.shutdown(wait=not self.running, cancel_futures=True))
-            submit: Any = (self._executor or threads).submit
+            stack.callback(lambda: self._threads.shutdown(wait=not self._running, cancel_futures=True))
             try:
-                self._work_off(prompts, partial(submit, Work(self._router)))
+                self._work_off(prompts)
             except BaseException:
                 self._cancel()
                 raise
@@ -90,13 +93,13 @@ class Batch:
         """Let `run` end soon, by raising `CancelledError`. For other threads."""
         self._finished.put((-1, CancelledError()))
 
-    def _work_off(self, prompts: Iterable[Item], submit: Callable[[Request], Future[Result]]) -> None:
+    def _work_off(self, prompts: Iterable[Item]) -> None:
         # Some wait in line, so that no thread of ours does; an executor of the caller's has a line of its own.
         most = self._most * (2 if self._executor is None else 1)
         rest, failure = enumerate(prompts), None
         more = True
-        while more or self.running:
-            if more and len(self.running) < most:
+        while more or self._running:
+            if more and len(self._running) < most:
                 try:
                     position, item = next(rest)
                 except StopIteration:
@@ -104,15 +107,15 @@ class Batch:
                 except Exception as error:  # the caller's: what came before is finished first
                     more, failure = False, error
                 else:
-                    self._begin(position, item, submit)
-            elif self.running:
-                self._report(*self._finished.get())
+                    self._begin(position, item)
+            else:
+                self._take(_LOOK)
             while not self._finished.empty():
-                self._report(*self._finished.get())
+                self._take(0)
         if failure is not None:
             raise failure
 
-    def _begin(self, position: int, item: Item, submit: Callable[[Request], Future[Result]]) -> None:
+    def _begin(self, position: int, item: Item) -> None:
         """Ask an item, unless there is nothing to ask."""
         known: Result | None = None
         try:
@@ -126,9 +129,8 @@ class Batch:
                 self.resumed += known is not None
             known = known or self.instead
             if known is None:
-                future = submit(request)
-                self.running[position] = future, request
-                future.add_done_callback(partial(self._done, position, mark, request))
+                self._running[position] = _Call(request, position, mark)
+                self._hand_out(self._running[position])
                 return
         self._report(position, known)
 
@@ -148,22 +150,40 @@ class Batch:
             item = asked[0]
         return self._router._request(item, options)
 
-    def _done(self, position: int, mark: bytes, request: Request, future: Future[Result]) -> None:
-        """Make a result durable, then hand it over. Called where the work has ended."""
+    def _hand_out(self, call: _Call) -> None:
+        if self._executor is None:  # the thread does all of it: an interrupt of this one, here, loses no answer
+            self._threads.submit(self._done, call, partial(self._work, call.request))
+            return
+        call.future = self._executor.submit(self._work, call.request)
+        call.future.add_done_callback(lambda future: self._done(call, future.result))
+
+    def _done(self, call: _Call, outcome: Callable[[], Result]) -> None:
+        """Make a result durable, then hand it over. Called where the work ends."""
         result: Any
         try:
-            error = future.exception()
-            if isinstance(error, BrokenExecutor | ConfigError):
-                raise error  # of all items, and not of this one
-            result = future.result() if error is None else translated(error)
-            if self._journal is not None and (isinstance(result, Completion) or not request.scope.cancelled):
-                self._journal.record(position, mark, result)
+            try:
+                result = outcome()
+            except (BrokenExecutor, CancelledError, ConfigError):
+                raise  # of all items, and not of this one
+            except Exception as error:
+                result = translated(error)
+            if self._journal is not None and (isinstance(result, Completion) or not call.request.scope.cancelled):
+                self._journal.record(call.position, call.mark, result)
         except BaseException as raised:
             result = raised
-        self._finished.put((position, result))
+        call.over = True
+        self._finished.put((call.position, result))
+
+    def _take(self, seconds: float) -> None:
+        """Wait for a result, and report it. Not for long: a signal that comes just before a wait does not end it."""
+        try:
+            position, result = self._finished.get(timeout=seconds)
+        except Empty:
+            return
+        self._report(position, result)
 
     def _report(self, position: int, result: Any) -> None:
-        self.running.pop(position, None)
+        self._running.pop(position, None)
         if not isinstance(result, Completion | BackendError):
             raise result
         self._results.keep(position, result)
@@ -172,14 +192,31 @@ class Batch:
 
     def _cancel(self) -> None:
         """End what runs, and wait a short time for it: what was answered nevertheless is in the journal then."""
-        for future, _ in self.running.values():
-            future.cancel()
-        for _, request in self.running.values():
-            request.scope.cancel()
-        until = monotonic() + _GRACE
-        with suppress(Empty):  # what does not obey is left behind
-            while self.running:
-                self.running.pop(self._finished.get(timeout=max(0, until - monotonic()))[0], None)
+        calls, until = list(self._running.values()), monotonic() + _GRACE
+        for call in calls:
+            if call.future is not None:
+                call.future.cancel()
+        for call in reversed(calls):  # one whose future is not noted yet must know it before a worker is free for it
+            call.request.scope.cancel()
+        while self.stuck and monotonic() < until:
+            with suppress(Empty):
+                self._finished.get(timeout=_LOOK / 10)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether calls are running: after an interrupt, those that did not obey."""
+        return not all(call.over for call in self._running.values())
+
+
+@define(eq=False)
+class _Call:
+    """An item that is being asked."""
+
+    request: Request
+    position: int
+    mark: bytes  #: its digest
+    future: Future[Result] | None = None
+    over: bool = False  #: all is done, and durable
 
 
 class Work:
@@ -191,6 +228,8 @@ class Work:
     def __call__(self, request: Request) -> Result:
         """Return the answer, or the error, without the frames that it came through: they hold memory."""
         router, scope = self._router, request.scope
+        if scope.cancelled:
+            return UnavailableError("the batch was ended before this was asked")
         while True:
             try:
                 return router._generate(router._started(request))

@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 from attrs import fields
 
 from . import errors
-from .errors import BackendError, ConfigError
-from .values import Attempt, Completion, Request, ToolCall, Usage
+from .errors import AllBackendsFailed, BackendError, ConfigError
+from .values import Attempt, Completion, Request, State, ToolCall, Usage
 
 Result: TypeAlias = Completion | BackendError
 
@@ -40,6 +40,7 @@ _ADVICE = {
 }
 _FACT: Any = str | int | float | tuple | Usage | None  # attributes of an error that are kept
 _VALUES: dict[str, Any] = {cls.__name__: cls for cls in (Attempt, Completion, ToolCall, Usage)}
+_VALUES["State"] = lambda vendor, data: State(vendor, json.loads(data))
 
 
 class Journal:
@@ -155,8 +156,10 @@ def _plain(value: Any) -> Any:
     """Return a value for JSON; those that come back have their class in `is`."""
     if isinstance(value, BackendError):
         ours = next(cls.__name__ for cls in type(value).__mro__ if cls.__module__ == errors.__name__)
-        _, (_, args), facts = value.__reduce__()
-        return {"is": ours, "args": args, **{name: one for name, one in facts.items() if isinstance(one, _FACT)}}
+        args = [value.message, value.exceptions] if isinstance(value, AllBackendsFailed) else [value.message]
+        return {"is": ours, "args": args, **{name: one for name, one in vars(value).items() if isinstance(one, _FACT)}}
+    if isinstance(value, State):
+        return {"is": "State", "vendor": value.vendor, "data": json.dumps(value.data)}
     if hasattr(type(value), "__attrs_attrs__"):
         told = {name: one for name, default in _defaults(value.__class__) if (one := getattr(value, name)) != default}
         return {"is": type(value).__name__, **told}

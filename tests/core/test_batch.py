@@ -294,8 +294,8 @@ def test_an_on_result_that_raises_ends_the_batch() -> None:
         raise LookupError("enough")
 
     quick = Scripted("x")
+    items = [{"prompt": "b", "backend": "silent"}, {"prompt": "a", "backend": "quick"}]
     with Router({"quick": quick, "silent": provider}) as router, pytest.raises(LookupError, match="enough"):
-        items = [{"prompt": "b", "backend": "silent"}, {"prompt": "a", "backend": "quick"}]
         router.batch([*items, *items * 100], max_workers=2, on_result=refuse)
     assert quick.calls + len(provider.requests) <= 6
     assert provider.requests[0].scope.cancelled

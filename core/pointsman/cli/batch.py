@@ -142,7 +142,7 @@ class _Run:
     @property
     def stuck(self) -> bool:
         """Whether calls are left that did not end when they were cancelled."""
-        return bool(self._batch.running)
+        return self._batch.stuck
 
     def through(self, rows: Rows, tally: Tally, output: Output, *, quiet: bool) -> bool:
         """Ask all, write what comes; say whether a person has interrupted it."""
