@@ -14,6 +14,7 @@ from pointsman import Completion, Request, hookimpl
 from pointsman.testing import faults
 from pointsman.testing.matrix import Case, Result, cases
 from pointsman.testing.matrix.__main__ import main
+from pointsman.testing.matrix._provider import Maker, Plain
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _ROW = re.compile(r"^\| *(\d+) *\|.*\|$", re.MULTILINE)
@@ -94,11 +95,11 @@ class TestBrokenPromises:
 
     def play(self, row: int, make: Any, word: str = "") -> list[Result]:
         """Play the cases of a row with a provider."""
-        return [case.play(make) for case in played()[row] if word in case.fault and case.way == "plain"]
+        maker = Maker("none", "none", make)
+        return [case.play(maker) for case in played()[row] if word in case.fault and case.way == "plain"]
 
     def test_half_an_answer(self, no_leaks: None) -> None:
         """A provider that takes whatever came for an answer is found out."""
-        from pointsman.testing.matrix._provider import Plain
 
         class Careless(Plain):
             @hookimpl
@@ -111,7 +112,6 @@ class TestBrokenPromises:
 
     def test_retries_of_its_own(self, no_leaks: None) -> None:
         """A provider that asks twice by itself is found out, by what its server saw."""
-        from pointsman.testing.matrix._provider import Plain
 
         class Stubborn(Plain):
             @hookimpl

@@ -32,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("pointsman").setLevel(logging.CRITICAL)  # a failure is the rule here
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
-        name, make = chosen(given.provider)
+        make = chosen(given.provider)
     except LookupError as error:
         parser.error(str(error))
     began = perf_counter()
     show = (lambda result: None) if given.json else _show
     results: list[Result] = []
     if not given.json:
-        _out(f"pointsman {version('pointsman')}, provider: {name}\n{_line(_HEADS)}")
+        _out(f"pointsman {version('pointsman')}, provider: {make.about}\n{_line(_HEADS)}")
     with ThreadPoolExecutor(_WORKERS) as threads:
         for result in threads.map(lambda case: case.play(make), [case for case in picked if not case.alone]):
             show(result)
@@ -51,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [result for result in results if result.problem]
     seconds = perf_counter() - began
     if given.json:
-        facts = {"version": version("pointsman"), "provider": name, "seconds": round(seconds, 1), "failed": len(failed)}
+        facts = {
+            "version": version("pointsman"),
+            "provider": make.about,
+            "seconds": round(seconds, 1),
+            "failed": len(failed),
+        }
         _out(json.dumps({**facts, "cases": [result.as_json() for result in results]}, indent=1))
     else:
         rows = len({result.row for result in results})

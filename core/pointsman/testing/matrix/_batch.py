@@ -20,8 +20,8 @@ _CHILD = """if True:
     from pointsman import Router
     from pointsman.testing.matrix._provider import chosen
 
-    url, journal, items, workers = sys.argv[1:]
-    provider = chosen()[1](base_url=url, model="model-of-primary", api_key="sk-batch-0123456789")
+    url, journal, items, workers, name = sys.argv[1:]
+    provider = chosen(name)(base_url=url, model="model-of-primary", api_key="sk-batch-0123456789")
     with Router({"primary": provider}) as router:
         found = router.batch(
             (f"Item {n}" for n in range(int(items))),
@@ -33,9 +33,9 @@ _CHILD = """if True:
 """
 
 
-def _run_child(url: str, journal: Path, kill_after: int | None) -> list[str]:
+def _run_child(url: str, name: str, journal: Path, kill_after: int | None) -> list[str]:
     """Run the batch in a process of its own, kill it after so many results, and return the lines it wrote."""
-    command = [sys.executable, "-c", _CHILD, url, str(journal), str(_ITEMS), str(_WORKERS)]
+    command = [sys.executable, "-c", _CHILD, url, str(journal), str(_ITEMS), str(_WORKERS), name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603 - Python, and our own code
         assert child.stdout is not None
         lines = []
@@ -55,7 +55,7 @@ def killed(run: Run) -> None:
     with TemporaryDirectory() as folder:
         for kill_after in (*_KILLS, None):
             before = len(server.asked)
-            lines = _run_child(server.url, Path(folder) / "run.db", kill_after)
+            lines = _run_child(server.url, run.make.name, Path(folder) / "run.db", kill_after)
             asked = {seen.prompt for seen in server.asked[before:]}
             run.check(asked & reported, set(), "items that were asked again although they had been reported")
             reported |= {f"Item {line}" for line in lines if line.isdigit()}

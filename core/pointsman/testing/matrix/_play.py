@@ -15,6 +15,7 @@ from ..answers import USAGE
 from ..faults import Fault
 from ..server import Script
 from ..stage import Outcome, Stage
+from ._provider import Maker
 
 Way = Literal["plain", "streamed", ""]
 BOTH: tuple[Way, ...] = ("plain", "streamed")
@@ -40,7 +41,7 @@ class Run:
     """One case while it is played: it makes the stage, asks, and notes what there is to tell."""
 
     way: Way
-    make: Callable[..., object]
+    make: Maker
     stack: ExitStack
     on: Stage | None = None
     got: Outcome | None = None
@@ -187,8 +188,8 @@ class Case:
     act: Callable[[Run], None]
     alone: bool  #: it measures: nothing else may run meanwhile
 
-    def play(self, make: Callable[..., object]) -> Result:
-        """Play it with providers that `make` makes."""
+    def play(self, make: Maker) -> Result:
+        """Play it with the providers that `make` makes."""
         problem = ""
         with ExitStack() as stack:
             run = Run(self.way, make, stack)

@@ -20,21 +20,33 @@ CAPABILITIES: frozenset[Capability] = frozenset({"tools", "schema", "continuatio
 _SENT = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
-def chosen(name: str | None = None) -> tuple[str, Callable[..., object]]:
-    """Return what makes the providers of the matrix, and its name.
+@frozen
+class Maker:
+    """Makes the providers of the matrix."""
+
+    name: str  #: what `chosen` finds it by
+    about: str
+    make: Callable[..., object] = field(repr=False)
+
+    def __call__(self, **options: Any) -> object:
+        """Return a provider."""
+        return self.make(capabilities=CAPABILITIES, **options)
+
+
+def chosen(name: str | None = None) -> Maker:
+    """Return what makes the providers of the matrix.
 
     :param name: of an installed provider that speaks chat completions and takes `base_url`, `model`, `api_key`,
         `context_window` and `capabilities`; "kit" is the one below. Without it, `openai` if it is installed.
     :raises LookupError: there is no provider of that name.
     """
     found = next(iter(entry_points(group="pointsman.providers", name=name or "openai")), None)
-    if found is None and name not in (None, "kit"):
+    if found is not None:
+        about = f"{found.dist.name} {found.dist.version}" if found.dist else found.value
+        return Maker(found.name, about, found.load())
+    if name not in (None, "kit"):
         raise LookupError(f"no provider {name!r} is installed")
-    if found is None:
-        return "the testing kit's own", Plain
-    made = found.load()
-    about = f"{found.dist.name} {found.dist.version}" if found.dist else found.value
-    return about, lambda **options: made(capabilities=CAPABILITIES, **options)
+    return Maker("kit", "the testing kit's own", Plain)
 
 
 @frozen(kw_only=True)

@@ -57,7 +57,7 @@ def _herd(run: Run, on: Stage) -> list[Outcome]:
 @case(31, "flapping(2), then works", *BOTH)
 def recovers_after_a_while(run: Run) -> None:
     """One probe when the time is up; it closes the circuit."""
-    on = _opened(run, faults.flapping(2.0, up=faults.later(0.5, WELL)), 5.0)
+    on = _opened(run, faults.flapping(2.0, up=faults.later(1.5, WELL)), 5.0)
     texts = sorted(got.text for got in _herd(run, on))
     run.check(texts, sorted([PRIMARY] + [SPARE] * (_HERD - 1)), "answers of the herd")
     run.check_circuit("closed")
@@ -231,12 +231,12 @@ def at_the_limit(run: Run) -> None:
 @case(36, "waiting callers", *BOTH)
 def in_order(run: Run) -> None:
     """First come, first served."""
-    settings = {"primary": {"rate_limit": 1, "rate_limit_window": 0.2}}
+    settings = {"primary": {"rate_limit": 1, "rate_limit_window": 0.3}}
     on = run.stage(WELL, None, settings=settings, timeout=30.0, on_limit="wait")
     with ThreadPoolExecutor(8) as threads:
         for number in range(8):
             threads.submit(on.ask, run.way, str(number))
-            sleep(0.05)
+            sleep(0.15)
     run.note()
     run.check([seen.prompt for seen in on.servers["primary"].asked], [str(n) for n in range(8)], "order of arrival")
     run.told = "served in order"

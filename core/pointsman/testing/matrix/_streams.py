@@ -28,7 +28,7 @@ for early in (faults.error_first(), faults.lifecycle_then_error()):
 for silence in (faults.empty_stream(), faults.empty_stream("done"), faults.empty_stream("finish")):
     falls_back(23, silence, "UnusableAnswer", tried=2, circuit="closed", ways=STREAMED)
 
-SHORT = {"idle_timeout": 0.7}
+SHORT = {"idle_timeout": 1.0}
 #: What breaks a stream, and its class of error and its attempts on a plain request.
 BREAKS: tuple[tuple[Fault, str, int], ...] = (
     (faults.cut_after(3), "UnusableAnswer", 2),
