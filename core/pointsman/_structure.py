@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_ar
 
 import attrs
 
-from ._written import Misfit, Text, Unset, Written, expand
+from ._written import Misfit, Text, Written, expand
 from .secret import MASK, Secret, redact
 
 #: Options whose value is masked whatever their type, and all that is below them.
@@ -35,7 +35,6 @@ _LISTS: tuple[Any, ...] = (tuple, list, frozenset, set)
 _TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", object: "a value"}
 _WORDS |= {Path: "a path", Secret: "a key (text)", Written: "a mapping"}
-
 
 Fields: TypeAlias = "Mapping[str, attrs.Attribute[Any]]"
 
@@ -68,7 +67,7 @@ class Problem(NamedTuple):
 
     path: str
     text: str
-    variable: str = ""  #: which is not set, if that is all
+    variables: tuple[str, ...] = ()  #: which are not set, if that is all
 
 
 @attrs.define(repr=False)
@@ -84,26 +83,15 @@ class Walk:
         """Return a line for each problem, once, without any key."""
         return list(dict.fromkeys(redact(f"{path}: {text}") for path, text, _ in self.problems))
 
-    def tell(self, path: str, text: str, variable: str = "") -> None:
+    def tell(self, path: str, text: str, variables: tuple[str, ...] = ()) -> None:
         """Remember what is wrong at `path`."""
-        self.problems.append(Problem(path, text, variable))
+        self.problems.append(Problem(path, text, variables))
 
     def refused(self, error: BaseException, path: str, type_: Any = Any) -> None:
         """Tell why a class refused what was written."""
         kind = type(error).__name__
         hidden = f"found {MASK}, which was refused ({kind}); expected {_expected(type_)}"
         self.tell(path, hidden if _hidden(path, type_) else str(error.args[0] if error.args else kind))
-
-    def built(self, cls: Any, written: Mapping[str, Any], path: str, also: Collection[str] = ()) -> Any:
-        """Return `cls` with the options in `written`, or None after telling why not."""
-        told = len(self.problems)
-        options = self.options(fields_of(cls), written, path, also)
-        if len(self.problems) == told:
-            try:
-                return cls(**options)
-            except (Exception, SystemExit) as error:
-                self.refused(error, path)
-        return None
 
     def options(
         self, fields: Fields, written: Mapping[str, Any], path: str, also: Collection[str] = ()
@@ -140,11 +128,8 @@ class Walk:
             if isinstance(value, str) and (isinstance(value, Text) or _HIDDEN.search(path)):
                 self._keys.append(Secret(value))
             return self._as(value, type_, path)
-        except Unset as unset:
-            for name in unset.args:
-                self.tell(path, f"the variable {name} is not set", name)
         except Misfit as misfit:
-            self.tell(path, str(misfit))
+            self.tell(path, *misfit.args)
         except Exception:  # what a type has against a value, in whatever words
             self.tell(path, f"found {found(written, hidden=_hidden(path, type_))}, expected {_expected(type_)}")
         return None
@@ -187,8 +172,6 @@ class Walk:
             cls = str if isinstance(value, str) else type(value)
         if cls is Written and isinstance(value, Mapping):
             return Written(value, self.folder)
-        if attrs.has(cls) and isinstance(value, Mapping):
-            return self.built(cls, value, path)
         if issubclass(cls, Mapping) and isinstance(value, Mapping):
             return {name: self.fitted(item, _item(args), f"{path}.{name}") for name, item in value.items()}
         if (kind := _list_of(cls)) and isinstance(value, list | tuple):
@@ -230,7 +213,7 @@ def _expected(type_: Any) -> str:
     if cls in _WORDS:
         return _WORDS[cls]
     item = "" if _item(args) is Any else _expected(_item(args))
-    if attrs.has(cls) or issubclass(cls, Mapping):
+    if issubclass(cls, Mapping):
         return "a mapping" + (item and f", each value {item}")
     if _list_of(cls):
         return "a list" + (item and f", each {item}")
@@ -244,10 +227,9 @@ def _hidden(path: str, type_: Any) -> bool:
 def _parts(type_: Any) -> tuple[Any, tuple[Any, ...]]:
     """Return the class and the arguments of a type: `object` for what no class stands for."""
     cls, args = get_origin(type_) or type_, get_args(type_)
-    if cls in (Union, UnionType):
-        return Union, args
-    known = cls in (Literal, Annotated) or (isinstance(cls, type) and cls is not Any)
-    return (cls if known else object), args
+    if cls in (Union, Literal, Annotated) or (isinstance(cls, type) and cls not in (Any, UnionType)):
+        return cls, args
+    return (Union if cls is UnionType else object), args
 
 
 def _item(args: tuple[Any, ...]) -> Any:

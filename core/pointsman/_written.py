@@ -19,11 +19,7 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^{}]*))?\}|(\$\{)")
 
 
 class Misfit(Exception):
-    """Why something written cannot be taken."""
-
-
-class Unset(Exception):
-    """Variables that are not set, or empty, and have no default; `args` are their names."""
+    """Why something written cannot be taken; a second argument names the variables that are not set, if that is all."""
 
 
 class Text(str):
@@ -66,6 +62,8 @@ def read(source: str | Path | Mapping[str, Any]) -> Written:
 
     if isinstance(source, Mapping):
         return Written(source)
+    if not isinstance(source, str | Path):
+        raise Misfit(f"found {type(source).__name__}, expected the path of a file or a mapping")
     path = Path(source)
     form = "TOML" if path.suffix.lower() == ".toml" else "JSON"
     try:
@@ -91,8 +89,7 @@ def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def expand(text: str) -> str:
     """Return `text` with its variables read, as `Text` where there were any.
 
-    :raises Unset: with all that are not set.
-    :raises Misfit: a `${` begins no variable.
+    :raises Misfit: a `${` begins no variable, or variables are not set, or empty, and have no default.
     """
     missing: list[str] = []
 
@@ -108,5 +105,5 @@ def expand(text: str) -> str:
 
     value = _VARIABLE.sub(look_up, text)
     if missing:
-        raise Unset(*missing)
+        raise Misfit(f"the variable {' and '.join(missing)} is not set", tuple(missing))
     return Text(value) if "${" in text else text

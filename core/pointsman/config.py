@@ -69,15 +69,8 @@ class Settings:
 
 
 def sealed(source: Source) -> Source:
-    """Return `source` in a form whose repr shows no key: for the frames that a traceback may show.
-
-    :raises ConfigError: it is neither a path nor a mapping.
-    """
-    if isinstance(source, Mapping):
-        return Written(source)
-    if not isinstance(source, str | Path):
-        raise ConfigError(f"configuration: found {type(source).__name__}, expected the path of a file or a mapping")
-    return source
+    """Return `source` in a form whose repr shows no key: for the frames that a traceback may show."""
+    return Written(source) if isinstance(source, Mapping) else source
 
 
 def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:
@@ -95,7 +88,7 @@ def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:
     return settings
 
 
-def build(cls: type[Any], options: Mapping[str, Any], path: str) -> Any:
+def build(cls: Any, options: Mapping[str, Any], path: str) -> Any:
     """Return `cls` built from `options`, which stand at `path` of the configuration.
 
     Names that every backend has (`COMMON`) are passed over unless `cls` has such a field.
@@ -104,12 +97,15 @@ def build(cls: type[Any], options: Mapping[str, Any], path: str) -> Any:
         by the class, or a variable that is not set.
     """
     walk = Walk(getattr(options, "folder", None))
-    instance = walk.built(cls, options, path, COMMON)
+    taken = walk.options(fields_of(cls), options, path, COMMON)
+    if not walk.problems:
+        try:
+            return cls(**taken)
+        except (Exception, SystemExit) as error:
+            walk.refused(error, path)
     problems = walk.told()
-    del options, walk  # a traceback that shows local variables would show what they hold
-    if problems:
-        raise ConfigError(*problems)
-    return instance
+    del options, taken, walk  # a traceback that shows local variables would show what they hold
+    raise ConfigError(*problems)
 
 
 def installed(catalogue: Catalogue) -> list[Backend]:
@@ -150,7 +146,7 @@ class _Reader(Walk):
         try:
             raw = read(source)
         except Misfit as misfit:
-            self.tell(str(source), str(misfit))
+            self.tell(str(source) if isinstance(source, str | Path) else "configuration", *misfit.args)
             return Settings()
         self.folder, ids = raw.folder, dict[str, str]()
         sections = self.options(fields_of(_Sections), raw, "")
@@ -158,15 +154,9 @@ class _Reader(Walk):
         built = {path: backend for path, backend in backends.items() if backend}
         self.problems.sort(key=lambda problem: not problem.path.startswith("BACKENDS"))  # first what comes first
         router = self.options(fields_of(RouterSettings), sections.get("ROUTER") or {}, "ROUTER")
-        plugins = {"ROUTER.order": (ORDERS, router.get("order"))}
-        plugins |= {
-            f"ROUTER.middleware[{n}]": (MIDDLEWARE, name) for n, name in enumerate(router.get("middleware", ()))
-        }
-        for path, (group, name) in plugins.items():
-            try:
-                self.catalogue.load(group, name) if name else None
-            except ConfigError as error:
-                self.tell(path, str(error))
+        self._check_plugin(ORDERS, router.get("order"), "ROUTER.order")
+        for place, name in enumerate(router.get("middleware", ())):
+            self._check_plugin(MIDDLEWARE, name, f"ROUTER.middleware[{place}]")
         mediator = self.options(fields_of(_Mediator), sections.get("MEDIATOR") or {}, "MEDIATOR")
         for place, name in enumerate(mediator.get("backends", ())):
             if name is not None and name not in ids:
@@ -176,6 +166,13 @@ class _Reader(Walk):
         for path, entry in stores.items():
             self._identified(_NEEDED, entry, path, store_ids)
         return Settings(tuple(built.values()), tuple(built), router, mediator, tuple(stores.values()))
+
+    def _check_plugin(self, group: str, name: str | None, path: str) -> None:
+        try:
+            if name is not None:
+                self.catalogue.load(group, name)
+        except ConfigError as error:
+            self.tell(path, str(error))
 
     def _identified(self, fields: Fields, entry: Mapping[str, Any], path: str, ids: dict[str, str]) -> dict[str, Any]:
         """Return what an entry says of `fields`; `ids` are the paths of the ids that are taken."""
@@ -198,10 +195,10 @@ class _Reader(Walk):
         options = self.options(fields_of(cls), entry, path, COMMON) if cls else {}
         new = self.problems[before:]
         self.problems[before:] = [p._replace(path=named) if p.path == f"{path}.type" else p for p in new]
-        unset = dict.fromkeys(problem.variable for problem in new)
-        if "" in unset or not given.keys() >= _NEEDED.keys():
+        if not given.keys() >= _NEEDED.keys() or not all(problem.variables for problem in new):
             return None
-        if unset:
+        if new:
+            unset = dict.fromkeys(name for problem in new for name in problem.variables)
             missing = f"set {' and '.join(unset)} in the environment; {path} needs it"
             del self.problems[before:]
         given["defaults"] = {name: given.pop(name) for name in fields_of(Presets) if name in given}

@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Window:
-    """Options in a mapping of their own."""
-
-    size: int
-    unit: Literal["token", "word"] = "token"
-
-
-@frozen
 class Base:
     """Where an option may be inherited from."""
 
@@ -52,8 +44,7 @@ class Plugin(Base):
     abilities: frozenset[Literal["tools", "schema"]] = frozenset()
     headers: Mapping[str, str] = Factory(dict)
     extra: Mapping[str, Any] = Factory(dict)
-    window: Window = Window(8)
-    windows: Sequence[Window] = ()
+    shares: Sequence[float] = ()
     model_path: str = ""
     folder: Path = Path()
     session: Session | None = None
@@ -94,8 +85,7 @@ FITS: list[tuple[str, Any, Any]] = [
     ("abilities", ["tools", "tools"], frozenset({"tools"})),
     ("headers", {"X-A": "1"}, {"X-A": "1"}),
     ("extra", {"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
-    ("window", {"size": 3, "unit": "word"}, Window(3, "word")),
-    ("windows", [{"size": 3}], (Window(3),)),
+    ("shares", [1, 0.5], (1.0, 0.5)),
     ("folder", "/a/b", Path("/a/b")),
     ("given", Fraction(1, 2), Fraction(1, 2)),
     ("upper", "abc", "ABC"),
@@ -133,11 +123,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"share": float("nan")}, "P.share: found NaN, expected a number"),
     ({"headers": [1]}, "P.headers: found a list, expected a mapping, each value text"),
     ({"headers": {"X-A": 1}}, "P.headers.X-A: found ***, expected text"),
-    ({"window": {"size": "3"}}, 'P.window.size: found "3", expected a whole number'),
-    ({"window": {}}, "P.window.size: missing, expected a whole number"),
-    ({"window": {"size": 1, "unti": "word"}}, "P.window.unti: unknown key; did you mean unit?"),
-    ({"window": 3}, "P.window: found 3, expected a mapping"),
-    ({"windows": [{"size": 1}, {"size": None}]}, "P.windows[1].size: found null, expected a whole number"),
+    ({"shares": [0.5, None]}, "P.shares[1]: found null, expected a number"),
     ({"folder": 3}, "P.folder: found 3, expected a path"),
     ({"given": "1/2"}, 'P.given: found "1/2", expected an object of Fraction, which only a program can give'),
     ({"even": 3}, "P.even: found 3, expected an even number"),
@@ -166,14 +152,14 @@ def test_a_misfit_names_its_path_what_was_found_and_what_was_expected(written: d
 def test_all_misfits_of_one_plugin_are_told_at_once() -> None:
     """Types, validators and unknown names together; attrs alone would stop at the first."""
     with pytest.raises(ConfigError) as raised:
-        build(Plugin, {"count": "x", "even": 3, "mode": "y", "nmae": "z", "window": {"size": "a", "b": 1}}, "P")
+        build(Plugin, {"count": "x", "even": 3, "mode": "y", "nmae": "z", "headers": {"X-A": 1, "X-B": 2}}, "P")
     assert sorted(line.split(":")[0] for line in raised.value.problems) == [
         "P.count",
         "P.even",
+        "P.headers.X-A",
+        "P.headers.X-B",
         "P.mode",
         "P.nmae",
-        "P.window.b",
-        "P.window.size",
     ]
 
 
