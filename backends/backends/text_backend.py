@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from types import TracebackType
 from typing import Any, Self, TypeAlias, Unpack
 
-from pointsman import Backend, ConfigError, Message, Options, Request, Router
+from pointsman import Backend, Completion, ConfigError, Message, Options, Request, Router
+
+from .exceptions import BatchError
 
 Prompt: TypeAlias = "str | Sequence[Message | Mapping[str, Any]] | Request"
 
@@ -54,6 +56,22 @@ class TextBackend:
     def __call__(self, prompt: Prompt, **options: Unpack[Options]) -> str:
         """Do as `generate`."""
         return self.generate(prompt, **options)
+
+    def batch_generate(
+        self, prompts: Iterable[Prompt], max_workers: int = 4, timeout: float | None = 30, **options: Any
+    ) -> list[str]:
+        """Return the answers' texts, in the order of the prompts; `max_workers` are asked at once.
+
+        :param timeout: seconds that each may take.
+        :param options: what `generate` takes, and what `pointsman.Router.batch` takes: `journal`, say.
+        :raises BatchError: some were not answered; it has all texts and all errors. No failure stops the others.
+        :raises ConfigError: an argument is wrong.
+        """
+        results = self.router.batch(prompts, max_workers, timeout=timeout, **options)
+        texts = [one.text for one in results if isinstance(one, Completion)]
+        if len(texts) < len(results):
+            raise BatchError([one.text if isinstance(one, Completion) else one for one in results])
+        return texts
 
     def close(self) -> None:
         """End all processes and connections. Repeating it changes nothing."""
