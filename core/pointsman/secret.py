@@ -68,8 +68,8 @@ class Secret:
 
 def redact(text: str) -> str:
     """Return `text` without any key: those that this process holds, and all that looks like one."""
-    for secret in list(_held.values()):
-        value = secret.reveal()
+    for held in _held.valuerefs():  # a list at once: `values()` would break when another thread makes a secret
+        value = secret.reveal() if (secret := held()) else ""
         if len(value) >= 4 and value in text:
             text = text.replace(value, MASK)
     return _KEY_LIKE.sub(MASK, text)

@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -127,3 +129,28 @@ def test_headers_and_urls_do_not_carry_keys(text: str, kept: str) -> None:
 def test_words_are_no_keys(text: str) -> None:
     """Ordinary words, model names and short text stay readable."""
     assert redact(text) == text
+
+
+def test_threads_make_keys_while_others_redact() -> None:
+    """Routers may be made and closed while calls of others fail."""
+    ended = threading.Event()
+
+    def make() -> None:
+        while not ended.is_set():
+            kept = [Secret(f"sk-of-another-router-{number}") for number in range(50)]
+            del kept
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    kept = Secret("the key of this one")
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(2000):
+            assert redact(f"echo: {kept.reveal()}") == "echo: ***"
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        for thread in threads:
+            thread.join()
