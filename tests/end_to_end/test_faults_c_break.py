@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from time import monotonic
 from typing import Any
 
 import pytest
-from attrs import frozen
-from pointsman import Chunk, Usage, errors
+from attrs import define, field, frozen
+from pointsman import Chunk, Usage, errors, hookimpl
 from pointsman.testing import Answer, Clock, Fault, faults
 
 Staged = Callable[..., Any]
@@ -139,7 +140,7 @@ class TestRestart:
     @both_colours
     def test_within_the_deadline(self, stage: Staged, colour: str) -> None:
         """When the time is up nobody is asked anew."""
-        on = stage(faults.stall_after(3), on_break="restart", timeout=1.0)
+        on = stage(faults.stall_after(3), on_break="restart", timeout=2.0)
         got = read(on, colour)
         assert isinstance(got.error, errors.IncompleteAnswer)
         assert got.error.text == BEGUN
@@ -257,27 +258,50 @@ async def _four(x: Any) -> None:
     x.close()
 
 
-class TestSlow:
-    """Row 25: a least rate. The server lets a second of the clock pass between two words, and none of real time."""
+@define(eq=False)
+class Trickle:
+    """A middleware that tells when a reader waits, and a fault that then lets a second pass and sends a word."""
 
-    def trickle(self, clock: Clock) -> Fault:
+    clock: Clock = field(factory=Clock)
+    waits: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))
+
+    @hookimpl(wrapper=True)
+    def stream(self) -> Generator[None, Iterator[Chunk], Iterator[Chunk]]:
+        """Watch the reader."""
+        return self.watched((yield))
+
+    def watched(self, chunks: Any) -> Iterator[Chunk]:
+        """Hand out what comes, and tell each time before."""
+        with closing(chunks):
+            self.waits.release()
+            for chunk in chunks:
+                yield chunk
+                self.waits.release()
+
+    @property
+    def fault(self) -> Fault:
         """A token a second, for ever."""
+        return Fault("a token a second", self.play)
 
-        async def play(x: Any) -> None:
-            events = x.wire.events(Answer(text="on "), x.ask)
-            await x.begin_stream()
-            while True:
-                await x.events(event for event in events if event.kind == "content")
-                await x.sleep(0.02)
-                clock.advance(1.0)
+    async def play(self, x: Any) -> None:
+        """Send a word a second."""
+        events = x.wire.events(Answer(text="on "), x.ask)
+        await x.begin_stream()
+        while True:
+            while not self.waits.acquire(blocking=False):
+                await x.sleep(0.002)
+            self.clock.advance(1.0)
+            await x.events(event for event in events if event.kind == "content")
 
-        return Fault("a token a second", play)
+
+class TestSlow:
+    """Row 25: a least rate. A second of the clock passes between two words, and next to none of real time."""
 
     @both_colours
     def test_too_slow(self, stage: Staged, colour: str) -> None:
         """Less than `min_rate` characters a second ends it, with what had come."""
-        clock = Clock()
-        on = stage(self.trickle(clock), clock=clock, timeout=600.0)
+        slow = Trickle()
+        on = stage(slow.fault, middleware=[slow], clock=slow.clock, timeout=600.0)
         got = read(on, colour, min_rate=10)
         assert isinstance(got.error, errors.IncompleteAnswer)
         assert "min_rate=10" in str(got.error)
@@ -289,8 +313,8 @@ class TestSlow:
     @pytest.mark.parametrize("on_break", ["restart", "continue"])
     def test_goes_on_elsewhere(self, stage: Staged, colour: str, on_break: Any) -> None:
         """It is a break like any other: `on_break` says what follows."""
-        clock = Clock()
-        on = stage(self.trickle(clock), clock=clock, timeout=600.0, can=CAN, limits={"min_rate": 10})
+        slow = Trickle()
+        on = stage(slow.fault, middleware=[slow], clock=slow.clock, timeout=600.0, can=CAN, limits={"min_rate": 10})
         got = read(on, colour, on_break=on_break)
         assert got.error is None
         assert got.text.removeprefix("on " * got.text.count("on ")) == SPARE
@@ -298,8 +322,8 @@ class TestSlow:
 
     def test_fast_enough(self, stage: Staged) -> None:
         """Three characters a second are enough for who wants two."""
-        clock = Clock()
-        on = stage(self.trickle(clock), clock=clock, timeout=600.0)
+        slow = Trickle()
+        on = stage(slow.fault, middleware=[slow], clock=slow.clock, timeout=600.0)
         with on.router.stream("?", min_rate=2) as stream:
             for _ in range(40):
                 assert next(stream).text == "on "
