@@ -233,12 +233,10 @@ def test_on_openais_hosts_the_model_decides_which_api(model: str, tools: bool, p
     request = ask(tools=(OPEN_TOOL,) if tools else (), max_tokens=5)
     for base in ("https://api.openai.com/v1", "https://eu.api.openai.com/v1"):
         one = OpenAI(model=model, api_key=KEY, base_url=base)
-        _, wire, body = one._prepared(request, streamed=False)
+        _, wire, body = one.prepared(request, streamed=False)
         assert path == wire.PATH
         assert body["max_output_tokens" if path == "responses" else "max_completion_tokens"] == 5
-    _, wire, body = OpenAI(model=model, api_key=KEY, base_url="https://other.example")._prepared(
-        request, streamed=False
-    )
+    _, wire, body = OpenAI(model=model, api_key=KEY, base_url="https://other.example").prepared(request, streamed=False)
     assert (wire.PATH, body["max_tokens"]) == ("chat/completions", 5)
 
 

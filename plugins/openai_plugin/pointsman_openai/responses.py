@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pointsman import Chunk, Completion, ContentFilterError, Message, Request, ToolCall, UnusableAnswer
+from pointsman import Chunk, Completion, ContentFilterError, Message, Request, State, ToolCall, UnusableAnswer
 from pointsman.http import Events
 from pointsman.values import FinishReason
 
-from ._chat import uncut, usage
 from ._schema import is_strict
+from .chat import uncut, usage
 
 NAME = "the Responses API"
 PATH = "responses"
@@ -28,6 +28,7 @@ def body(request: Request, model: str | None, *, streamed: bool) -> dict[str, An
         "max_output_tokens": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
+        "reasoning": request.reasoning_effort and {"effort": request.reasoning_effort},
         "tool_choice": request.tool_choice,
         "stream": streamed or None,
     }
@@ -55,6 +56,9 @@ def _items(message: Message) -> Iterator[dict[str, Any]]:
     if message.role == "tool":
         yield {"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}
         return
+    if message.state is not None and isinstance(message.state.data, list):  # with thoughts, unchanged
+        yield from message.state.data
+        return
     if isinstance(message.content, str):
         if message.content or not message.tool_calls:
             yield {"role": message.role, "content": message.content}
@@ -73,7 +77,7 @@ def _items(message: Message) -> Iterator[dict[str, Any]]:
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
 
-def completion(data: Any, headers: Mapping[str, str]) -> Completion:
+def completion(data: Any, headers: Mapping[str, str], vendor: str) -> Completion:
     """Return what a whole answer says.
 
     :raises BackendError: it was refused, or is not whole.
@@ -87,7 +91,7 @@ def completion(data: Any, headers: Mapping[str, str]) -> Completion:
         if kind == "function_call":
             calls.append(ToolCall(item.get("call_id") or item["id"], item["name"], item.get("arguments") or "{}"))
         elif kind == "reasoning":
-            reasoning += "".join(part.get("text") or "" for part in item.get("summary") or ())
+            reasoning += "".join(part.get("text") or "" for part in item.get("summary") or item.get("content") or ())
         elif kind == "message":
             said = _said(item)
             text, reasoning = (
@@ -103,10 +107,11 @@ def completion(data: Any, headers: Mapping[str, str]) -> Completion:
         thinking=reasoning,
         raw_finish_reason=raw,
         request_id=headers.get("x-request-id") or data.get("id"),
+        state=State(vendor, data["output"]) if any(map(_only_its_own, data["output"])) else None,
     )
 
 
-def chunks(events: Events) -> Iterator[Chunk]:
+def chunks(events: Events, vendor: str) -> Iterator[Chunk]:
     """Yield what a streamed answer says.
 
     :raises BackendError: it failed, was refused, or ended without a terminal event.
@@ -126,7 +131,7 @@ def chunks(events: Events) -> Iterator[Chunk]:
             yield Chunk(text=delta)
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
             events.ending()
-            whole = completion(data["response"], events.headers)
+            whole = completion(data["response"], events.headers, vendor)
             yield Chunk(
                 tool_calls=whole.tool_calls,
                 finish_reason=whole.finish_reason,
@@ -134,9 +139,15 @@ def chunks(events: Events) -> Iterator[Chunk]:
                 model=whole.model,
                 raw_finish_reason=whole.raw_finish_reason,
                 request_id=whole.request_id,
+                state=whole.state,
             )
             return
     raise UnusableAnswer("the stream ended without its terminal event: it is cut")
+
+
+def _only_its_own(item: Mapping[str, Any]) -> bool:
+    """Whether an item says more than can be said of it in a message: encrypted thoughts, the phase of a text."""
+    return bool(item.get("encrypted_content") or item.get("phase"))
 
 
 def _said(item: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pointsman import Chunk, Completion, ContentFilterError, Message, Request, ToolCall, UnusableAnswer, Usage
+from pointsman import Chunk, Completion, ContentFilterError, Message, Request, State, ToolCall, UnusableAnswer, Usage
 from pointsman.http import Events
 from pointsman.values import FinishReason
 
@@ -15,7 +15,10 @@ from ._schema import is_strict
 NAME = "chat completions"
 PATH = "chat/completions"
 ABSENT: tuple[str, ...] = ()
-_SENT_AS_THEY_ARE = ("max_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+_SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+_SENT = ("max_tokens", *_SAMPLING, "reasoning_effort")
+#: What a model has thought before it called tools, for it alone: DeepSeek wants the one back, OpenRouter the other.
+_THOUGHTS = ("reasoning_content", "reasoning_details")
 #: Words of servers for the ends that they name otherwise. Every list of such words is open: others mean "stop".
 _FINISH: dict[str, FinishReason] = {
     "length": "length",
@@ -36,7 +39,7 @@ def body(request: Request, model: str | None, *, streamed: bool) -> dict[str, An
         sent["messages"].insert(0, {"role": "system", "content": request.system})
     if model is not None:
         sent["model"] = model
-    sent.update((name, value) for name in _SENT_AS_THEY_ARE if (value := getattr(request, name)) is not None)
+    sent.update((name, value) for name in _SENT if (value := getattr(request, name)) is not None)
     if request.stop:
         sent["stop"] = list(request.stop)
     if request.tools:
@@ -73,10 +76,11 @@ def _message(message: Message) -> dict[str, Any]:
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in message.tool_calls
     ]
-    return {"role": message.role, "content": content or None, "tool_calls": calls}
+    thoughts = message.state.data if message.state is not None and isinstance(message.state.data, dict) else {}
+    return {"role": message.role, "content": content or None, "tool_calls": calls, **thoughts}
 
 
-def completion(data: Any, headers: Mapping[str, str]) -> Completion:
+def completion(data: Any, headers: Mapping[str, str], vendor: str) -> Completion:
     """Return what a whole answer says.
 
     :raises ContentFilterError: the model refused.
@@ -95,19 +99,21 @@ def completion(data: Any, headers: Mapping[str, str]) -> Completion:
         usage=usage(data.get("usage")),
         model=data.get("model"),
         thinking=_reasoning(message),
-        raw_finish_reason=choice["finish_reason"],
+        raw_finish_reason=choice.get("native_finish_reason") or choice["finish_reason"],
         request_id=headers.get("x-request-id") or data.get("id"),
+        state=_state(message, calls, vendor),
     )
 
 
-def chunks(events: Events) -> Iterator[Chunk]:
+def chunks(events: Events, vendor: str) -> Iterator[Chunk]:
     """Yield what a streamed answer says. Its last chunk comes when the stream has ended, for usage may come late.
 
     :raises UnusableAnswer: an event is none, or the stream ended without a finish reason.
     """
-    calls, refusal, raw = _Calls(), "", None
+    calls, refusal, raw, native = _Calls(), "", None, None
     counted: Usage | None = None
     data: dict[str, Any] = {}
+    thoughts: dict[str, Any] = {"reasoning_content": "", "reasoning_details": []}
     for event in events:
         data = _object(event.json())
         counted = usage(data.get("usage") or _object(data.get("x_groq") or {}).get("usage")) or counted
@@ -115,12 +121,15 @@ def chunks(events: Events) -> Iterator[Chunk]:
         delta = choice.get("delta") or choice.get("message") or {}
         text, reasoning = _text(delta.get("content")), _reasoning(delta)
         refusal += delta.get("refusal") or ""
+        for name in _THOUGHTS:
+            thoughts[name] += delta.get(name) or type(thoughts[name])()
         if calls.add(delta.get("tool_calls")) or text or reasoning:
             events.content_seen()
         if text or reasoning:
             yield Chunk(text=text, thinking=reasoning, model=data.get("model"))
         if choice.get("finish_reason"):
             raw = choice["finish_reason"]
+            native = choice.get("native_finish_reason")
             events.ending()
     end = _end(raw, calls)
     _check_refusal(refusal)
@@ -129,8 +138,9 @@ def chunks(events: Events) -> Iterator[Chunk]:
         finish_reason=end,
         usage=counted,
         model=data.get("model"),
-        raw_finish_reason=raw,
+        raw_finish_reason=native or raw,
         request_id=events.headers.get("x-request-id") or data.get("id"),
+        state=_state(thoughts, calls, vendor),
     )
 
 
@@ -149,6 +159,8 @@ def usage(counted: Any) -> Usage | None:
         output_tokens=count("completion_tokens", "output_tokens"),
         cached_tokens=count("cached_tokens", of="prompt_tokens input_tokens"),
         reasoning_tokens=count("reasoning_tokens", of="completion_tokens output_tokens"),
+        cache_written_tokens=count("cache_write_tokens", of="prompt_tokens input_tokens"),
+        cost=cost if isinstance(cost := counted.get("cost"), int | float) else None,  # OpenRouter: in US dollars
     )
 
 
@@ -230,6 +242,26 @@ def _text(content: Any) -> str:
 def _reasoning(message: Mapping[str, Any]) -> str:
     thought = message.get("reasoning_content") or message.get("reasoning")
     return thought if isinstance(thought, str) else ""
+
+
+def _state(message: Mapping[str, Any], calls: _Calls, vendor: str) -> State | None:
+    thoughts = {name: message[name] for name in _THOUGHTS if message.get(name)} if calls else {}
+    if isinstance(details := thoughts.get("reasoning_details"), list):
+        thoughts["reasoning_details"] = _joined(details)
+    return State(vendor, thoughts) if thoughts else None
+
+
+def _joined(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return OpenRouter's details of a stream as they would stand in a whole answer."""
+    whole: list[dict[str, Any]] = []
+    for piece in pieces:
+        same = whole and all(whole[-1].get(name) == piece.get(name) for name in ("type", "index"))
+        if not same or "index" not in piece:
+            whole.append({})
+        told = {name: value for name, value in piece.items() if value is not None}
+        grown = {name: whole[-1].get(name, "") + told[name] for name in ("text", "summary", "data") if name in told}
+        whole[-1].update(told | grown)
+    return whole
 
 
 def _check_refusal(refusal: Any) -> None:
