@@ -33,7 +33,8 @@ class Backend:
     :raises ConfigError: the provider does not fit, or an argument is wrong.
     """
 
-    provider: object = field(kw_only=False, repr=False)  #: an instance of a provider class
+    #: an instance of a provider class; None only where it is disabled, or `missing` says why there is none
+    provider: object = field(kw_only=False, repr=False)
     type: str = ""  #: the name of its plugin; the name of its class by default
     id: Name = ""  #: unique in its router; its type by default
     priority: float = 100.0  #: lower is asked first
@@ -64,7 +65,8 @@ class Backend:
     lacks: frozenset[str | None] = field(default=frozenset(), repr=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        check(self.provider.__class__, PROVIDERS)
+        if self.provider is not None or (self.enabled and not self.missing):
+            check(self.provider.__class__, PROVIDERS)
         self.type = self.type or self.provider.__class__.__name__.lower()
         self.id = self.id or self.type
         self.model = self.model or self._declared("model", None)

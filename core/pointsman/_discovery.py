@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.metadata import distributions
 from typing import Any, Literal
 
@@ -99,13 +98,6 @@ class Catalogue:
             info = self._plugins.get((group, name))
             if info is not None and info.status == "loaded":
                 self._plugins[group, name] = _unfit(info, cause)
-
-    def check_all(self) -> tuple[PluginInfo, ...]:
-        """Load every plugin to see whether it is fit, and return `infos`."""
-        for group, name in list(self._plugins):
-            with suppress(ConfigError):  # reported in infos
-                self.load(group, name)
-        return self.infos()
 
 
 def _unfit(info: PluginInfo, cause: str) -> PluginInfo:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from attrs import frozen
 
 from ._backends import Backend
 from ._breaker import Breaker, Pause
 from ._health import Monitor
+from ._structure import nearest
 from .errors import ConfigError
 from .values import DROPPABLE, Capability, Request
 
@@ -106,6 +106,4 @@ class Gate:
         """
         ids = [backend.id for backend in self._backends]
         if request.backend is not None and request.backend not in ids:
-            near = get_close_matches(request.backend, ids, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ids) or 'none'}"
-            raise ConfigError(f"no backend {request.backend!r}; {hint}")
+            raise ConfigError(f"no backend {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")

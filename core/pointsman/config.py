@@ -17,9 +17,7 @@ from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, Catalogue, cause
 from ._settings import Only, Presets, Retries, RouterSettings, Seconds
 from ._structure import Fields, Walk, fields_of, found, nearest
 from ._written import Misfit, Written, read
-from .errors import AuthenticationError, ConfigError
-from .hookspecs import hookimpl
-from .values import Completion, Request
+from .errors import ConfigError
 
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
 _Entry: TypeAlias = Annotated[Written, Only(bool, "with id and type")]
@@ -125,16 +123,6 @@ def installed(catalogue: Catalogue) -> list[Backend]:
     return made
 
 
-@frozen
-class _Absent:
-    """Stands where a provider cannot be built; it is never asked, since `Backend.missing` says why."""
-
-    @hookimpl
-    def generate(self, request: Request) -> Completion:
-        """Say that there is no provider."""
-        raise AuthenticationError("it is not configured")
-
-
 @define(repr=False, kw_only=True)
 class _Reader(Walk):
     """Reads one configuration, and keeps what is wrong with it."""
@@ -203,12 +191,12 @@ class _Reader(Walk):
             del self.problems[before:]
         given["defaults"] = {name: given.pop(name) for name in fields_of(Presets) if name in given}
         try:
-            return Backend(_Absent() if missing or not cls else cls(**options), missing=missing, **given)
+            return Backend(cls(**options) if cls and not missing else None, missing=missing, **given)
         except (ConfigError, TypeError, ValueError) as error:
             self.refused(error, path)
             return None
         except (Exception, SystemExit) as error:
-            return Backend(_Absent(), missing=f"it cannot be built: {cause(error)}", **given)
+            return Backend(None, missing=f"it cannot be built: {cause(error)}", **given)
 
     def _class(self, type_: str, path: str, written: Any) -> tuple[Any, str]:
         """Return the plugin's class, or why there is none; tell of a type that nobody knows."""
@@ -241,12 +229,11 @@ def _unfolded(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
         if entry.get("type") != "llm_router":
             yield path, f"{path}.type", entry
             continue
-        first = {name: value for name, value in entry.items() if name not in ("type", "provider", "fallback_providers")}
-        yield path, f"{path}.provider", first | ({"type": entry["provider"]} if "provider" in entry else {})
-        shared = {name: value for name, value in first.items() if name in COMMON - {"model", "prices"}}
+        own = {name: value for name, value in entry.items() if name not in ("type", "fallback_providers")}
+        yield path, f"{path}.provider", {"type" if name == "provider" else name: value for name, value in own.items()}
+        shared = {name: value for name, value in own.items() if name in COMMON - {"model", "prices"}}
         fallbacks = entry.get("fallback_providers") or []
         for place, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
             provider, _, model = name.partition("/") if isinstance(name, str) else (name, "", "")
-            own = {"id": f"{entry.get('id')}/{name}", "type": provider} | ({"model": model} if model else {})
-            here = f"{path}.fallback_providers[{place}]"
-            yield here, here, shared | own
+            one = shared | {"id": f"{entry.get('id')}/{name}", "type": provider} | ({"model": model} if model else {})
+            yield (here := f"{path}.fallback_providers[{place}]"), here, one

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,9 @@ def test_broken_metadata_costs_only_its_own_distribution(install: Install, text:
     (info / "entry_points.txt").write_text(text, encoding="latin-1")
     (site / "half_removed-1.0.dist-info").mkdir()
     catalogue = Catalogue()
-    catalogue.check_all()
+    with suppress(ConfigError):
+        catalogue.load(PROVIDERS, "bad")
+    assert catalogue.load(PROVIDERS, "good")().model == "good-model"
     status = {i.name: i.status for i in catalogue.infos() if i.group == PROVIDERS}
     assert status["good"] == "loaded"
     assert status.get("bad", "quarantined") == "quarantined"
@@ -162,7 +165,10 @@ def test_a_distribution_without_a_name_is_still_reported(install: Install) -> No
     """Metadata without name and version is no reason to fall over."""
     site = install("pointsman-odd", {"odd": "Odd"}, code="Odd = 1")
     (site / "pointsman_odd-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\n")
-    found = {info.name: info for info in Catalogue().check_all()}
+    catalogue = Catalogue()
+    with pytest.raises(ConfigError, match=r"plugin 'odd' \(unknown \?\) is unfit"):
+        catalogue.load(PROVIDERS, "odd")
+    found = {info.name: info for info in catalogue.infos()}
     assert found["odd"].status == "quarantined"
 
 

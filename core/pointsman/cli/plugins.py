@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import click
 
 from ._output import as_json, table
@@ -19,8 +21,13 @@ def plugins(as_json_: bool) -> int:
     wrong with it.
     """
     from pointsman._discovery import Catalogue
+    from pointsman.errors import ConfigError
 
-    infos = Catalogue().check_all()
+    catalogue = Catalogue()
+    for info in catalogue.infos():
+        with suppress(ConfigError):  # then `infos` tells the cause
+            catalogue.load(info.group, info.name)
+    infos = catalogue.infos()
     rows = [
         {
             "name": info.name,
