@@ -121,8 +121,9 @@ class Window:
 
     def settle(self, slot: Slot, tokens: int) -> None:
         """Count what a call really cost, if it still counts."""
-        if self.of_tokens and slot.began > self._since:
+        if slot.began > self._since:
             self.used += tokens - slot.tokens
+        slot.tokens = tokens
 
 
 class Limiter:
@@ -140,6 +141,7 @@ class Limiter:
             self._windows.append(Window("rate_limit", backend.rate_limit, backend.rate_limit_window))
         if backend.tokens_per_minute:
             self._windows.append(Window("tokens_per_minute", backend.tokens_per_minute, 60.0))
+        self.counts_tokens = backend.tokens_per_minute is not None
         self._most = backend.max_concurrency or inf
         self._full = Wait(inf, 0.0, f"max_concurrency of {self._most}")
         self._shared = None
@@ -232,20 +234,17 @@ class Limiter:
         return _NONE
 
     def _left(self, slot: Slot, tokens: int) -> None:
-        with self._lock:
-            if not slot.running:
-                return
-            slot.running = False
-            self._running -= 1
-            for window in self._windows:
-                window.settle(slot, tokens)
-            slot.tokens = tokens
-        if self._shared is not None and self._windows[-1].of_tokens:
-            self._shared.ask(slot, settle=True)
+        if self._shared is not None and self.counts_tokens and slot.running:
+            self._shared.ask(slot, tokens)
             self._look_at = 0.0
-        self._wake()
+        with self._lock:
+            if slot.running:
+                slot.running = False
+                self._running -= 1
+                if self.counts_tokens:
+                    self._windows[-1].settle(slot, tokens)
+                self._wake()
 
     def _wake(self) -> None:
-        with self._lock:
-            if self._line:
-                self._line[0].turn.set()
+        if self._line:
+            self._line[0].turn.set()

@@ -45,17 +45,18 @@ class Shared:
         self._late = min(w.span - w.seconds for w in windows) / 2  #: seconds: what a window's margin can bear
         self._down, self._ask_at = False, 0.0
 
-    def ask(self, slot: Slot, *, settle: bool = False) -> Wait:
-        """Count a call, or say what it really cost; return how long it must wait instead, if it must."""
+    def ask(self, slot: Slot, used: int | None = None) -> Wait:
+        """Count a call, or what it really `used`; return how long it must wait instead, if it must."""
         if self._down and self._clock.now() < self._ask_at:
             return Wait()
+        settle = used is not None
         if not settle:
             slot.id = token_hex(12)
         windows = [(w, key) for w, key in self._windows if w.of_tokens or not settle]
         keys = [f"{key}:{part}" for _, key in windows for part in ("stops", "costs")]
         args: list[str | int] = [slot.id, "settle" if settle else "count"]
         for w, _ in windows:
-            args += w.limit, int(w.span * 1e6), w.cost(slot) * (-1 if w.of_tokens and not settle else 1)
+            args += w.limit, int(w.span * 1e6), 1 if not w.of_tokens else -slot.tokens if used is None else used
         try:
             began = monotonic()
             wait, sure, which = self._script(keys, args)
