@@ -251,7 +251,7 @@ class Stream(Iterator[Chunk]):
         refused = isinstance(error, ContentFilterError)
         broken = error if refused else _incomplete(text, error)
         call.broke(self._answered, broken)
-        policy = call.setting("on_break")
+        policy = call.setting("on_break", self._answered.backend)
         restart = policy == "restart"
         plain = not (call.request.tools or call.request.schema or any(chunk.tool_calls for chunk in self._seen))
         if not refused and not scope.cancelled and (restart or (policy == "continue" and plain and text)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from pointsman import Chunk, Completion, Request, Router, ToolCall, Usage, hookimpl
+from pointsman import Backend, Chunk, Completion, Request, Router, ToolCall, Usage, hookimpl
 from pointsman.errors import (
     AllBackendsFailed,
     BackendError,
@@ -393,3 +393,18 @@ def test_leaving_an_async_stream_closes_the_provider(how: str) -> None:
 
         run(work)
     assert endless.requests[0].scope.cancelled
+
+
+@pytest.mark.parametrize(
+    ("router", "backend", "call"), [("raise", "restart", {}), ("raise", "raise", {"on_break": "restart"})]
+)
+def test_what_follows_a_break_is_said_by_the_call_then_the_backend_then_the_router(
+    router: Any, backend: Any, call: Any
+) -> None:
+    """`on_break` may be set at three places; the nearest one to the call holds."""
+    broken = Backend(Scripted([[Chunk("half"), UnavailableError("down")]]), id="a", on_break=backend)
+    with Router([broken, Backend(Scripted("whole"), id="b")], on_break=router) as both:
+        stream = both.stream("hi", **call)
+        assert texts(stream) == ["half", "whole"]
+        assert stream.completion is not None
+        assert (stream.completion.text, stream.completion.backend) == ("whole", "b")
