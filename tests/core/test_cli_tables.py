@@ -190,6 +190,19 @@ def test_config_check_sees_a_file_and_a_key_that_are_missing(folder: Path) -> No
     assert done.returncode == 0
 
 
+def test_config_check_is_not_misled_by_a_rival(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A distribution that wants the name of another one's plugin is quarantined; the plugin of that name is ready."""
+    place = tmp_path_factory.mktemp("rival")
+    (place / "rival.py").write_text("raise ImportError('no luck')")
+    facts = place / "rival-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[pointsman.providers]\necho = rival:Echo\n")
+    done = run(folder, "config", "check", PYTHONPATH=str(place))
+    assert [row[-1] for row in rows(done.stdout)[2:]] == ["ready", "disabled"]
+    assert done.returncode == 0
+
+
 def test_config_check_tells_everything_at_once(folder: Path) -> None:
     """Every problem is a line; programs get the list."""
     (folder / "p.json").write_text('{"BACKENDS": [{"id": "a", "type": "echo", "a": 1, "a": 2}, {"id": "a"}], "X": 1}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ from ._output import as_json, note, table
 from ._router import config_option, find_config, json_option, router_of
 
 if TYPE_CHECKING:
-    from pointsman import Backend
+    from pointsman import Backend, PluginInfo
 
 
 @click.group()
@@ -37,22 +38,21 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
     try:
         with router_of(str(path)) as router:
             backends, plugins = router.backends, router.plugins()
-            missing = [_missing(backend) if backend.enabled else "" for backend in backends]
+            found = [_status(backend, plugins) for backend in backends]
     except ConfigError as error:
         if as_json_:
             as_json({"file": str(path), "problems": list(error.problems)})
         raise
-    unfit = {info.name for info in plugins if info.status == "quarantined" and info.group == "pointsman.providers"}
     rows = [
         {
             "backend": backend.id,
             "type": backend.type,
             "model": backend.model,
             "priority": backend.priority,
-            "status": _status(backend, unfit, why),
-            "reason": why,
+            "status": status,
+            "reason": reason,
         }
-        for backend, why in zip(backends, missing, strict=True)
+        for backend, (status, reason) in zip(backends, found, strict=True)
     ]
     if as_json_:
         as_json({"file": str(path), "problems": [], "backends": rows})
@@ -63,17 +63,15 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
     return 1 if any(row["status"] == "unfit" for row in rows) else 0
 
 
-def _missing(backend: Backend) -> str:
-    """Return what a person must add before this backend can be asked: a variable, a key, a model's file."""
-    try:
-        return backend.missing or str(getattr(backend.provider, "missing", ""))
-    except Exception as error:
-        return f"missing raised {type(error).__name__}: the plugin is at fault"
-
-
-def _status(backend: Backend, unfit: set[str], missing: str) -> str:
+def _status(backend: Backend, plugins: Iterable[PluginInfo]) -> tuple[str, str]:
+    """Return what a backend is, and why: what a person must add (a variable, a key, a model's file), say."""
     if not backend.enabled:
-        return "disabled"
-    if backend.type in unfit:
-        return "unfit"
-    return "unconfigured" if missing else "ready"
+        return "disabled", ""
+    same = [info for info in plugins if (info.group, info.name) == ("pointsman.providers", backend.type)]
+    if same and all(info.status == "quarantined" for info in same):  # one of two may be fit
+        return "unfit", same[0].cause
+    try:
+        missing = backend.missing or str(getattr(backend.provider, "missing", ""))
+    except Exception as error:
+        missing = f"missing raised {type(error).__name__}: the plugin is at fault"
+    return ("unconfigured", missing) if missing else ("ready", "")
