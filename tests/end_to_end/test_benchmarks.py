@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
         ("router_overhead.py", ["the provider object", "2 backends", "8 backends"]),
         ("rate_limit.py", ["pointsman, memory", "limits, memory", "tokens_per_minute"]),
         ("http_call.py", ["requests", "urllib3", "pointsman", "CPU / requests"]),
+        ("batch.py", ["without a journal", "with a journal", "resumed", "memory MB"]),
     ],
 )
 def test_a_benchmark_runs(name: str, says: list[str]) -> None:

@@ -50,6 +50,14 @@ def test_streaming(tmp_path: Path) -> None:
     assert len(beginning.split()) < len(story.split())
 
 
+def test_batch(tmp_path: Path) -> None:
+    """All but the question that makes no sense are answered; the journal answers the second time."""
+    *shown, answered, again = run(EXAMPLES / "batch.py", cwd=tmp_path).splitlines()
+    assert sorted(line.partition(": ")[0] for line in shown) == ["0", "1", "2", "3"]
+    assert answered.startswith("3 of 4 answered, ")
+    assert again == "the second run asked nothing: True"
+
+
 def test_the_echo_plugin_passes_its_own_tests(tmp_path: Path) -> None:
     """The example of a distribution of one's own is tested as its README says."""
     folder = tmp_path / "echo_plugin"
