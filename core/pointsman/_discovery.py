@@ -169,6 +169,8 @@ def _check_hook(where: str, name: str, method: Any, group: str) -> None:
     wraps = method.pointsman_impl["wrapper"] or method.pointsman_impl["hookwrapper"]
     if wraps and group != MIDDLEWARE:
         raise ConfigError(f"{where} is a wrapper; only a middleware wraps")
+    if method.pointsman_impl["hookwrapper"]:  # what it returns cannot be looked at
+        raise ConfigError(f"{where} is a wrapper of pluggy's old form; write @hookimpl(wrapper=True)")
     if wraps and not inspect.isgeneratorfunction(method):
         raise ConfigError(f"{where} is a wrapper without a yield; its yield gives what it wraps")
     parameters = inspect.signature(method).parameters.values()

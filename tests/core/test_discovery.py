@@ -312,6 +312,14 @@ def test_a_wrapper_yields(install: Install) -> None:
         Catalogue().load(MIDDLEWARE, "bad")
 
 
+def test_a_wrapper_is_of_the_new_form(install: Install) -> None:
+    """Of pluggy's two forms of wrappers, one: what it returns is looked at."""
+    code = "@frozen\nclass Bad:\n  @hookimpl(hookwrapper=True)\n  def generate(self, request): yield"
+    install("pointsman-bad", {"bad": "Bad"}, code=code, group=MIDDLEWARE)
+    with pytest.raises(ConfigError, match="write @hookimpl"):
+        Catalogue().load(MIDDLEWARE, "bad")
+
+
 # -- what fits ----------------------------------------------------------------------------------------
 
 
