@@ -1,56 +1,64 @@
-"""Connections whose every byte obeys the `Scope` of the running call.
+"""One request and its answer over a connection whose every wait obeys the `Scope` of the running call.
 
-A per-read timeout lets a server that drips one byte a second hold a call for ever. So the sockets
-here ask the running call, before each connect, send and receive, how much of its time is left.
-Cancelling a call shuts its socket down, which wakes the thread that waits on it.
+A per-read timeout lets a server that drips one byte a second hold a call for ever. So before each
+send and receive the socket is given what is left of the time. Cancelling the call shuts the socket
+down, which wakes the thread that waits on it. `http.client` reads the answers; idle connections and
+the tunnel through a proxy are ours, because no library has them with a limit for the whole.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
-import sys
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
+from http.client import HTTPResponse, IncompleteRead
+from io import BufferedReader, RawIOBase
 from math import inf
+from threading import RLock, Thread
 from time import monotonic
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager, Retry
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NameResolutionError, NewConnectionError, ProtocolError
-from urllib3.response import BaseHTTPResponse
-from urllib3.util import make_headers, parse_url
-from urllib3.util.ssl_ import create_urllib3_context
-
-from .errors import UnavailableError
+from .errors import BackendError, BackendTimeout, UnavailableError, UnusableAnswer
 from .scope import Scope
+from .secret import Secret
 
+Headers = Mapping[str, str | Secret]
 AT_ONCE_S = 0.5
 CONNECT_S = 10.0  # who does not take a connection by then is not worth the rest of the deadline
-_AS_IT_IS: dict[str, Any] = {"retries": Retry(False), "redirect": False, "assert_same_host": False, "timeout": None}
-_running = threading.local()  # `.call`: urllib3 picks the connection, and it must know for whom
-_lock = threading.RLock()  # held for a few instructions; a collected stream may close itself inside them
+MAX_BODY = 64 << 20  #: bytes of a plain answer; a longer one is unusable
+_PIECE = 1 << 16
+#: sign in the name or text of an exception -> what it means
+_TROUBLE = {
+    "CERTIFICATE_VERIFY": "its certificate is not trusted: check base_url, or name your authorities in SSL_CERT_FILE",
+    "FileNotFound": "no such file: check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE",
+    "SSL|BadStatusLine": "it speaks another protocol: is base_url http or https?",
+    "gaierror|NameRes|Unicode|Refused|NewConn|Proxy": "no connection: check the server, base_url and the proxy",
+    "": "the connection broke",
+}
 
 
-class Call:
-    """The limits of one exchange, and the socket it runs on."""
+class Exchange:
+    """One request on its way, and what comes back. One thread runs it; any thread may cancel its scope."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-        self.sock: Any = None
-        self.wake: Callable[[], None] | None = None  #: how to end a read on a socket that is not ours
-        self.reused = False  #: whether the connection comes from the pool
-        self.heard = False  #: whether any byte of an answer came
-        self.sent_at = inf  #: when sending last went on
-        self.fresh = False  #: whether a pooled connection must not be taken
-        self.began = False  #: from here on the first-byte limit counts no more
-        self.content_at: float | None = None  #: of a stream: when its last content came
-        self.until = inf  #: a nearer limit, for one step
+    def __init__(self, scope: Scope, host: str) -> None:
+        self.scope, self.host = scope, host
+        self.step_by = scope.first_byte_by  #: when what is awaited now must have come, within the deadline
+        self.late = "did not begin to answer in time"  #: what the server is blamed for if it has not
+        self.whole = False  #: all that matters has come: the rest may fail
+        self.done = False
+        self.heard = False
+        self.answer: Any = None  #: of `http.client`, or of `urllib3` where a session sends
+        self.wake: Callable[[], object] | None = None  #: ends what the thread waits for
+        self.server: Server | None = None  #: who gets the connection back
+        self._sock: Any = None
+        self._lock = RLock()  # not a plain one: a collected stream may close itself inside
         self._forget = scope.on_cancel(self._abort)
 
     def left(self) -> float:
@@ -58,263 +66,276 @@ class Call:
 
         :raises TimeoutError: it has passed, or nobody waits any more.
         """
-        scope = self.scope
-        limit = min(scope.deadline, self.until)
-        if not self.began:
-            limit = min(limit, scope.first_byte_by)
-        elif self.content_at is not None and scope.idle_timeout is not None:
-            limit = min(limit, self.content_at + scope.idle_timeout)
-        left = limit - monotonic()
-        if left <= 0 or scope.cancelled:
+        left = min(self.scope.deadline, self.step_by) - monotonic()
+        if left <= 0 or self.scope.cancelled:
             raise TimeoutError
-        return left
+        return min(left, 1e8)  # `settimeout` knows no infinity
 
-    def timeout(self) -> float | None:
-        """The same for `settimeout`, which knows no infinity."""
-        left = self.left()
-        return left if left < 1e8 else None
+    def step(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Take one step and return what it returns; if it fails, end the exchange.
 
-    def hold(self, sock: Any) -> None:
-        """Run on `sock` from now on."""
-        with _lock:
-            self.sock, sock.call = sock, self
+        What the lower libraries raise may lead to a key, by its text, a variable or its cause. So what it means is
+        raised here, where none is in sight.
+
+        :raises BackendError: the step raised anything.
+        """
+        try:
+            return action(*args)
+        except Exception as error:
+            failure = self._meaning(error).with_traceback(None)
+        del args
+        self.close()
+        raise failure
+
+    def hold(self, sock: socket.socket) -> None:
+        """Run on `sock` from now on, in place of what there was before."""
+        if self._sock is not None:
+            self._sock.close()
+        self._sock = sock
+        self.wake = partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)  # SSLSocket's own would forget its keys
+
+    def ready(self) -> Any:
+        """Return the socket, for one operation: it may take no longer than is left."""
+        self._sock.settimeout(self.left())
+        return self._sock
+
+    def ask(self, request: bytes) -> None:
+        """Send these bytes, and wait for the headers of the answer. No redirect is followed."""
+        rest = memoryview(request)
+        with suppress(BrokenPipeError, ConnectionResetError):  # who answers early need not read it all
+            while rest:
+                rest = rest[self.ready().send(rest[:_PIECE]) :]
+        self.answer = HTTPResponse(_Incoming(self))  # type: ignore[arg-type] # of a socket it only wants makefile
+        self.answer.begin()
+
+    def read(self) -> bytes:
+        """Return what has come; b"" at the end."""
+        try:
+            return bytes(self.step(self._read))
+        except BackendError:
+            if self.scope.cancelled or not self.whole:
+                raise
+            return b""
+
+    def read_all(self, wait_s: float = inf) -> bytes:
+        """Return the whole body."""
+        self.step_by, self.late = monotonic() + wait_s, "did not finish in time"
+        data = bytearray()
+        while piece := self.read():
+            data += piece
+            if len(data) > MAX_BODY:
+                raise UnusableAnswer(f"{self.host} answered with more than {MAX_BODY} bytes")
+        return bytes(data)
+
+    def _read(self) -> bytes:
+        if self.done:
+            return b""
+        self.left()
+        if self.answer.headers.get("content-encoding", "identity") != "identity":
+            raise UnusableAnswer(f"{self.host} sent a packed answer, though it was asked for a plain one")
+        piece: bytes = self.answer.read1(_PIECE)
+        if not piece:
+            if missing := getattr(self.answer, "length", None):
+                raise IncompleteRead(b"", missing)
+            self.close(at_end=True)
+        return piece
+
+    def close(self, *, at_end: bool = False) -> None:
+        """End the exchange, and close the connection unless its answer has been read to its end."""
+        if self.done:
+            return
+        self.done = True
+        self._forget()
+        del self._forget  # it refers back to here
+        with self._lock:  # a later cancel must not reach the socket, which may serve another call by then
+            self.wake = None
+        if self.answer is not None:
+            self.answer.close()
+        if at_end and self.server is not None and not self.answer.will_close:
+            self.server.idle.append(self._sock)
+        elif self._sock is not None:
+            self._sock.close()
 
     def _abort(self) -> None:
-        with _lock:  # the socket may have gone back to the pool and serve another call by now
-            if self.sock is not None and self.sock.call is self:
-                with suppress(OSError):
-                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # SSLSocket's own would forget its keys
-        if self.wake is not None:
-            with suppress(OSError, ValueError):
+        with self._lock, suppress(OSError, RuntimeError, ValueError):
+            if self.wake is not None:
                 self.wake()
 
-    def finish(self, *, failed: bool) -> None:
-        """The exchange is over: a later cancel no longer concerns the socket."""
-        self._forget()
-        del self._forget  # it refers back to this call
-        with _lock:
-            if self.sock is not None and self.sock.call is self:
-                self.sock.call = None
-        if failed and self.sock is not None:
-            self.sock.close()
+    def _meaning(self, error: Exception) -> BackendError:
+        if self.scope.cancelled:
+            return UnavailableError("the call was cancelled", retry_same=False, try_next=False)
+        if isinstance(error, BackendError):
+            return error
+        kind = f"{type(error).__name__} {error}"
+        if isinstance(error, TimeoutError) or "Timeout" in kind:
+            return BackendTimeout(f"{self.host} {self.late}")
+        if re.search("IncompleteRead|InvalidChunk", kind):
+            return UnusableAnswer(f"{self.host} sent an answer that is cut or broken")
+        what = next(words for sign, words in _TROUBLE.items() if re.search(sign, kind))
+        return UnavailableError(f"{self.host}: {what} ({type(error).__name__})", retry_same=False)
 
 
-class _Bounded(socket.socket):
-    """A socket that gives each operation no more time than its call has left."""
+class _Incoming(RawIOBase):
+    """What an exchange receives, as `http.client` reads it."""
 
-    call: Call | None = None
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
-    def _limited(self, operation: Callable[..., Any], args: tuple[Any, ...], *, reads: bool) -> Any:
-        if (call := self.call) is None:
-            return operation(*args)
-        self.settimeout(call.timeout())
-        if not reads:
-            call.sent_at = monotonic()
-        done = operation(*args)
-        call.heard = call.heard or (reads and bool(done))
-        return done
+    def makefile(self, _mode: str) -> BufferedReader:
+        return BufferedReader(self)
 
-    def recv_into(self, *args: Any) -> int:
-        return int(self._limited(super().recv_into, args, reads=True))
+    def readable(self) -> bool:
+        return True
 
-    def recv(self, *args: Any) -> bytes:  # the way of TLS inside the TLS of a proxy
-        return bytes(self._limited(super().recv, args, reads=True))
-
-    def send(self, *args: Any) -> int:
-        return int(self._limited(super().send, args, reads=False))
-
-    def sendall(self, *args: Any) -> None:
-        self._limited(super().sendall, args, reads=False)
+    def readinto(self, buffer: Any) -> int:
+        count = int(self._exchange.ready().recv_into(buffer))
+        self._exchange.heard = self._exchange.heard or count > 0
+        return count
 
 
-class _BoundedTLS(_Bounded, ssl.SSLSocket):
-    """The same under TLS, from the handshake on."""
+class Server:
+    """The way to a server, read from the environment as `requests` does, and the idle connections. Thread-safe."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _BoundedTLS:
-        sock = super().__new__(cls, *args, **kwargs)
-        _running.call.sock = sock  # where the connection is reset this early, ssl forgets to close it: `finish` does
-        return sock
+    def __init__(self, origin: str) -> None:
+        self.idle: list[socket.socket] = []
+        self._pid = os.getpid()
+        self._url = urlsplit(origin)
+        self._tls = _tls(_authorities()) if self._url.scheme == "https" else None
+        self._proxy, self._login = _proxy_for(origin)
 
-    def do_handshake(self, block: bool = False) -> None:
-        _running.call.hold(self)
-        self.settimeout(_running.call.timeout())
-        super().do_handshake(block)
-
-
-class _Scoped(HTTPConnection):
-    """A connection that makes bounded sockets and lends them to the running call."""
-
-    def _new_conn(self) -> socket.socket:  # where urllib3's own SOCKS support comes in, too
-        call: Call = _running.call
-        call.reused, call.until = False, monotonic() + CONNECT_S
-        problem: OSError = OSError("no address")
-        for family, kind, protocol, _, address in self._addresses(call):
-            sock = _Bounded(family, kind, protocol)
+    def send(self, exchange: Exchange, method: str, target: str, headers: Headers, body: bytes) -> None:
+        """Send a request over an idle connection or a new one, and wait for the headers of the answer."""
+        headers = {"host": self._url.netloc, "user-agent": "pointsman", **headers}
+        if self._proxy and not self._tls:
+            target, headers = self._url.geturl() + target, {**headers, **self._login}
+        request = _head(method, target, headers) + body
+        exchange.server = self
+        if self._lend(exchange):
+            began = monotonic()
             try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                call.hold(sock)
-                sock.settimeout(call.timeout())
-                sock.connect(address)
-            except OSError as error:
-                sock.close()
-                problem = error
-            else:
-                call.until = inf
-                sock.settimeout(call.timeout())
-                return sock
-        raise NewConnectionError(self, f"no connection: {problem}") from problem
+                return exchange.ask(request)
+            except OSError:
+                # A server that closes an idle connection just when our request comes never takes it up (llama.cpp's
+                # does so often). From here it looks like a server that dies at its work, which may have been paid
+                # for. So we send it again only where there was no time for any work: the connection had served
+                # before, and ended at once, without a byte. That is the transport's matter, not a retry.
+                if exchange.heard or monotonic() - began > AT_ONCE_S:
+                    raise
+        self._connect(exchange)
+        return exchange.ask(request)
 
-    def _addresses(self, call: Call) -> list[Any]:
-        found: list[Any] = []
+    def close(self) -> None:
+        """Close the idle connections."""
+        with suppress(IndexError):
+            while True:
+                self.idle.pop().close()
 
-        def look_up() -> None:
+    __del__ = close
+
+    def _lend(self, exchange: Exchange) -> bool:
+        """Let `exchange` run on an idle connection, if there is one where nothing came since: above all no end."""
+        if self._pid != os.getpid():  # a forked child must not speak on connections of its parent
+            self.close()
+            self._pid = os.getpid()
+        with suppress(IndexError, ConnectionError):
+            sock = self.idle.pop()
+            exchange.hold(sock)
+            sock.settimeout(0)
             try:
-                found.append(socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM))
-            except Exception as error:
-                found.append(error)
+                socket.socket.recv(sock, 1, socket.MSG_PEEK)
+            except BlockingIOError:
+                return True
+        return False
 
-        # The system's resolver knows no time limit: it gets a thread that may be left behind.
-        thread = threading.Thread(target=look_up, daemon=True)
-        thread.start()
-        thread.join(call.timeout())
-        if not found:
-            raise TimeoutError
-        if isinstance(found[0], Exception):
-            raise NameResolutionError(self.host, self, socket.gaierror(str(found[0]))) from found[0]
-        return found[0]  # type: ignore[no-any-return] # of getaddrinfo
-
-    @property
-    def is_connected(self) -> bool:
-        """Asked by the pool before it lends the connection out."""
-        return not _running.call.fresh and super().is_connected
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        call: Call = _running.call
-        if self.sock is not None:
-            sock: Any = getattr(self.sock, "socket", self.sock)  # TLS inside TLS has its socket inside
-            if sock.call is not call:
-                call.reused = True
-                call.hold(sock)
-        super().request(*args, **kwargs)
+    def _connect(self, exchange: Exchange) -> None:
+        """Let `exchange` run on a new connection."""
+        via = self._proxy or self._url
+        sock = _dialled(exchange, via.hostname or "", via.port or (443 if via.scheme == "https" else 80))
+        exchange.hold(sock)
+        if self._tls is None:
+            return
+        if self._proxy:
+            place = self._url.netloc if self._url.port else f"{self._url.netloc}:443"
+            exchange.ask(_head("CONNECT", place, {"host": place, **self._login}))
+            if exchange.answer.status != 200:
+                raise OSError(f"ProxyError: HTTP {exchange.answer.status}")
+        sock = self._tls.wrap_socket(sock, server_hostname=self._url.hostname, do_handshake_on_connect=False)
+        exchange.hold(sock)
+        exchange.ready().do_handshake()
 
 
-class _ScopedTLS(_Scoped, HTTPSConnection):
-    """The same under TLS."""
+def _dialled(exchange: Exchange, host: str, port: int) -> socket.socket:
+    # The system's resolver knows no time limit, and nothing wakes it: it gets a thread that may be left behind.
+    found: Future[Any] = Future()
+
+    def dial() -> None:
+        came: socket.socket | Exception
+        try:
+            came = socket.create_connection((host, port), CONNECT_S)
+            came.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except Exception as error:
+            came = error
+        if found.set_running_or_notify_cancel():
+            found.set_result(came)
+        elif isinstance(came, socket.socket):
+            came.close()
+
+    exchange.wake = found.cancel
+    left = exchange.left()
+    Thread(target=dial, daemon=True).start()
+    try:
+        came = found.result(left)
+    finally:
+        found.cancel()
+    if isinstance(came, Exception):
+        raise came
+    return came  # type: ignore[no-any-return] # it is a socket
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Scoped
+def _head(method: str, target: str, headers: Headers) -> bytes:
+    lines = (f"{name}: {revealed(value)}" for name, value in headers.items())
+    return "\r\n".join((f"{method} {target} HTTP/1.1", *lines, "", "")).encode("latin-1")
 
 
-class _PoolTLS(HTTPSConnectionPool):
-    ConnectionCls = _ScopedTLS
+def revealed(value: str | Secret) -> str:
+    """Return what is sent of a header's value."""
+    return value.reveal() if isinstance(value, Secret) else value.strip()
 
 
-class Route(NamedTuple):
-    """Where requests go and what they trust on the way. One pool of connections for each."""
+def _proxy_for(origin: str) -> tuple[SplitResult | None, Headers]:
+    """Return the proxy on the way, and what tells it who we are."""
+    if not getproxies():
+        return None, {}  # without the long import
+    from requests.adapters import HTTPAdapter
+    from requests.utils import get_environ_proxies, select_proxy
 
-    origin: str
-    proxy: str | None
-    authorities: str | None
-
-    @classmethod
-    def to(cls, origin: str) -> Route:
-        """Read the way to `origin` from the environment, as `requests` does."""
-        proxy = _proxy_for(origin)
-        tls = origin.startswith("https:") or (proxy or "").startswith("https:")
-        return cls(origin, proxy, _authorities() if tls else None)
+    url = select_proxy(origin, get_environ_proxies(origin))
+    if not url:
+        return None, {}
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http":
+        what = f"a proxy of the kind {parts.scheme} needs the option session: a requests.Session"
+        raise UnavailableError(what, retry_same=False)
+    return parts, {name: Secret(value) for name, value in HTTPAdapter().proxy_headers(parts.geturl()).items()}
 
 
-def _proxy_for(origin: str) -> str | None:
-    if sys.platform not in ("win32", "darwin") and not any(name.lower().endswith("_proxy") for name in os.environ):
-        return None
-    from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+class _SocketTLS(ssl.SSLSocket):
+    """One that closes itself: where the server resets before the handshake, `wrap_socket` loses it open."""
 
-    proxy = select_proxy(origin, get_environ_proxies(origin))
-    return str(prepend_scheme_if_needed(proxy, "http")) if proxy else None  # type: ignore[no-untyped-call] # has no types
+    def __del__(self) -> None:
+        self.close()
 
 
 def _authorities() -> str:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-        path = os.environ.get(name)
-        if path and not os.path.exists(path):
-            raise UnavailableError(f"{name} names {path}, which does not exist: mend it or unset it", retry_same=False)
-        if path:
-            return path
     import certifi
 
-    return certifi.where()
+    named = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))
+    return next(filter(None, named), None) or certifi.where()
 
 
 @lru_cache(maxsize=8)
 def _tls(authorities: str) -> ssl.SSLContext:
-    context = create_urllib3_context()
-    where = "capath" if os.path.isdir(authorities) else "cafile"
-    context.load_verify_locations(**{where: authorities})
-    context.sslsocket_class = _BoundedTLS
+    context = ssl.create_default_context(**{"capath" if os.path.isdir(authorities) else "cafile": authorities})  # type: ignore[arg-type] # a path
+    context.set_alpn_protocols(["http/1.1"])
+    context.sslsocket_class = _SocketTLS
     return context
-
-
-_pools: dict[Route, HTTPConnectionPool] = {}
-
-
-def _pool(route: Route) -> HTTPConnectionPool:
-    with _lock:
-        if route in _pools:
-            return _pools[route]
-    tls = _tls(route.authorities) if route.authorities else None
-    options: dict[str, Any] = {"maxsize": 256, "ssl_context": tls}
-    manager: PoolManager = PoolManager(**options)
-    if route.proxy is not None:
-        proxy = parse_url(route.proxy)
-        if proxy.scheme not in ("http", "https"):
-            raise UnavailableError(
-                f"a {proxy.scheme} proxy needs the option session: a requests.Session", retry_same=False
-            )
-        login = make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None
-        manager = ProxyManager(route.proxy, proxy_headers=login, proxy_ssl_context=tls, **options)
-    manager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
-    pool = manager.connection_from_url(route.origin)
-    with _lock:
-        return _pools.setdefault(route, pool)
-
-
-def forget(route: Route) -> None:
-    """Close the idle connections of a route; calls that run on it end undisturbed."""
-    with _lock:
-        pool = _pools.pop(route, None)
-    del pool  # the last reference: urllib3 closes what lies in it
-
-
-def _after_fork() -> None:
-    """A child must not speak on connections of its parent, nor wait for a lock that nobody releases."""
-    global _lock
-    _lock = threading.RLock()
-    _pools.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def send(
-    route: Route, target: str, *, method: str, body: bytes | None, headers: Mapping[str, str], call: Call
-) -> BaseHTTPResponse:
-    """Send one request and return the answer once its headers are there. Follows no redirect."""
-    pool = _pool(route)
-    if pool.proxy is not None and pool.scheme == "http":
-        target = route.origin + target
-    _running.call = call
-    try:
-        return pool.urlopen(method, target, body=body, headers=headers, preload_content=False, **_AS_IT_IS)
-    except ProtocolError:
-        # A server that closes an idle connection just when our request comes never takes it up (llama.cpp's does so
-        # often). From here it looks like a server that dies at its work, which may have been paid for. So we send it
-        # again only where there was no time for any work: the connection had served before, and ended at once, without
-        # a byte. That is the transport's matter, not a retry: one request has been served.
-        if not call.reused or call.heard or monotonic() - call.sent_at > AT_ONCE_S:
-            raise
-        call.fresh = True
-        return pool.urlopen(method, target, body=body, headers=headers, preload_content=False, **_AS_IT_IS)
-    finally:
-        del _running.call

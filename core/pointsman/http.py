@@ -8,7 +8,8 @@
             events.content_seen()                                   # the model speaks: idle_timeout counts now
 
 Everything that goes wrong is raised as the `BackendError` that says what follows from it. Nothing is
-retried, no redirect followed, no `.netrc` read. The proxy variables, `REQUESTS_CA_BUNDLE`,
+retried (but a request that a kept connection lost at once, without a byte of answer, is sent once
+more), no redirect followed, no `.netrc` read. The proxy variables, `REQUESTS_CA_BUNDLE`,
 `CURL_CA_BUNDLE` and `SSL_CERT_FILE` count. No error that comes from here holds a key: neither its text,
 nor its traceback with local variables, nor a cause.
 """
@@ -17,46 +18,54 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from math import inf
+from string import punctuation
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
-
-from urllib3.exceptions import DecodeError
-from urllib3.response import BaseHTTPResponse
+from urllib.parse import quote
 
 from ._classify import classify, error_in
 from ._events import Event, EventParser, parsed
-from ._http_transport import CONNECT_S, Call, Route, forget, send
-from .errors import BackendError, BackendTimeout, ConfigError, InvalidRequestError, UnavailableError, UnusableAnswer
+from ._http_transport import CONNECT_S, Exchange, Headers, Server, revealed
+from .errors import (
+    AuthenticationError,
+    BackendError,
+    ConfigError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    RateLimitError,
+    UnavailableError,
+    UnusableAnswer,
+)
 from .scope import Scope
 from .secret import Secret, redact
+from .values import Health
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "classify", "error_in"]
+__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "classify", "error_in", "probe", "promised_form"]
 
-MAX_BODY = 64 << 20  #: bytes of a plain answer; a longer one is unusable
-_ERROR_BODY = 64 << 10
 _ERROR_BODY_S = 5.0  # an error is worth no longer wait for its text
 _DONE_S = 0.05
-_JSON = "application/json"
-_WEB = r"https?://([^\s:/?\[\]]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?"
+_PROBE_S = 4.0  # less than the router waits for health
+_ACCEPT = {"accept": "application/json, text/event-stream", "accept-encoding": "identity"}
+_URL = re.compile(r"(https?://(?:[\w.-]+|\[[\da-f:.%]+\])(?::\d{1,5})?)(/[^?#]*)?(?:\?([^#]*))?", re.ASCII | re.I)
 
 
 class Answer(NamedTuple):
-    """A plain answer: the Python values of its JSON, and its headers (looked up in any case)."""
+    """A plain answer: the Python values of its JSON, and its headers, to be looked up with `get`, in any case."""
 
     data: Any
     headers: Mapping[str, str]
 
 
 class Client:
-    """Speaks JSON with one server. Cheap to make, thread-safe, and safe to use in a forked child.
+    """Speaks JSON with one server. Thread-safe, and safe to use in a forked child.
 
-    Clients of the same server share their connections, process-wide.
+    It keeps its connections, for all threads, until it is closed or gone.
 
     :param base_url: what every path is appended to; a query in it is sent with every request.
     :param headers: sent with every request. Give values that are secret as `Secret`.
@@ -78,21 +87,20 @@ class Client:
         auth: tuple[str, str, Secret | None] | None = None,
         session: requests.Session | None = None,
     ) -> None:
-        problem = _unusable(base_url)
-        if problem:
-            del base_url  # a password in it may not be seen in the traceback
-            raise ConfigError(f"base_url: {problem}")
-        parts = urlsplit(base_url)
-        self.host = parts.hostname or ""
-        self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._prefix, self._query = parts.path.rstrip("/"), parts.query
-        self._session, self._auth = session, auth
-        self._route: Route | None = None
+        url = _URL.fullmatch(base_url)
+        if url is None:
+            base_url = redact(re.sub("//.*@", "//***@", base_url))  # a password may not be seen in the traceback
+            raise ConfigError(f"base_url: found {base_url!r}, expected http(s)://HOST and no user name or password")
+        self._origin, self._prefix, self._query = url[1], (url[2] or "").rstrip("/"), url[3]
+        self.host = self._origin.partition("//")[2]
+        self._session = session
+        self._server: Server | None = None
         self._headers = {name.lower(): value for name, value in (headers or {}).items()}
+        if auth is not None and auth[2] is not None:
+            self._headers[auth[0].lower()] = Secret(auth[1] + auth[2].reveal())
+            self._key = auth[2]  # a key is masked in messages as long as somebody holds it
         for name, value in self._headers.items():
             _check_header(name, value)
-        if auth is not None and auth[2] is not None:
-            _check_header(auth[0], auth[2])
 
     def __repr__(self) -> str:
         return f"Client({self._origin}{self._prefix})"
@@ -110,74 +118,53 @@ class Client:
 
     def post_events(self, path: str, body: Any, scope: Scope) -> Events:
         """Send `body` as JSON and return the stream of events that answers it, once its headers are there."""
-        return Events(self._exchange("POST", path, body, scope, accept="text/event-stream"))
+        return Events(self._begun("POST", path, body, scope))
 
     def close(self) -> None:
-        """Close the idle connections to this server. The client stays usable."""
-        if self._route is not None:
-            forget(self._route)
+        """Close the idle connections. The client stays usable."""
+        if self._server is not None:
+            self._server.close()
 
     def _whole(self, method: str, path: str, body: Any, scope: Scope) -> Answer:
-        exchange = self._exchange(method, path, body, scope, accept=_JSON)
-        value = exchange.json()
+        exchange = self._begun(method, path, body, scope)
+        value = parsed(exchange.step(exchange.read_all), self.host)
         if isinstance(value, BackendError):
             raise value
-        return Answer(value, exchange.headers)
+        return Answer(value, exchange.answer.headers)
 
-    def _exchange(self, method: str, path: str, body: Any, scope: Scope, *, accept: str) -> _Exchange:
-        try:
-            data = None if body is None else json.dumps(body).encode()
-        except (TypeError, ValueError) as error:
-            raise InvalidRequestError(f"the request holds a value that JSON cannot carry: {error}") from None
-        exchange = _Exchange(scope, self.host)
-        # The key is in the local variables of `_open` and below. So no exception leaves it, and what is raised
-        # is raised here, outside any handler, with no context that could lead there.
-        failure = self._open(exchange, method, path, data, accept)
-        if failure is None and exchange.status != 200:
-            failure = exchange.refusal()
-        if failure is not None:
-            exchange.close()
-            raise failure
+    def _begun(self, method: str, path: str, body: Any, scope: Scope) -> Exchange:
+        exchange = Exchange(scope, self.host)
+        exchange.step(self._send, exchange, method, path, body)
+        if exchange.answer.status != 200:
+            raise exchange.step(_refusal, exchange)
         return exchange
 
-    def _open(self, exchange: _Exchange, method: str, path: str, data: bytes | None, accept: str) -> Exception | None:
-        target = f"{self._prefix}/{path.lstrip('/')}"
-        if self._query:  # it may hold a key, like the headers
-            target += ("&" if "?" in path else "?") + self._query
-        headers = {"accept": accept, "accept-encoding": "gzip, deflate" if accept == _JSON else "identity"}
-        if data is not None:
-            headers["content-type"] = _JSON
-        if self._session is None:
-            headers["user-agent"] = "pointsman"
-        headers.update((name, _revealed(value)) for name, value in self._headers.items())
-        if self._auth is not None and self._auth[2] is not None:
-            headers[self._auth[0].lower()] = self._auth[1] + self._auth[2].reveal()
+    def _send(self, exchange: Exchange, method: str, path: str, body: Any) -> None:
         try:
-            if self._session is None:
-                self._route = self._route or Route.to(self._origin)
-                exchange.answered(send(self._route, target, method=method, body=data, headers=headers, call=exchange))
-            else:
-                self._through(self._session, exchange, method, target, data, headers)
-        except Exception as error:
-            return exchange.failed(error)
-        return None
-
-    def _through(
-        self, session: requests.Session, exchange: _Exchange, method: str, target: str, data: bytes | None, headers: Any
-    ) -> None:
-        wait = exchange.timeout()
-        response = session.request(
+            data = b"" if body is None else json.dumps(body).encode()
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(f"the request holds a value that JSON cannot carry: {error}") from None
+        target = quote(f"{self._prefix}/{path.lstrip('/')}", safe=punctuation)
+        if self._query:
+            target += ("&" if "?" in path else "?") + self._query
+        headers: Headers = {**_ACCEPT, **self._headers}
+        if data:
+            headers = {"content-type": "application/json", "content-length": str(len(data)), **headers}
+        if self._session is None:
+            self._server = self._server or Server(self._origin)
+            self._server.send(exchange, method, target, headers, data)
+            return
+        answer = self._session.request(
             method,
             self._origin + target,
             data=data,
-            headers=headers,
-            auth=session.auth or _as_it_is,  # without any, requests would look for a key in .netrc
+            headers={name: revealed(value) for name, value in headers.items()},
+            auth=self._session.auth or (lambda request: request),  # without any, requests would look into .netrc
             stream=True,
             allow_redirects=False,
-            timeout=(CONNECT_S if wait is None else min(wait, CONNECT_S), wait),
+            timeout=(min(exchange.left(), CONNECT_S), exchange.left()),
         )
-        exchange.answered(response.raw)
-        exchange.wake = getattr(response.raw, "shutdown", None)
+        exchange.answer, exchange.wake = answer.raw, getattr(answer.raw, "shutdown", None)
 
 
 class Events(Iterator[Event]):
@@ -188,45 +175,31 @@ class Events(Iterator[Event]):
     in a `with` statement: that closes the connection at once unless the answer has been read to its end.
     """
 
-    def __init__(self, exchange: _Exchange) -> None:
-        self._exchange, self._parser = exchange, EventParser()
-        self._ready: deque[Event] = deque()
-        self._whole = False
-        self.headers: Mapping[str, str] = exchange.headers
-        exchange.began = False
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._events = exchange, _events(exchange)
+        self.headers: Mapping[str, str] = exchange.answer.headers
 
     def __next__(self) -> Event:
-        while True:
-            if self._ready:
-                event = self._ready.popleft()
-                if event.data != "[DONE]":
-                    return event
-                self.ending(_DONE_S)  # what is left is the end of the body, and then the connection can be kept
-            if self._exchange.done:
-                raise StopIteration
-            try:
-                piece = self._exchange.read()
-                self._ready.extend(self._parser.feed(piece) if piece else self._parser.end())
-            except BackendError:
-                self.close()
-                if self._whole and not self._exchange.scope.cancelled:
-                    raise StopIteration from None
-                raise
+        return next(self._events)
 
     def content_seen(self) -> None:
         """Say that the model spoke: to be called for each event that holds content, and for no other."""
-        self._exchange.began, self._exchange.content_at = True, monotonic()
+        idle = self._exchange.scope.idle_timeout
+        self._exchange.step_by = inf if idle is None else monotonic() + idle
+        self._exchange.late = "stopped in the middle of its answer"
 
     def ending(self, wait_s: float = 2.0) -> None:
         """Say that the answer is whole: the rest may take `wait_s`, and if it fails the iteration just ends.
 
         `data: [DONE]` says the same by itself, and is not handed out.
         """
-        self._whole, self._exchange.until = True, monotonic() + wait_s
+        _ending(self._exchange, wait_s)
 
     def close(self) -> None:
         """End the exchange; if the answer has not been read to its end, close the connection."""
         self._exchange.close()
+
+    __del__ = close
 
     def __enter__(self) -> Events:
         return self
@@ -234,120 +207,35 @@ class Events(Iterator[Event]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
+
+def _events(exchange: Exchange) -> Iterator[Event]:
+    parser = EventParser()
+    while not exchange.done:
+        for event in exchange.step(parser.feed, exchange.read() or b"\n\n"):
+            if event.data != "[DONE]":
+                yield event
+            else:  # what is left is the end of the body, and then the connection can be kept
+                _ending(exchange, _DONE_S)
 
 
-class _Exchange(Call):
-    """One request on its way, and what comes back."""
-
-    def __init__(self, scope: Scope, host: str) -> None:
-        super().__init__(scope)
-        self.host, self.status, self.done = host, 0, False
-        self.raw: BaseHTTPResponse | None = None
-        self.headers: Mapping[str, str] = {}
-
-    def answered(self, raw: BaseHTTPResponse) -> None:
-        self.raw, self.status, self.headers, self.began = raw, raw.status, raw.headers, True
-
-    def read(self) -> bytes:
-        """Return what has come, b"" at the end."""
-        return self._read("read1", 1 << 16)
-
-    def read_all(self, limit: int = MAX_BODY) -> bytes:
-        data = self._read("read", limit + 1)
-        if len(data) > limit == MAX_BODY:
-            self.close()
-            raise UnusableAnswer(f"{self.host} answered with more than {limit} bytes")
-        self.close()
-        return data
-
-    def json(self) -> Any:
-        """Return the values of the answer, or the error that it is."""
-        try:
-            return parsed(self.read_all().decode("utf-8-sig"), self.host)
-        except UnicodeDecodeError:
-            return UnusableAnswer(f"{self.host} sent what is not UTF-8")
-
-    def _read(self, how: str, size: int) -> bytes:
-        try:
-            self.left()
-            data: bytes = getattr(self.raw, how)(size, decode_content=True)
-        except Exception as error:
-            failure = self.failed(error)
-        else:
-            if not data:
-                self.close()
-            return data
-        self.close()
-        raise failure  # outside the handler: see Client._exchange
-
-    def refusal(self) -> BackendError:
-        """Return what an answer with another status than 200 means."""
-        if 300 <= self.status < 400:
-            to = re.match(r"\w+://([^/?#@\s]+)", self.headers.get("location", ""))
-            what = f"HTTP {self.status}: {self.host} redirects to {to[1] if to else 'elsewhere'}: mend base_url"
-            return UnavailableError(what, status=self.status, retry_same=False)
-        self.until = min(self.until, monotonic() + _ERROR_BODY_S)
-        try:
-            body = self.read_all(_ERROR_BODY)
-        except BackendError as error:
-            if self.scope.cancelled:
-                return error
-            body = b""
-        return classify(self.status, self.headers, body, where=self.host)
-
-    def failed(self, error: Exception) -> BackendError:
-        """Return what an exception of the lower libraries means, without it as a cause: it could hold the key."""
-        if isinstance(error, BackendError):
-            return error
-        if self.scope.cancelled:
-            return UnavailableError("the call was cancelled", retry_same=False, try_next=False)
-        kinds = f"{type(error).__name__} {error}"
-        if self.content_at is not None:
-            late = BackendTimeout(f"{self.host} stopped in the middle of its answer")
-        else:
-            late = BackendTimeout(f"{self.host} did not {'finish' if self.began else 'begin to answer'} in time")
-        try:
-            self.left()
-        except TimeoutError:
-            return late
-        if isinstance(error, TimeoutError) or "Timeout" in kinds:
-            return late
-        if isinstance(error, DecodeError) or "IncompleteRead" in kinds or "InvalidChunk" in kinds:
-            return UnusableAnswer(f"{self.host} sent an answer that is cut or broken", status=self.status or None)
-        what = next((words for name, words in _TROUBLE.items() if name in kinds), "the connection broke")
-        return UnavailableError(f"{self.host}: {what} ({type(error).__name__})", retry_same=False)
-
-    def close(self) -> None:
-        if not self.done:
-            self.done = True
-            self.finish(failed=self.raw is None)
-            if self.raw is not None:
-                self.raw.close()
-                self.raw = None  # it refers to the pool, which must be free to go
+def _ending(exchange: Exchange, wait_s: float) -> None:
+    exchange.whole, exchange.step_by = True, monotonic() + wait_s
 
 
-_TROUBLE = {
-    "NameResolution": "no such host: check base_url and the network",
-    "CERTIFICATE_VERIFY": "its certificate is not trusted: check base_url, or name your authorities in SSL_CERT_FILE",
-    "SSL": "TLS failed: is base_url http or https?",
-    "ProxyError": "the proxy failed: check HTTPS_PROXY and NO_PROXY",
-    "NewConnection": "no connection: is the server running, and is base_url right?",
-    "BadStatusLine": "it does not speak HTTP: is base_url http or https?",
-}
-
-
-def _unusable(url: str) -> str | None:
-    if not re.match(rf"{_WEB}([/?]|\Z)", re.sub("//[^/?]*@", "//", url)):
-        return f"found {redact(re.sub('//.*@', '//***@', url))!r}, expected http://HOST or https://HOST"
-    if re.match("https?://[^/?]*@", url):
-        return "holds a user name or password; give it as api_key or in headers"
-    return None
+def _refusal(exchange: Exchange) -> BackendError:
+    """Return what an answer with another status than 200 means."""
+    status, headers, body = exchange.answer.status, exchange.answer.headers, b""
+    with suppress(BackendError):
+        body = exchange.read_all(_ERROR_BODY_S)
+    if not 300 <= status < 400:
+        return classify(status, headers, body, where=exchange.host)
+    to = re.match(r"\w+://([^/?#@\s]+)", headers.get("location", ""))
+    what = f"HTTP {status}: {exchange.host} redirects to {to[1] if to else 'elsewhere'}: mend base_url"
+    return UnavailableError(what, status=status, retry_same=False)
 
 
 def _check_header(name: str, value: str | Secret) -> None:
-    bad = re.search("[\\r\\n\\0]|[^\\0-\\xff]", _revealed(value))
+    bad = re.search("[\\r\\n\\0]|[^\\0-\\xff]", revealed(value))
     if bad is None and re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
         return
     problem = f"character {bad.start() + 1} of its value" if bad else "its name"
@@ -355,9 +243,32 @@ def _check_header(name: str, value: str | Secret) -> None:
     raise ConfigError(f"header {name!r}: {problem} cannot be sent: only Latin-1 without line breaks can")
 
 
-def _revealed(value: str | Secret) -> str:
-    return value.reveal() if isinstance(value, Secret) else value.strip()
+@contextmanager
+def promised_form() -> Iterator[None]:
+    """Say what it means when the JSON of an answer is not of the form that its API promises.
+
+    :raises UnusableAnswer: for the `AttributeError`, `LookupError` or `TypeError` of who took it for granted.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError) as error:
+        raise UnusableAnswer(f"the answer is not of the form that the API promises: {error!r:.200}") from error
 
 
-def _as_it_is(request: Any) -> Any:
-    return request
+def probe(client: Client | str, path: str, *, key: str) -> Health:
+    """Return how a service is, by fetching a path that costs nothing and wants the key.
+
+    :param client: or, as text, what a person must do before there can be one.
+    :param key: where the key comes from, for a person to mend it.
+    """
+    if isinstance(client, str):
+        return Health.unconfigured(client)
+    try:
+        client.get_json(path, Scope(_PROBE_S))
+    except AuthenticationError as error:
+        return Health.unconfigured(f"the key is refused ({key}): {error}")
+    except (ModelNotFoundError, RateLimitError) as error:  # it is there, and that is all one can know
+        return Health.degraded(str(error))
+    except BackendError as error:
+        return Health.unavailable(str(error))
+    return Health.ok()

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,6 @@ def record() -> Iterator[Callable[..., Recorder]]:
 
     yield start
     for server in servers:
-        Client(f"http://127.0.0.1:{server.port}").close()
         server.left.set()
         server.shutdown()
         server.server_close()
@@ -166,7 +165,7 @@ def test_tls_trusts_what_the_environment_names(
     assert post(client) == post(client) == {"a": 1}
     client.close()
     monkeypatch.setenv(name, "/no/such/file")
-    with pytest.raises(UnavailableError, match=f"{name} names /no/such/file"):
+    with pytest.raises(UnavailableError, match=name):
         post(Client(url))
 
 
@@ -203,6 +202,16 @@ def _cancel_soon(client: Client, path: str) -> None:
     thread.join(20)
     assert not thread.is_alive()
     assert "cancelled" in str(errors[0])
+
+
+def test_cancelling_wakes_a_call_that_waits_for_a_connection() -> None:
+    """A server whose queue is full takes no connection: who cancels does not wait for the end of that."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        _cancel_soon(Client(f"http://127.0.0.1:{full.getsockname()[1]}"), "x")
 
 
 def test_a_proxy_for_http(record: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
