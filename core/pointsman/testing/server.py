@@ -29,8 +29,10 @@ from . import faults as _faults
 from ._connection import ClientGone, Connection, Exchange, serve
 from .answers import Wire
 from .faults import Fault
+from .huggingface import TGI, HuggingFace
 from .openai_chat import Chat
 from .openai_responses import Responses
+from .openrouter import OpenRouter
 
 #: One fault or callable, or several to be played one after another; the last is played again and again.
 Script = Fault | Callable[["Seen"], Fault] | Iterable[Fault | Callable[["Seen"], Fault]]
@@ -116,6 +118,16 @@ class Seen:
         self.ended_at = self.visit.clock.now()
 
 
+#: End of a path -> what is spoken there; the first that fits counts.
+_WIRES: Mapping[str, Wire] = {
+    "/api/v1/chat/completions": OpenRouter(),
+    "/hf/v1/chat/completions": HuggingFace(),
+    "/tgi/v1/chat/completions": TGI(),
+    "/chat/completions": Chat(),
+    "/responses": Responses(),
+}
+
+
 class FaultServer:
     """An HTTP server on a loopback port of its own that answers each request as its script says.
 
@@ -143,7 +155,7 @@ class FaultServer:
         self._errors: list[Exception] = []
         self._connections: dict[Connection, asyncio.Task[None]] = {}
         self._ready: Future[int] = Future()
-        self._wires = wires or {"/chat/completions": Chat(), "/responses": Responses()}
+        self._wires = wires or _WIRES
         self._paths = {path: _Steps(own) for path, own in (paths or {}).items()}
         self.play(script)
         self._thread = threading.Thread(target=self._run, name="pointsman-fault-server", daemon=True)
@@ -309,7 +321,8 @@ class FaultServer:
         self._see(seen)
         path = target.partition("?")[0]
         wire = next((wire for end, wire in self._wires.items() if path.endswith(end)), None)
-        exchange = Exchange(connection, seen, wire or next(iter(self._wires.values())), self.origin)
+        wire = wire or self._wires.get("/chat/completions") or next(iter(self._wires.values()))
+        exchange = Exchange(connection, seen, wire, self.origin)
         seen.prompt = exchange.ask.prompt
         return exchange
 

@@ -102,7 +102,11 @@ class Compatible:
     def key_of_environment(self) -> str | None:
         """Return the key for `base_url`, if the environment has one that may go there."""
         safe = is_loopback(self.host) or any(is_within(self.host, domain) for domain in self.DOMAINS)
-        return next((key for name in self.KEYS if (key := os.environ.get(name, "").strip())), None) if safe else None
+        return self.found_key() if safe else None
+
+    def found_key(self) -> str | None:
+        """Return the key that the environment has, wherever it may go."""
+        return next((key for name in self.KEYS if (key := os.environ.get(name, "").strip())), None)
 
     def problem(self) -> str:
         """Return what a person must do before there can be a client ("" if nothing)."""

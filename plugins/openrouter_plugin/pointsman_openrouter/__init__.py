@@ -1,0 +1,5 @@
+"""Pointsman provider for OpenRouter."""
+
+from .provider import OpenRouter as OpenRouter
+
+__all__ = ["OpenRouter"]
