@@ -8,7 +8,7 @@ the caller's thread hears of it: an interrupt of that thread cannot come between
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache, partial
@@ -69,6 +69,7 @@ class Batch:
         self._finished: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self._results = Results()
         self._journal: Journal | None = None
+        self._failure: Exception | None = None
         self._threads = ThreadPoolExecutor(max_workers, "pointsman-batch")  # starts none before it needs one
         self._work = Work(router)
         router.order("?", **options)  # what would be wrong with every item is told at once
@@ -96,24 +97,22 @@ class Batch:
     def _work_off(self, prompts: Iterable[Item]) -> None:
         # Some wait in line, so that no thread of ours does; an executor of the caller's has a line of its own.
         most = self._most * (2 if self._executor is None else 1)
-        rest, failure = enumerate(prompts), None
-        more = True
+        items, more = self._read(prompts), True
         while more or self._running:
-            if more and len(self._running) < most:
-                try:
-                    position, item = next(rest)
-                except StopIteration:
-                    more = False
-                except Exception as error:  # the caller's: what came before is finished first
-                    more, failure = False, error
-                else:
-                    self._begin(position, item)
-            else:
+            if not more or len(self._running) >= most:
                 self._take(_LOOK)
+            elif more := (found := next(items, None)) is not None:
+                self._begin(*found)
             while not self._finished.empty():
                 self._take(0)
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
+
+    def _read(self, prompts: Iterable[Item]) -> Iterator[tuple[int, Item]]:
+        try:
+            yield from enumerate(prompts)
+        except Exception as error:  # the caller's own: what came before is finished first
+            self._failure = error
 
     def _begin(self, position: int, item: Item) -> None:
         """Ask an item, unless there is nothing to ask."""
@@ -166,7 +165,7 @@ class Batch:
             except (BrokenExecutor, CancelledError, ConfigError):
                 raise  # of all items, and not of this one
             except Exception as error:
-                result = translated(error)
+                result = BackendError(f"the executor failed with {type(error).__name__}: {error}")
             if self._journal is not None and (isinstance(result, Completion) or not call.request.scope.cancelled):
                 self._journal.record(call.position, call.mark, result)
         except BaseException as raised:
@@ -248,8 +247,7 @@ class Work:
         source = self._router._source
         if source is None:
             raise ConfigError(
-                "executor: this router was made of objects, which no other process has; "
-                "make it with Router.from_config, or use an executor of threads"
+                "executor: no other process has the objects this router is made of; use Router.from_config"
             )
         text = json.dumps(dict(source) if isinstance(source, Mapping) else Path(source).absolute(), default=str)
         if redact(text) != text or MASK in text:

@@ -88,7 +88,7 @@ def test_processes_make_the_router_anew(tmp_path: Path, as_file: bool) -> None:
 
 def test_a_router_of_objects_is_refused_by_processes() -> None:
     """One error for the call, which says what to do."""
-    refused = pytest.raises(ConfigError, match=r"made of objects.*Router\.from_config")
+    refused = pytest.raises(ConfigError, match=r"the objects this router is made of; use Router\.from_config")
     with Router([Scripted("x")]) as router, processes(1) as executor, refused:
         router.batch(["a"] * 5, executor=executor)
 
