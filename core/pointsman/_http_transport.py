@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from functools import lru_cache, partial
 from http.client import HTTPResponse, IncompleteRead
@@ -252,6 +252,7 @@ class Server:
         via = self._proxy or self._url
         sock = _dialled(exchange, via.hostname or "", via.port or (443 if via.scheme == "https" else 80))
         exchange.hold(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is None:
             return
         if self._proxy:
@@ -266,30 +267,27 @@ class Server:
 
 def _dialled(exchange: Exchange, host: str, port: int) -> socket.socket:
     # The system's resolver knows no time limit, and nothing wakes it: it gets a thread that may be left behind.
-    found: Future[Any] = Future()
+    found: Future[socket.socket] = Future()
 
     def dial() -> None:
-        came: socket.socket | Exception
         try:
-            came = socket.create_connection((host, port), CONNECT_S)
-            came.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock = socket.create_connection((host, port), CONNECT_S)
         except Exception as error:
-            came = error
-        if found.set_running_or_notify_cancel():
-            found.set_result(came)
-        elif isinstance(came, socket.socket):
-            came.close()
+            with suppress(InvalidStateError):
+                found.set_exception(error)
+            return
+        try:
+            found.set_result(sock)
+        except InvalidStateError:  # nobody waits any more
+            sock.close()
 
     exchange.wake = found.cancel
     left = exchange.left()
     Thread(target=dial, daemon=True).start()
     try:
-        came = found.result(left)
+        return found.result(left)
     finally:
         found.cancel()
-    if isinstance(came, Exception):
-        raise came
-    return came  # type: ignore[no-any-return] # it is a socket
 
 
 def _head(method: str, target: str, headers: Headers) -> bytes:
