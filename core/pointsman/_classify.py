@@ -28,7 +28,8 @@ _SIGNS: dict[str, type[e.BackendError]] = {
     r"^403.*(max_tokens|context length)": e.ContextLengthError,  # Together says it so
     r"^403.*(budget|spend(ing)? limit|credit|limit exceeded)": e.QuotaError,
     r"<(invalid_api_key|api_key_invalid|authentication(_error)?|access_token_\w+|failed_precondition|\w*region_\w+)>"
-    r"|(incorrect|invalid) api key|api key (not valid|expired)|key was reported as leaked": e.AuthenticationError,
+    r"|(incorrect|invalid) (api key|username or password)|api key (not valid|expired)"
+    r"|key was reported as leaked": e.AuthenticationError,
     r"<\w*(insufficient_quota|credit_balance|spend_limit|usage_limit|billing|on_hold|payment_required|perday)\w*>"
     r"|specified .*usage limits|credit balance is too low|monthly included credits|requires more credits"
     r"|insufficient (credits|balance|funds)": e.QuotaError,

@@ -11,11 +11,6 @@ from .openai_chat import Chat
 
 #: HTTP status -> `error_type` of TGI, whose errors are text.
 _OF_TGI = {422: "validation", 424: "generation", 429: "overloaded", 500: "incomplete_generation"}
-#: The texts of the Hub and its router for what is not the model's business.
-_TEXTS = {
-    401: "Invalid username or password.",
-    402: "You have exceeded your monthly included credits for Inference Providers.",
-}
 
 
 @frozen
@@ -24,9 +19,8 @@ class HuggingFace(Chat):
 
     def error(self, error: WireError) -> Any:
         """Return `{"error": "text"}`, or OpenAI's object for what has a code."""
-        quota = error.type == "insufficient_quota"
-        if error.status == 401 or quota:
-            return {"error": _TEXTS[402 if quota else 401], **error.extra}
+        if error.status == 401:
+            return {"error": "Invalid username or password.", **error.extra}
         if error.code == "model_not_found":
             text = f"The requested model '{error.param}' is not supported by any provider you have enabled."
             return super().error(WireError(text, "invalid_request_error", "model_not_supported", "model", 400))

@@ -21,11 +21,16 @@ _TYPES = {
     503: "provider_overloaded",
     504: "timeout",
 }
-#: OpenAI's codes -> OpenRouter's status and `error_type`: it has no quota under 429, for one.
+#: OpenAI's words -> OpenRouter's status and `error_type`: it has no quota under 429, for one.
 _OWN = {
     "credit_balance_exhausted": (402, "payment_required"),
+    "insufficient_quota": (402, "payment_required"),
     "context_length_exceeded": (400, "context_length_exceeded"),
     "content_policy_violation": (400, "content_policy_violation"),
+    "rate_limit_exceeded": (429, "rate_limit_exceeded"),
+    "invalid_api_key": (401, "authentication"),
+    "model_not_found": (404, "not_found"),
+    "invalid_value": (400, "invalid_request"),
 }
 #: Words of the models' hosts, which OpenRouter passes on beside its own.
 _NATIVE = {"stop": "end_turn", "length": "max_output_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -46,7 +51,8 @@ class OpenRouter(Chat):
 
     def error(self, error: WireError) -> Any:
         """Return `{"error": {"code": <HTTP status>, "message", "metadata"}}`."""
-        status, kind = _OWN.get(error.code or "", (error.status, _TYPES.get(error.status, "server")))
+        usual = (error.status, _TYPES.get(error.status, "server"))
+        status, kind = _OWN.get(error.code or error.type) or _OWN.get(error.type, usual)
         facts = {"code": status, "message": error.message, "metadata": {"error_type": kind}}
         return {"error": {**facts, **error.extra}}
 
