@@ -26,19 +26,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
+from . import errors as e
 from ._classify import classify, error_in
 from ._events import Event, EventParser, parsed
 from ._http_transport import CONNECT_S, Exchange, Headers, Server, revealed
-from .errors import (
-    AuthenticationError,
-    BackendError,
-    ConfigError,
-    InvalidRequestError,
-    ModelNotFoundError,
-    RateLimitError,
-    UnavailableError,
-    UnusableAnswer,
-)
 from .scope import Scope
 from .secret import Secret, redact
 from .values import Health
@@ -90,7 +81,7 @@ class Client:
         url = _URL.fullmatch(base_url)
         if url is None:
             base_url = redact(re.sub("//.*@", "//***@", base_url))  # a password may not be seen in the traceback
-            raise ConfigError(f"base_url: found {base_url!r}, expected http(s)://HOST and no user name or password")
+            raise e.ConfigError(f"base_url: found {base_url!r}, expected http(s)://HOST and no user name or password")
         self._origin, self._prefix, self._query = url[1], (url[2] or "").rstrip("/"), url[3]
         self.host = self._origin.partition("//")[2]
         self._session = session
@@ -128,7 +119,7 @@ class Client:
     def _whole(self, method: str, path: str, body: Any, scope: Scope) -> Answer:
         exchange = self._begun(method, path, body, scope)
         value = parsed(exchange.step(exchange.read_all), self.host)
-        if isinstance(value, BackendError):
+        if isinstance(value, e.BackendError):
             raise value
         return Answer(value, exchange.answer.headers)
 
@@ -143,7 +134,7 @@ class Client:
         try:
             data = b"" if body is None else json.dumps(body).encode()
         except (TypeError, ValueError) as error:
-            raise InvalidRequestError(f"the request holds a value that JSON cannot carry: {error}") from None
+            raise e.InvalidRequestError(f"the request holds a value that JSON cannot carry: {error}") from None
         target = quote(f"{self._prefix}/{path.lstrip('/')}", safe=punctuation)
         if self._query:
             target += ("&" if "?" in path else "?") + self._query
@@ -154,15 +145,11 @@ class Client:
             self._server = self._server or Server(self._origin)
             self._server.send(exchange, method, target, headers, data)
             return
+        url, sent = self._origin + target, {name: revealed(value) for name, value in headers.items()}
+        auth = self._session.auth or (lambda request: request)  # without any, requests would look into .netrc
+        wait = min(exchange.left(), CONNECT_S), exchange.left()
         answer = self._session.request(
-            method,
-            self._origin + target,
-            data=data,
-            headers={name: revealed(value) for name, value in headers.items()},
-            auth=self._session.auth or (lambda request: request),  # without any, requests would look into .netrc
-            stream=True,
-            allow_redirects=False,
-            timeout=(min(exchange.left(), CONNECT_S), exchange.left()),
+            method, url, data=data, headers=sent, auth=auth, stream=True, allow_redirects=False, timeout=wait
         )
         exchange.answer, exchange.wake = answer.raw, getattr(answer.raw, "shutdown", None)
 
@@ -222,16 +209,16 @@ def _ending(exchange: Exchange, wait_s: float) -> None:
     exchange.whole, exchange.step_by = True, monotonic() + wait_s
 
 
-def _refusal(exchange: Exchange) -> BackendError:
+def _refusal(exchange: Exchange) -> e.BackendError:
     """Return what an answer with another status than 200 means."""
     status, headers, body = exchange.answer.status, exchange.answer.headers, b""
-    with suppress(BackendError):
+    with suppress(e.BackendError):
         body = exchange.read_all(_ERROR_BODY_S)
     if not 300 <= status < 400:
         return classify(status, headers, body, where=exchange.host)
     to = re.match(r"\w+://([^/?#@\s]+)", headers.get("location", ""))
     what = f"HTTP {status}: {exchange.host} redirects to {to[1] if to else 'elsewhere'}: mend base_url"
-    return UnavailableError(what, status=status, retry_same=False)
+    return e.UnavailableError(what, status=status, retry_same=False)
 
 
 def _check_header(name: str, value: str | Secret) -> None:
@@ -240,7 +227,7 @@ def _check_header(name: str, value: str | Secret) -> None:
         return
     problem = f"character {bad.start() + 1} of its value" if bad else "its name"
     del value, bad  # neither may be seen in the traceback
-    raise ConfigError(f"header {name!r}: {problem} cannot be sent: only Latin-1 without line breaks can")
+    raise e.ConfigError(f"header {name!r}: {problem} cannot be sent: only Latin-1 without line breaks can")
 
 
 @contextmanager
@@ -252,7 +239,7 @@ def promised_form() -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, TypeError) as error:
-        raise UnusableAnswer(f"the answer is not of the form that the API promises: {error!r:.200}") from error
+        raise e.UnusableAnswer(f"the answer is not of the form that the API promises: {error!r:.200}") from error
 
 
 def probe(client: Client | str, path: str, *, key: str) -> Health:
@@ -265,10 +252,10 @@ def probe(client: Client | str, path: str, *, key: str) -> Health:
         return Health.unconfigured(client)
     try:
         client.get_json(path, Scope(_PROBE_S))
-    except AuthenticationError as error:
+    except e.AuthenticationError as error:
         return Health.unconfigured(f"the key is refused ({key}): {error}")
-    except (ModelNotFoundError, RateLimitError) as error:  # it is there, and that is all one can know
+    except (e.ModelNotFoundError, e.RateLimitError) as error:  # it is there, and that is all one can know
         return Health.degraded(str(error))
-    except BackendError as error:
+    except e.BackendError as error:
         return Health.unavailable(str(error))
     return Health.ok()
