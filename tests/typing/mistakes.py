@@ -24,6 +24,10 @@ router.generate("Hello").txt  # -> attr-defined
 router.generate("Hello").text = "changed"  # -> misc
 router.generate("Hello").cost + 1.0  # -> operator
 router.generate("Hello").usage.input_tokens  # -> union-attr
+router.batch(["Hello"], max_token=5)  # -> call-arg
+router.batch(["Hello"], on_result=5)  # -> arg-type
+router.batch(["Hello"])[0].text  # -> union-attr
+router.batch(5)  # -> arg-type
 for chunk in router.astream("Hello"):  # -> attr-defined
     pass
 

@@ -94,6 +94,10 @@ with Router.from_config({"BACKENDS": []}) as router:
         for chunk in stream:
             reveal_type(chunk)  # -> pointsman.values.Chunk
         reveal_type(stream.completion)  # -> pointsman.values.Completion
+    results = router.batch(["a", {"id": 1, "prompt": "b"}], 8, timeout=None, journal=Path("run.db"), max_tokens=64)
+    reveal_type(results[0])  # -> pointsman.values.Completion | pointsman.errors.BackendError
+    reveal_type(results[1:])  # -> typing.Sequence[pointsman.values.Completion | pointsman.errors.BackendError]
+    router.batch((str(n) for n in range(9)), on_result=lambda place, result: print(place, result), retry_failed=True)
     reveal_type(router.health())  # -> dict[str, pointsman.values.Health]
     reveal_type(router.order("Hello")[0].position)  # -> int | None
     reveal_type(router.plugins()[0].cause)  # -> str
@@ -119,4 +123,5 @@ main_backend = OpenAIBackend(id="main", model="gpt-4o-mini")
 chain = LLMRouterBackend(id="llm", provider="openai", fallback_providers=["workstation", main_backend])
 reveal_type(chain.generate("Hello", max_tokens=5))  # -> str
 reveal_type(chain("Hello"))  # -> str
+reveal_type(chain.batch_generate(["Hello"], max_workers=2, timeout=9.5))  # -> list[str]
 reveal_type(WorkstationBackend(id="spare").router)  # -> pointsman.router.Router
