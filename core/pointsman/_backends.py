@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 
 from . import _log
 from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, check, holder, new_manager
-from ._settings import Count, FromZero, Name, OnBreak, Presets, Prices, Retries, Seconds
+from ._settings import Count, FromZero, Name, OnBreak, Prices, Retries, Seconds
 from ._structure import fields_of, misfits
 from .errors import LONG, BackendError, ConfigError, UnusableAnswer
 from .scope import Clock
@@ -24,6 +24,11 @@ from .values import DROPPABLE, OPTIONAL, Capability, Chunk, Completion, Health, 
 
 if TYPE_CHECKING:
     from ._limits import Limiter
+
+
+_PRESET = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty")
+#: What a backend may preset for requests that leave it open.
+PRESETS = {name: fields_of(Request)[name] for name in _PRESET}
 
 
 @define(eq=False, kw_only=True)
@@ -52,7 +57,7 @@ class Backend:
     rate_limit_window: Seconds = field(default=60.0, repr=False)  #: seconds
     tokens_per_minute: Count | None = field(default=None, repr=False)
     max_concurrency: Count | None = field(default=None, repr=False)  #: requests at once
-    #: request fields used where the caller sets none: those of `Presets`
+    #: request fields used where the caller sets none: those of `PRESETS`
     defaults: Mapping[str, Any] = field(factory=dict, repr=False)
     #: US dollars for a million tokens: {"input": ..., "output": ..., "cached": ...}
     prices: Prices | None = field(default=None, repr=False)
@@ -74,7 +79,7 @@ class Backend:
         self.defaults = {name: value for name, value in self.defaults.items() if value is not None}
         own = fields_of(Backend)
         problems = misfits(own, {name: getattr(self, name) for name in own})
-        if problems := [*problems, *misfits(fields_of(Presets), self.defaults, "defaults")]:
+        if problems := [*problems, *misfits(PRESETS, self.defaults, "defaults")]:
             raise ConfigError(*(f"backend {self.id!r}: {problem}" for problem in problems))
 
     @property

@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 
 from attrs import evolve
 
-from ._structure import fields_of, misfits, nearest
+from ._structure import misfits, nearest
 from .errors import ConfigError
 from .scope import Scope
-from .values import _RANGES, Image, Message, Request, Tool, ToolCall
+from .values import _FIELDS, _NUMBERS, Image, Message, Request, Tool, ToolCall
 
 Prompt: TypeAlias = "str | Sequence[Message | Mapping[str, Any]] | Request"
 
-_OPTIONS = {name: field for name, field in fields_of(Request).items() if name not in ("messages", "scope")}
+_OPTIONS = {name: field for name, field in _FIELDS.items() if name not in ("messages", "scope")}
 #: What `None` stands for, where it does not stand for itself.
 _EMPTY: dict[str, Any] = {"stop": (), "tools": (), "extra": {}, "local_only": False, "drop_unsupported": False}
 _PART: Any = str | Image
@@ -61,7 +61,7 @@ def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
         done["tools"] = _each(done["tools"], "tools", Tool, _tool)
     if isinstance(done.get("stop"), str):
         done["stop"] = (done["stop"],)
-    unchecked = {name: value for name, value in done.items() if name not in _RANGES}
+    unchecked = {name: value for name, value in done.items() if name not in _NUMBERS}
     if unchecked and (problems := misfits(_OPTIONS, unchecked)):
         raise ConfigError(*problems)
     if "stop" in done:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from attrs import frozen
 
+from ._structure import fields_of, misfits
+from .errors import ConfigError
 from .secret import Secret
-from .values import _RANGES
+
+#: No time, size or number of ours is larger: the system's clock takes no more seconds.
+_MOST = 1 << 31
 
 
 class Only(NamedTuple):
@@ -19,30 +22,19 @@ class Only(NamedTuple):
     words: str
 
 
-def between(low: float, high: float = inf) -> Only:
+def between(low: float, high: float = _MOST) -> Only:
     """Return what a number from `low` to `high` is."""
-    return Only(lambda value: low <= value <= high, f"from {low:g}" + (f" to {high:g}" if high < inf else " upwards"))
+    return Only(lambda value: low <= value <= high, f"from {low:g}" + (f" to {high:g}" if high < _MOST else " upwards"))
 
 
-Seconds: TypeAlias = Annotated[float, Only(lambda value: value > 0, "above 0")]
+Seconds: TypeAlias = Annotated[float, Only(lambda value: 0 < value <= _MOST, "above 0")]
 FromZero: TypeAlias = Annotated[float, between(0)]
 Count: TypeAlias = Annotated[int, between(1)]
-Retries: TypeAlias = Annotated[int, between(*_RANGES["max_retries"])]
+Retries: TypeAlias = Annotated[int, between(0, 100)]
 Name: TypeAlias = Annotated[str, Only(str.strip, "that is not empty")]
 OnBreak: TypeAlias = Literal["raise", "restart", "continue"]
 _DOLLARS = Only({"input", "output", "cached"}.issuperset, "in US dollars for a million tokens: input, output, cached")
 Prices: TypeAlias = Annotated[Mapping[str, FromZero], _DOLLARS]
-
-
-@frozen
-class Presets:
-    """What a backend may preset for requests that leave it open."""
-
-    max_tokens: Count | None = None
-    temperature: Annotated[float, between(*_RANGES["temperature"])] | None = None
-    top_p: Annotated[float, between(*_RANGES["top_p"])] | None = None
-    frequency_penalty: Annotated[float, between(*_RANGES["frequency_penalty"])] | None = None
-    presence_penalty: Annotated[float, between(*_RANGES["presence_penalty"])] | None = None
 
 
 @frozen
@@ -69,3 +61,17 @@ class RouterSettings(Policy):
     middleware: tuple[str, ...] = ()  #: the same of several, the outermost first
     verbose: bool = False
     log_content: bool = False
+
+
+#: What a program gives as a configuration does; `order` and `middleware` may be plugins themselves.
+_CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in ("order", "middleware")}
+
+
+def policy_of(arguments: Mapping[str, Any]) -> Policy:
+    """Return the policy that is among the arguments of `Router`.
+
+    :raises ConfigError: with a line for each of them that is wrong.
+    """
+    if problems := misfits(_CHECKED, {name: arguments[name] for name in _CHECKED}):
+        raise ConfigError(*(f"Router.{problem}" for problem in problems))
+    return Policy(**{name: arguments[name] for name in fields_of(Policy)})

@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeAlias
 
 from attrs import NOTHING, define, field, frozen
 
-from ._backends import Backend
+from ._backends import PRESETS, Backend
 from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, Catalogue, cause
-from ._settings import Only, Presets, Retries, RouterSettings, Seconds
+from ._settings import Only, Retries, RouterSettings, Seconds
 from ._structure import Fields, Walk, fields_of, found, nearest
 from ._written import Misfit, Written, read
 from .errors import ConfigError
@@ -33,7 +33,7 @@ _REMOTE, _LOCAL, _DEMONSTRATION = 100, 200, 1000
 _NEEDED = {name: fields_of(Backend)[name].evolve(default=NOTHING) for name in ("id", "type")}
 _COMMON = {
     name: option
-    for name, option in {**fields_of(Backend), **fields_of(Presets), **_NEEDED}.items()
+    for name, option in {**fields_of(Backend), **PRESETS, **_NEEDED}.items()
     if name not in ("provider", "defaults", "missing")
 }
 #: The names that every backend may have; all others must be fields of the provider's class.
@@ -189,7 +189,7 @@ class _Reader(Walk):
             unset = dict.fromkeys(name for problem in new for name in problem.variables)
             missing = f"set {' and '.join(unset)} in the environment; {path} needs it"
             del self.problems[before:]
-        given["defaults"] = {name: given.pop(name) for name in fields_of(Presets) if name in given}
+        given["defaults"] = {name: given.pop(name) for name in PRESETS if name in given}
         try:
             return Backend(cls(**options) if cls and not missing else None, missing=missing, **given)
         except (ConfigError, TypeError, ValueError) as error:

@@ -19,8 +19,7 @@ from ._eligible import Gate, Place
 from ._health import Monitor
 from ._order import Priority
 from ._requests import Prompt, build
-from ._settings import Policy, RouterSettings
-from ._structure import fields_of, misfits
+from ._settings import policy_of
 from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError, InvalidRequestError
 from .scope import Clock
 from .secret import Secret
@@ -35,9 +34,6 @@ T = TypeVar("T")
 
 #: Threads that serve `agenerate` and `astream` of one router; more calls at once wait for one.
 _THREADS = 64
-
-#: The arguments that a program gives as a configuration does; `order` and `middleware` may be plugins themselves.
-_CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in ("order", "middleware")}
 
 __all__ = ["Router", "Stream"]
 
@@ -94,10 +90,7 @@ class Router:
         self._catalogue = _catalogue or Catalogue()
         if isinstance(rate_limit_storage, str):
             rate_limit_storage = Secret.of(rate_limit_storage)  # no frame of ours shows a password that is in it
-        given = {name: value for name, value in locals().items() if name in _CHECKED}
-        if problems := misfits(_CHECKED, given):
-            raise ConfigError(*(f"Router.{problem}" for problem in problems))
-        policy = Policy(**{name: given[name] for name in fields_of(Policy)})
+        policy = policy_of(locals())
         self._log_content = log_content
         made = self._installed() if backends is None else listed(backends)
         if isinstance(middleware, str):

@@ -10,10 +10,12 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin
 
 from attrs import field, frozen
 
+from ._settings import Count, FromZero, OnBreak, Retries, between
+from ._structure import fields_of, misfits
 from .scope import Scope
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -154,26 +156,7 @@ class Options(TypedDict, total=False):
     backend: str | None
 
 
-#: field -> (lowest, highest) that any provider takes.
-_RANGES: dict[str, tuple[float, float]] = {
-    "max_tokens": (1, 1 << 31),
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "top_k": (0, 1 << 31),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-    "timeout": (0, 1 << 31),
-    "first_token_timeout": (0, 1 << 31),
-    "idle_timeout": (0, 1 << 31),
-    "min_rate": (0, 1 << 31),
-    "max_retries": (0, 100),
-}
 _CHOICES = (None, "auto", "none", "required")
-_numbers = attrgetter(*_RANGES)
-_UNSET = (None,) * len(_RANGES)
-_WHOLE = frozenset({"max_tokens", "top_k", "max_retries"})
-
-
 _NOTHING: frozenset[Capability] = frozenset()
 
 
@@ -187,12 +170,12 @@ class Request:
     messages: tuple[Message, ...]
     system: str | None = None
     model: str | None = None  #: for the first backend of the order; the others use their own
-    max_tokens: int | None = None  #: of the answer
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
+    max_tokens: Count | None = None  #: of the answer
+    temperature: Annotated[float, between(0, 2)] | None = None
+    top_p: Annotated[float, between(0, 1)] | None = None
+    top_k: Annotated[int, between(0)] | None = None
+    frequency_penalty: Annotated[float, between(-2, 2)] | None = None
+    presence_penalty: Annotated[float, between(-2, 2)] | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
     tools: tuple[Tool, ...] = ()
@@ -201,14 +184,14 @@ class Request:
     reasoning_effort: Effort | None = None  #: how much the model may think before it answers
     drop_unsupported: bool = False  #: leave out, with a warning, what a model does not take, rather than not ask it
     extra: Mapping[str, Any] = field(factory=dict)  #: fields of the provider's own wire format, sent unchanged
-    timeout: float | None = None
-    first_token_timeout: float | None = None
-    idle_timeout: float | None = None  #: longest silence between two pieces of content of a stream
-    min_rate: float | None = None  #: characters a second that a stream must bring, as a mean of ten seconds
-    max_retries: int | None = None  #: further attempts at the same backend
+    timeout: FromZero | None = None
+    first_token_timeout: FromZero | None = None
+    idle_timeout: FromZero | None = None  #: longest silence between two pieces of content of a stream
+    min_rate: FromZero | None = None  #: characters a second that a stream must bring, as a mean of ten seconds
+    max_retries: Retries | None = None  #: further attempts at the same backend
     on_refusal: Literal["raise", "next"] | None = None  #: whether another backend is asked after a refusal
     #: what follows when a stream breaks after its first content: an error, a new answer, or the rest by another one
-    on_break: Literal["raise", "restart", "continue"] | None = None
+    on_break: OnBreak | None = None
     on_limit: Literal["next", "wait"] | None = None  #: whether to go to the next backend where a rate limit would delay
     local_only: bool = False  #: never leave this machine
     backend: str | None = None  #: ask only this one
@@ -222,9 +205,9 @@ class Request:
             raise ValueError(f"Request.tool_choice: found {choice!r}, expected auto, none, required or a tool's name")
         values = _numbers(self)
         if values != _UNSET:
-            for (name, (low, high)), value in zip(_RANGES.items(), values, strict=True):
-                if value is not None:
-                    _check_number(name, value, low, high)
+            for (name, (kind, only)), value in zip(_NUMBERS.items(), values, strict=True):
+                if value is not None and not (value.__class__ in (kind, int) and only.fits(value)):
+                    raise ValueError(f"Request.{misfits(_FIELDS, {name: value})[0]}")
 
     @property
     def prompt(self) -> str:
@@ -264,12 +247,16 @@ class Request:
         return getattr(self, name) not in (None, ())
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    whole = name in _WHOLE
-    kind = "a whole number" if whole else "a number"
-    good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not good or not low <= value <= high:  # type: ignore[operator]
-        raise ValueError(f"Request.{name}: found {value!r}, expected {kind} from {low} to {high}")
+_FIELDS = fields_of(Request)
+#: The fields that are numbers, each with (type, which of them fit).
+_NUMBERS = {
+    name: get_args(option)
+    for name, one in _FIELDS.items()
+    for option in get_args(one.type)
+    if get_origin(option) is Annotated
+}
+_numbers = attrgetter(*_NUMBERS)
+_UNSET = (None,) * len(_NUMBERS)
 
 
 @frozen

@@ -183,7 +183,7 @@ def test_a_malformed_prompt_is_named_by_its_place(prompt: Any, says: str) -> Non
         ({"messages": ()}, "messages: no such option"),
         ({"scope": None}, "scope: no such option"),
         ({"max_tokens": 0}, "Request.max_tokens: found 0, expected a whole number from 1"),
-        ({"temperature": "hot"}, "Request.temperature: found 'hot', expected a number from 0 to 2"),
+        ({"temperature": "hot"}, 'Request.temperature: found "hot", expected a number from 0 to 2'),
         ({"system": 5}, "system: found 5, expected text"),
         ({"model": ["m"]}, "model: found a list, expected text"),
         ({"backend": 1}, "backend: found 1, expected text"),
