@@ -17,7 +17,7 @@ _WHERE = {
     "hookspecs": "hookimpl",
     "secret": "Secret",
     "router": "Router Stream",
-    "_backends": "Backend",
+    "_backends": "Backend collect",
     "_discovery": "PluginInfo",
     "_eligible": "Place",
 }

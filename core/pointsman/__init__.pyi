@@ -1,6 +1,7 @@
 """Types of the public names: the module itself loads each when it is first used."""
 
 from ._backends import Backend as Backend
+from ._backends import collect as collect
 from ._discovery import PluginInfo as PluginInfo
 from ._eligible import Place as Place
 from .errors import AllBackendsFailed as AllBackendsFailed

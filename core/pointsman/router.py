@@ -93,9 +93,7 @@ class Router:
         policy = policy_of(locals())
         self._log_content = log_content
         made = self._installed() if backends is None else listed(backends)
-        if isinstance(middleware, str):
-            raise ConfigError("Router.middleware: found text, expected a list of names or plugins")
-        wrappers = [(_name(one), self._plugin(MIDDLEWARE, one)) for one in middleware]
+        wrappers = self._middleware(middleware)
         self._order_name = _name(order)
         orderer = self._plugin(ORDERS, order)
         self._registry = Registry(made, wrappers, orderer, self._catalogue)
@@ -371,6 +369,11 @@ class Router:
         from .config import installed
 
         return installed(self._catalogue)
+
+    def _middleware(self, named: Iterable[str | object]) -> list[tuple[str, object]]:
+        if isinstance(named, str):
+            raise ConfigError("Router.middleware: found text, expected a list of names or plugins")
+        return [(_name(one), self._plugin(MIDDLEWARE, one)) for one in named]
 
     def _plugin(self, group: str, one: str | object) -> Any:
         if isinstance(one, str):

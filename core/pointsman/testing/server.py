@@ -28,6 +28,7 @@ from ..scope import Clock
 from . import faults as _faults
 from ._connection import ClientGone, Connection, Exchange, serve
 from .answers import Wire
+from .anthropic_messages import Messages
 from .faults import Fault
 from .huggingface import TGI, HuggingFace
 from .openai_chat import Chat
@@ -125,6 +126,7 @@ _WIRES: Mapping[str, Wire] = {
     "/tgi/v1/chat/completions": TGI(),
     "/chat/completions": Chat(),
     "/responses": Responses(),
+    "/messages": Messages(),
 }
 
 

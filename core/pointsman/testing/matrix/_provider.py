@@ -30,14 +30,16 @@ class Maker:
 
     def __call__(self, **options: Any) -> object:
         """Return a provider."""
-        return self.make(capabilities=CAPABILITIES, **options)
+        known = [field.name for field in getattr(self.make, "__attrs_attrs__", ())]
+        given = {"capabilities": CAPABILITIES, **options}
+        return self.make(**{name: value for name, value in given.items() if name in known})
 
 
 def chosen(name: str | None = None) -> Maker:
     """Return what makes the providers of the matrix.
 
-    :param name: of an installed provider that speaks chat completions and takes `base_url`, `model`, `api_key`,
-        `context_window` and `capabilities`; "kit" is the one below. Without it, `openai` if it is installed.
+    :param name: of an installed provider whose wire the fault server speaks, and that takes `base_url`, `model` and
+        `api_key`; "kit" is the one below. Without it, `openai` if it is installed.
     :raises LookupError: there is no provider of that name.
     """
     found = next(iter(entry_points(group="pointsman.providers", name=name or "openai")), None)
