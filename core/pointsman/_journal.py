@@ -1,7 +1,7 @@
 """The journal of a batch: every finished item in an SQLite file, committed before anybody hears of it.
 
 What is stored is JSON: answers whole, errors as the class of `errors.py` that they are. A prompt is
-stored as its digest only, and keys not at all: they are in no answer, and errors mask them. The file is
+stored as its digest only, and no key is, unless a model wrote it into its answer: errors mask them. The file is
 in WAL mode with synchronous=FULL: a commit has been written through when it returns, so that neither
 `kill -9` nor a power cut takes it back. (NORMAL would save the sync, and lose the last commits to a power cut.)
 """
@@ -27,7 +27,7 @@ from .values import Attempt, Completion, Request, State, ToolCall, Usage
 
 Result: TypeAlias = Completion | BackendError
 
-#: "PtsB" in ASCII, in the file's header; and the version of the table below.
+#: "PtsB" in ASCII, in the file's header; and the version of the table and of the values, whose defaults are left out.
 _APPLICATION, _VERSION = 0x50747342, 1
 _TABLE = "CREATE TABLE items(position INTEGER PRIMARY KEY, digest BLOB, answered INTEGER, result TEXT)"
 #: How a request is served; the other fields are what is asked.

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from pointsman.testing import FaultServer, faults
 
-COMMANDS = (["generate"], ["health"], ["order"], ["plugins"], ["config", "check"])
+COMMANDS = (["generate"], ["batch"], ["health"], ["order"], ["plugins"], ["config", "check"])
 KEY = "sk-test-0123456789abcdef"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
