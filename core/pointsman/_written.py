@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
-
-from attrs import frozen
 
 #: `$${` is a literal `${`; `${NAME}` and `${NAME:-default}` are variables; another `${` is a mistake.
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^{}]*))?\}|(\$\{)")
@@ -28,21 +27,12 @@ class Text(str):
     __slots__ = ()
 
 
-@frozen(repr=False, eq=False)
-class Written(Mapping[str, Any]):
+class Written(UserDict[str, Any]):
     """Options as they were written; relative paths start at `folder`. Shows names only, and is never pickled."""
 
-    _values: Mapping[str, Any]
-    folder: Path | None = None
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+    def __init__(self, options: Mapping[str, Any], folder: Path | None = None) -> None:
+        super().__init__(options)
+        self.folder = folder
 
     def __repr__(self) -> str:
         return f"<options {', '.join(map(str, self)) or 'none'}>"
