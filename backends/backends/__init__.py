@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._configuration import load as load
+    from .huggingface import HuggingFaceBackend as HuggingFaceBackend
     from .llm_router_backend import LLMRouter as LLMRouter
     from .llm_router_backend import LLMRouterBackend as LLMRouterBackend
     from .openai import OpenAIBackend as OpenAIBackend
+    from .openrouter import OpenRouterBackend as OpenRouterBackend
     from .text_backend import TextBackend as TextBackend
     from .workstation import WorkstationBackend as WorkstationBackend
 
 _MODULE_OF = {
+    "HuggingFaceBackend": "huggingface",
     "LLMRouter": "llm_router_backend",
     "LLMRouterBackend": "llm_router_backend",
     "OpenAIBackend": "openai",
+    "OpenRouterBackend": "openrouter",
     "TextBackend": "text_backend",
     "WorkstationBackend": "workstation",
     "load": "_configuration",

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.metadata import distributions
 
 import pointsman
 import pytest
 from backends.exceptions import AuthenticationError, BackendError, ConfigError, ModelNotFoundError, RateLimitError
 from pointsman import AllBackendsFailed, Backend
+from pointsman.config import PUBLISHED
 from pointsman.testing import FaultServer, faults
 from pointsman.testing.doubles import Scripted
 
 import backends
-from backends import LLMRouterBackend, OpenAIBackend, WorkstationBackend, exceptions
+from backends import (
+    HuggingFaceBackend,
+    LLMRouterBackend,
+    OpenAIBackend,
+    OpenRouterBackend,
+    WorkstationBackend,
+    exceptions,
+)
 
 Serve = Callable[..., FaultServer]
 
@@ -23,8 +33,17 @@ Serve = Callable[..., FaultServer]
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key or address of the person who runs the tests is used."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "POINTSMAN_MODEL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "OPENROUTER_", "HF_", "HUGGING", "POINTSMAN_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_TOKEN_PATH", "nowhere")
+
+
+@pytest.fixture
+def none_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the plugins, only the example is there."""
+    found = [one for one in distributions() if one.name.split("-")[-1] not in PUBLISHED]
+    monkeypatch.setattr("pointsman._discovery.distributions", lambda: found)
 
 
 @pytest.fixture
@@ -92,6 +111,41 @@ def test_a_backend_knows_its_names() -> None:
     assert repr(backend) == "LLMRouterBackend(id='llm', provider='openai', model='gpt-4')"
     assert backends.LLMRouter is LLMRouterBackend
     assert LLMRouterBackend(provider="workstation").provider == "local"
+
+
+HOSTED = [
+    (OpenAIBackend, "openai", "OPENAI_API_KEY", "/v1"),
+    (HuggingFaceBackend, "hf", "HUGGINGFACE_API_KEY", "/v1"),
+    (OpenRouterBackend, "openrouter", "OPENROUTER_API_KEY", "/api/v1"),
+]
+
+
+@pytest.mark.parametrize(("cls", "kind", "variable", "path"), HOSTED)
+def test_each_service_has_its_backend(
+    fault_server: Serve, monkeypatch: pytest.MonkeyPatch, cls: type[OpenAIBackend], kind: str, variable: str, path: str
+) -> None:
+    """It takes the same arguments, finds its key in its own variable, and asks with its own plugin."""
+    monkeypatch.setenv(variable, "a-key-of-nobody")
+    server = fault_server()
+    with cls(model="maker/model", base_url=server.origin + path, options={"context_window": 9}) as backend:
+        assert backend("Hello") == "You said: Hello"
+        assert (backend.id, backend.provider) == (cls.name, kind)
+        assert backend.router.backends[0].context_window == 9
+    (seen,) = server.asked
+    assert (seen.path, seen.key) == (f"{path}/chat/completions", "a-key-of-nobody")
+    assert (seen.body["model"], tokens(seen.body), seen.body["temperature"]) == ("maker/model", 128, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("openai", "openai"), ("openrouter", "openrouter"), ("huggingface", "hf"), ("hf", "hf"), ("workstation", "local"),
+     ("anthropic", "claude"), ("claude", "claude"), ("gemini", "gemini"), ("codex_cli", "codex"), ("codex", "codex"),
+     ("copilot_cli", "copilot"), ("copilot", "copilot"), ("local", "local")],
+)  # fmt: skip
+def test_every_name_of_the_guide_is_known(name: str, kind: str) -> None:
+    """As a provider and as a fallback, whether its plugin is installed or not."""
+    with LLMRouterBackend(provider=name, fallback_providers=[name]) as backend:
+        assert (backend.provider, [one.type for one in backend.router.backends]) == (kind, [kind, kind])
 
 
 # -- fallback --------------------------------------------------------------------------------
@@ -228,7 +282,7 @@ def test_a_missing_key_is_told_by_the_first_call() -> None:
         backend("Hello")
 
 
-@pytest.mark.parametrize("kind", [OpenAIBackend, WorkstationBackend, LLMRouterBackend])
+@pytest.mark.parametrize("kind", [OpenAIBackend, HuggingFaceBackend, WorkstationBackend, LLMRouterBackend])
 def test_a_misspelt_argument_is_an_error(kind: type[OpenAIBackend]) -> None:
     """Constructors take the arguments that they name, and no others."""
     with pytest.raises(TypeError, match="max_token"):
@@ -245,18 +299,18 @@ def test_every_wrong_argument_is_told_at_once() -> None:
     )
 
 
-def test_a_plugin_that_is_not_installed_is_named_with_the_command() -> None:
+def test_a_plugin_that_is_not_installed_is_named_with_the_command(none_installed: None) -> None:
     """The error of a call is the command that mends it, for each provider; a typo is told at once."""
     with pytest.raises(BackendError) as caught:
         LLMRouterBackend(provider="copilot_cli", fallback_providers=["huggingface"]).generate("?")
     text = str(caught.value)
     assert "pip install pointsman-copilot" in text
     assert "pip install pointsman-hf" in text
-    with pytest.raises(ConfigError, match="did you mean 'openai'"):
-        LLMRouterBackend(provider="opnai")
+    with pytest.raises(ConfigError, match="did you mean 'echo'"):
+        LLMRouterBackend(provider="ehco")
 
 
-def test_a_fallback_whose_plugin_is_not_installed_costs_nobody_else() -> None:
+def test_a_fallback_whose_plugin_is_not_installed_costs_nobody_else(none_installed: None) -> None:
     """The others answer; the order says what to install."""
     backend = LLMRouterBackend(provider="copilot_cli", fallback_providers=["echo"])
     assert backend.generate("Name three rivers.") == "Name three rivers."
@@ -301,6 +355,8 @@ def test_the_modules_of_the_guide_import() -> None:
         "from backends.openai import OpenAIBackend as B\n"
         "from backends.openaibackend import OpenAIBackend as C\n"
         "from backends.workstation import WorkstationBackend as D\n"
+        "from backends.huggingface import HuggingFaceBackend\n"
+        "from backends.openrouter import OpenRouterBackend\n"
         "assert (A, B, C, D) == (LLMRouterBackend, OpenAIBackend, OpenAIBackend, WorkstationBackend)\n"
     )
 
