@@ -156,8 +156,8 @@ def check(cls: Any, group: str) -> None:
     hooks = hooks_of(cls)
     for name, method in hooks.items():
         _check_hook(f"{where}.{name}", name, method, group)
-    for name in _HOOKS.keys() - hooks.keys():
-        if callable(vars(cls).get(name)):
+    for name in _HOOKS:
+        if name not in hooks and callable(vars(cls).get(name)):
             raise ConfigError(f"{where}.{name} is not marked with @hookimpl")
     if not hooks.keys() & set(GROUPS[group]):
         raise ConfigError(f"{where} implements none of the hooks of {group}: expected {' or '.join(GROUPS[group])}")

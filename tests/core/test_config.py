@@ -245,6 +245,14 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:
     ]
 
 
+def test_null_says_that_there_is_no_limit() -> None:
+    """A limit of time may be given up, as `Router(timeout=None)` does; for a backend `null` leaves it to the router."""
+    limits = {"timeout": None, "first_token_timeout": None, "idle_timeout": None, "min_rate": None}
+    settings = load({"ROUTER": limits, **backend(**limits, max_retries=None, model=None, prices=None)})
+    assert settings.router == limits
+    assert {getattr(settings.backends[0], name) for name in [*limits, "max_retries", "prices"]} == {None}
+
+
 def test_two_entries_may_not_have_the_same_id() -> None:
     """A duplicate names the place that has the id already; stores and backends may share one."""
     one = {"id": "a", "type": "echo"}
