@@ -143,18 +143,18 @@ class Call(Generic[T]):
 
     def _turn(self) -> Backend | None:
         """Return who is asked next: who may be asked now; then who must wait for a limit of ours; then the reserve."""
-        while self._queue:
-            backend = self._queue.pop(0)
-            if self._had_better_wait(backend):
-                self._over_limit.append(backend)
-            elif self._let_in(backend):
-                return backend
+        while self._queue or self._over_limit:
+            if self._queue:
+                backend = self._queue.pop(0)
+                if self._had_better_wait(backend):
+                    self._over_limit.append(backend)
+                    continue
             else:
-                self._reserve.append(backend)
-        if self._over_limit:
-            backend = min(self._over_limit, key=self._wait_needed)
-            self._over_limit.remove(backend)
-            return backend
+                backend = min(self._over_limit, key=self._wait_needed)
+                self._over_limit.remove(backend)
+            if self._let_in(backend):
+                return backend
+            self._reserve.append(backend)
         while self._reserve:
             backend = self._reserve.pop(0)
             if self._after_probe(backend):
@@ -191,10 +191,12 @@ class Call(Generic[T]):
 
     def _wait_needed(self, backend: Backend) -> float:
         limiter = self.shared.limiters.get(backend.id)
-        return 0.0 if limiter is None else limiter.wait_needed(self._tokens(backend))
+        return 0.0 if limiter is None else limiter.wait_needed(self._tokens(limiter, backend))
 
-    def _tokens(self, backend: Backend) -> int:
-        """Return what this request is reckoned to cost, in tokens, before anybody knows."""
+    def _tokens(self, limiter: Limiter, backend: Backend) -> int:
+        """Return what this request is reckoned to cost, in tokens, before anybody knows; 0 if nobody counts them."""
+        if not limiter.counts_tokens:
+            return 0
         request = backend.fitted(self.request, first=not self._errors)
         chars = len(request.system or "") + sum(len(message.text) for message in request.messages)
         return chars // _TOKEN_CHARS + (request.max_tokens or _ANSWER_TOKENS)
@@ -208,7 +210,7 @@ class Call(Generic[T]):
             started, asked = perf_counter(), False
             try:
                 if self.shared.limiters and (limiter := self.shared.limiters.get(backend.id)) is not None:
-                    self._slot = limiter.enter(request.scope, self._tokens(backend))
+                    self._slot = limiter.enter(request.scope, self._tokens(limiter, backend))
                     started = perf_counter()
                 self._begin(backend, last=last)
                 asked = True

@@ -142,6 +142,7 @@ class Limiter:
         if backend.tokens_per_minute:
             self._windows.append(Window("tokens_per_minute", backend.tokens_per_minute, 60.0))
         self.counts_tokens = backend.tokens_per_minute is not None
+        self.counts_tokens = bool(backend.tokens_per_minute)
         self._most = backend.max_concurrency or inf
         self._full = Wait(inf, 0.0, f"max_concurrency of {self._most}")
         self._shared = None
