@@ -141,7 +141,6 @@ class Limiter:
             self._windows.append(Window("rate_limit", backend.rate_limit, backend.rate_limit_window))
         if backend.tokens_per_minute:
             self._windows.append(Window("tokens_per_minute", backend.tokens_per_minute, 60.0))
-        self.counts_tokens = backend.tokens_per_minute is not None
         self.counts_tokens = bool(backend.tokens_per_minute)
         self._most = backend.max_concurrency or inf
         self._full = Wait(inf, 0.0, f"max_concurrency of {self._most}")
