@@ -29,8 +29,9 @@ from .values import Completion, Message, Options, Request
 if TYPE_CHECKING:
     from .router import Router
 
-#: What may be asked: a prompt, or a mapping of `prompt` or `messages`, options, and an `id` that is the caller's own.
-Item: TypeAlias = "Prompt | Mapping[str, Any]"
+#: What may be asked: a prompt; a mapping of `prompt` or `messages`, options, and an `id` that is the caller's own; or
+#: the error of an item that the caller could not read, which keeps its place.
+Item: TypeAlias = "Prompt | Mapping[str, Any] | BackendError"
 
 #: Results up to here are a list in memory; those after them are kept in a temporary file.
 _IN_MEMORY = 10_000
@@ -136,7 +137,7 @@ class Batch:
     def _request(self, item: Any) -> Request:
         """Return the request for an item. Its own options go before those of the batch, but nothing allows to leave."""
         if isinstance(item, BackendError):
-            raise item  # what could not be read: a row of a file
+            raise item
         options = dict(self._options)
         if isinstance(item, Request):
             options = {name: one for name, one in options.items() if getattr(item, name) == getattr(_BLANK, name)}
