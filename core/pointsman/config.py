@@ -138,8 +138,8 @@ class _Reader(Walk):
             return Settings()
         self.folder, ids = raw.folder, dict[str, str]()
         sections = self.options(fields_of(_Sections), raw, "")
-        backends = {path: self._backend(path, named, entry, ids) for path, named, entry in _unfolded(sections)}
-        built = {path: backend for path, backend in backends.items() if backend}
+        entries = _unfolded(sections)
+        built = {path: made for path, named, entry in entries if (made := self._backend(path, named, entry, ids))}
         self.problems.sort(key=lambda problem: not problem.path.startswith("BACKENDS"))  # first what comes first
         router = self.options(fields_of(RouterSettings), sections.get("ROUTER") or {}, "ROUTER")
         self._check_plugin(ORDERS, router.get("order"), "ROUTER.order")
