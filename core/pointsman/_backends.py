@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, evolve, field
 
 from . import _log
-from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, check, holder, new_manager
+from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, Holder, check, new_manager
 from ._settings import Count, FromZero, Name, OnBreak, Prices, Retries, Seconds
 from ._structure import fields_of, misfits
 from .errors import LONG, BackendError, ConfigError, UnusableAnswer
@@ -181,16 +181,16 @@ class Registry:
         for backend in self.backends:
             if backend.id in self._holders:
                 raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
-            self._holders[backend.id] = holder(backend.provider)
+            self._holders[backend.id] = Holder(backend.provider)
             if middleware:  # without any, `generate` and `stream` know who is at fault
                 self._watch(self._holders[backend.id], PROVIDERS, backend.type)
             self._manager.register(self._holders[backend.id], backend.id)
         # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
-        wrappers = [holder(one) for _, one in middleware]
+        wrappers = [Holder(one) for _, one in middleware]
         for number, wrapper in reversed(list(enumerate(wrappers))):
             self._watch(wrapper, MIDDLEWARE, middleware[number][0])
             self._manager.register(wrapper, f"middleware {number} of the router")
-        self._manager.register(holder(order), "order of the router")
+        self._manager.register(Holder(order), "order of the router")
         self._manager.check_pending()
         self._callers = {(b.id, hook): self._caller(b, hook) for b in self.backends for hook in _KINDS}
         self._order = self._manager.hook.order

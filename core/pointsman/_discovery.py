@@ -186,13 +186,8 @@ def new_manager() -> PluginManager:
     return manager
 
 
-class _Holder:
-    """Hooks as attributes. pluggy compares plugins by value, and two backends may be equal: this one is itself."""
+class Holder:
+    """The bound hooks of a plugin, for pluggy: that compares plugins by value, and two backends may be equal."""
 
-    def __init__(self, hooks: dict[str, Any]) -> None:
-        self.__dict__.update(hooks)
-
-
-def holder(provider: object) -> _Holder:
-    """Return what is registered in pluggy in place of `provider`: its bound hooks."""
-    return _Holder({name: getattr(provider, name) for name in hooks_of(type(provider))})
+    def __init__(self, plugin: object) -> None:
+        self.__dict__.update({name: getattr(plugin, name) for name in hooks_of(type(plugin))})
