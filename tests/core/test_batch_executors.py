@@ -245,14 +245,15 @@ def interruptible() -> Iterator[None]:
 
 def test_a_completion_that_was_being_written_is_kept(tmp_path: Path, interruptible: None) -> None:
     """An answer that comes although its call was cancelled has been paid for: it is in the journal."""
-    journal, interrupt = tmp_path / "j.db", os.getpid()
+    journal = tmp_path / "j.db"
 
     def answer(request: Any) -> str:
-        if request.prompt == "late":
-            threading.Event().wait(0.5)  # until the thread of the caller waits for answers
-            os.kill(interrupt, signal.SIGINT)
-            while not request.scope.cancelled:
-                pass
+        if provider.calls == 1:
+            cancelled = threading.Event()
+            request.scope.on_cancel(cancelled.set)
+            cancelled.wait(0.5)  # until the thread of the caller waits for answers
+            os.kill(os.getpid(), signal.SIGINT)
+            assert cancelled.wait(30)
         return str(request.prompt)
 
     provider = Scripted(answer)
