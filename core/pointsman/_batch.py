@@ -84,11 +84,8 @@ class Batch:
                 self._journal = Journal(self._path)
                 stack.callback(self._journal.close)
             stack.callback(lambda: self._threads.shutdown(wait=not self._running, cancel_futures=True))
-            try:
-                self._work_off(prompts)
-            except BaseException:
-                self._cancel()
-                raise
+            stack.callback(self._cancel)
+            self._work_off(prompts)
         return self._results if len(self._results) > _IN_MEMORY else list(self._results)
 
     def stop(self) -> None:
@@ -100,12 +97,10 @@ class Batch:
         most = self._most * (2 if self._executor is None else 1)
         items, more = self._read(prompts), True
         while more or self._running:
-            if not more or len(self._running) >= most:
-                self._take(_LOOK)
+            if not more or len(self._running) >= most or not self._finished.empty():
+                self._take()
             elif more := (found := next(items, None)) is not None:
                 self._begin(*found)
-            while not self._finished.empty():
-                self._take(0)
         if self._failure is not None:
             raise self._failure
 
@@ -174,10 +169,10 @@ class Batch:
         call.over = True
         self._finished.put((call.position, result))
 
-    def _take(self, seconds: float) -> None:
+    def _take(self) -> None:
         """Wait for a result, and report it. Not for long: a signal that comes just before a wait does not end it."""
         try:
-            position, result = self._finished.get(timeout=seconds)
+            position, result = self._finished.get(timeout=_LOOK)
         except Empty:
             return
         self._report(position, result)
@@ -191,7 +186,7 @@ class Batch:
             self._on_result(position, result)
 
     def _cancel(self) -> None:
-        """End what runs, and wait a short time for it: what was answered nevertheless is in the journal then."""
+        """End what still runs, and wait a short time for it: what was answered nevertheless is in the journal then."""
         calls, until = list(self._running.values()), monotonic() + _GRACE
         for call in calls:
             if call.future is not None:
