@@ -320,7 +320,8 @@ class Call(Generic[T]):
         allowed = self.setting("max_retries", backend)
         if isinstance(error, UnusableAnswer):
             allowed = min(allowed, 1)
-        allowed = allowed and max(allowed, error.retries)
+        if last and allowed:
+            allowed = max(allowed, error.retries)
         if not error.retry_same or isinstance(error, InvalidRequestError) or tried >= allowed:
             return None
         wait = error.retry_after

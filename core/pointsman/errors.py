@@ -72,7 +72,7 @@ class BackendError(PointsmanError):
     retry_same: bool = False
     try_next: bool = True
     cooldown: ClassVar[float] = 5.0
-    #: Retries that it is worth, if any are allowed: of a machine that needs minutes to wake.
+    #: Retries that it is worth where nobody else is left, and any are allowed: of a machine that needs minutes to wake.
     retries: int = 0
     #: Whether it says something about the model only, and not about the backend as a whole.
     of_model: ClassVar[bool] = False

@@ -78,6 +78,17 @@ class HuggingFace(Compatible):
         waking = str(_WAKING_S) if self._sleeps else None
         return {"X-HF-Bill-To": self.bill_to, "X-Scale-Up-Timeout": waking}
 
+    def fit(self, body: dict[str, Any], request: Request) -> None:
+        """Write a schema as TGI reads it, where that has been learnt."""
+        if (None, "tgi") in self._learnt and "response_format" in body:
+            body["response_format"] = {"type": "json_object", "value": request.schema}
+
+    def teaches(self, error: BackendError, body: Mapping[str, Any], model: str | None) -> tuple[str | None, str] | None:
+        """Return what a refusal teaches: TGI misses the field `value` in OpenAI's form of a schema."""
+        if "response_format" in body and "missing field `value`" in error.message:
+            return None, "tgi"
+        return super().teaches(error, body, model)
+
     def told(self, error: BackendError, request: Request) -> BackendError:
         """Return what an error means: where to look for a model, and that a server wakes."""
         if isinstance(error, ModelNotFoundError):
