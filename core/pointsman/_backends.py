@@ -161,7 +161,7 @@ class Backend:
     def cost(self, usage: Usage | None) -> float | None:
         """Return US dollars for `usage`, as the provider says or by its prices, or `None` if they are unknown."""
         if usage is None or not self.prices or usage.cost is not None:
-            return usage and usage.cost
+            return None if usage is None else usage.cost
         price_in, price_out = self.prices.get("input", 0.0), self.prices.get("output", 0.0)
         fresh = usage.input_tokens - usage.cached_tokens
         cached = usage.cached_tokens * self.prices.get("cached", price_in)
