@@ -68,8 +68,7 @@ def secret(value: str | Secret | None) -> Secret | None:
 class Compatible:
     """Asks a service that speaks OpenAI's chat completions. Thread-safe. A subclass says what is its own.
 
-    A wrong option is not raised here but told by `health` and by every call, so that it takes down
-    this backend and no other.
+    A wrong option is told by `health` and by every call, so that it takes down this backend and no other.
     """
 
     HOME: ClassVar[str]  #: the service's own address
@@ -113,7 +112,9 @@ class Compatible:
         has_key = self.api_key or self.session or any(map(is_key, self.headers))
         if has_key or is_loopback(self.host):
             return ""
-        return f"no key for {self.host}: set the option api_key, or {self.KEYS[0]} for {self.whose} own hosts"
+        return (
+            f"no key for {self.host}: set the option api_key, or {self.KEYS[0]} for {type(self).__name__}'s own hosts"
+        )
 
     def own_headers(self) -> Mapping[str, str | None]:
         """Return the headers of the service's own; None is left out."""
@@ -155,11 +156,6 @@ class Compatible:
     def vendor(self) -> str:
         """Whose state is kept with a conversation."""
         return self.host or ""
-
-    @property
-    def whose(self) -> str:
-        """The service's name, for messages."""
-        return f"{type(self).__name__}'s"
 
     @property
     def limit_name(self) -> str:
