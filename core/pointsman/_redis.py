@@ -34,16 +34,20 @@ class Shared:
     """
 
     def __init__(self, url: Secret, backend: str, windows: Collection[Window], clock: Clock) -> None:
-        client = _client(url)
-        if client is None:  # not raised where it was found: what was raised there may hold the password
+        self._clients = _clients(url)
+        if not self._clients:  # not raised where it was found: what was raised there may hold the password
             expected = "redis://[:password@]host:port/db (special characters written as %2F), or rediss:// for TLS"
             raise ConfigError(f"rate_limit_storage: found no URL of a Redis server, expected {expected}")
-        self.close = client.close
-        self._script = client.register_script(files(__package__).joinpath("_redis.lua").read_text("utf-8"))
+        self._script = self._clients[0].register_script(files(__package__).joinpath("_redis.lua").read_text("utf-8"))
         self._backend, self._clock = backend, clock
         self._windows = [(w, f"pointsman:{{{backend}}}:{w.name}:{w.seconds:g}") for w in windows]
         self._late = min(w.span - w.seconds for w in windows) / 2  #: seconds: what a window's margin can bear
         self._down, self._ask_at = False, 0.0
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            client.close()
 
     def ask(self, slot: Slot, used: int | None = None) -> Wait:
         """Count a call, or what it really `used`; return how long it must wait instead, if it must."""
@@ -74,8 +78,8 @@ class Shared:
         return Wait(wait / 1e6, sure / 1e6, windows[which - 1][0].words) if wait else Wait()
 
 
-def _client(url: Secret) -> Any:
-    """Return a client of the server, not connected yet; None if the URL is none of such a server."""
+def _clients(url: Secret) -> list[Any]:
+    """Return a client of the server, not connected yet, and those of its sentinels; none if the URL is wrong."""
     try:
         from limits.storage import storage_from_string
         from redis.backoff import NoBackoff
@@ -91,6 +95,7 @@ def _client(url: Secret) -> Any:
         options["sentinel_kwargs"] = dict(options)
     try:
         storage: Any = storage_from_string(url.reveal(), **options) if url.reveal().startswith(_SCHEMES) else None
-        return storage and storage.get_connection()
+        sentinels = storage.sentinel.sentinels if "sentinel_kwargs" in options else ()
+        return [storage.get_connection(), *sentinels]
     except Exception:
-        return None
+        return []
