@@ -166,9 +166,9 @@ class Limiter:
         :raises RateLimitError: it cannot begin in time, or nobody waits any more; `retry_after` says when it could.
         """
         slot = Slot(self, tokens or 1)
+        if not self._line and self._shared is None and not self._claim(slot).seconds:
+            return slot
         with self._lock:
-            if not self._line and self._shared is None and not self._claim(slot).seconds:
-                return slot
             self._outlook(slot).check(scope, within)
             slot.turn = threading.Event()
             self._line.append(slot)
@@ -212,7 +212,7 @@ class Limiter:
         return wait
 
     def _claim(self, slot: Slot) -> Wait:
-        """Count the call, now; or return how long it must wait. One at a time: the first of the line asks."""
+        """Count the call, now; or return how long it must wait. Only who is first in line asks, or who finds none."""
         with self._lock:
             now = self._clock.now()
             wait = self._room(slot, now) if self._running < self._most else self._full
