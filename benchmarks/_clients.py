@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from time import perf_counter, process_time
 from typing import Any
 
@@ -55,12 +56,22 @@ def with_openai(url: str) -> Callable[[], str]:
     return lambda: str(client.chat.completions.create(**BODY).choices[0].message.content)
 
 
-def with_pointsman(url: str, spares: int = 0) -> Callable[[], str]:
-    """Return a call through our router, with so many more backends behind the first."""
-    from pointsman import Router
-    from pointsman_openai import OpenAI
+def with_huggingface_hub(url: str) -> Callable[[], str]:
+    """Return a call of Hugging Face's own package."""
+    from huggingface_hub import InferenceClient
 
-    router = Router({f"b{n}": OpenAI(model=MODEL, base_url=url, api_key=KEY) for n in range(1 + spares)})
+    client: Any = InferenceClient(base_url=url, api_key=KEY)
+    asked = {name: value for name, value in BODY.items() if name != "model"}
+    return lambda: str(client.chat_completion(**asked).choices[0].message.content)
+
+
+def with_pointsman(url: str, plugin: str = "openai:OpenAI", spares: int = 0) -> Callable[[], str]:
+    """Return a call through our router to a plugin's provider, with so many more behind the first."""
+    from pointsman import Router
+
+    package, _, name = plugin.partition(":")
+    make = getattr(import_module(f"pointsman_{package}"), name)
+    router = Router({f"b{n}": make(model=MODEL, base_url=url, api_key=KEY) for n in range(1 + spares)})
     return lambda: router.generate(PROMPT, max_tokens=128, temperature=0.7).text
 
 
@@ -79,7 +90,10 @@ CLIENTS: dict[str, Callable[[str], Callable[[], str]]] = {
     "urllib3": with_urllib3,
     "pointsman": with_pointsman,
     "pointsman, 3 backends": lambda url: with_pointsman(url, spares=2),
+    "pointsman, openrouter": lambda url: with_pointsman(url, "openrouter:OpenRouter"),
+    "pointsman, hf": lambda url: with_pointsman(url, "hf:HuggingFace"),
     "openai package": with_openai,
+    "huggingface_hub package": with_huggingface_hub,
     "litellm": with_litellm,
 }
 

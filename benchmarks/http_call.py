@@ -3,7 +3,8 @@
     python benchmarks/http_call.py [--quick] [--litellm-python PATH]
 
 Every client lives in a process of its own and takes turns. Target: a routed call of the `openai`
-plugin <= 0.9 x a bare `requests.Session().post(json=...)` of the same body, and <= 1/6 of LiteLLM's Router.
+plugin <= 0.9 x a bare `requests.Session().post(json=...)` of the same body, and <= 1/6 of LiteLLM's Router; one of
+any other plugin <= 1.1 x that of `openai`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from _clients import CLIENTS
 from _measure import arguments, interleaved, table, times
 
 _HERE = Path(__file__).parent
-_BASE = "requests"
+_BASE, _OURS = "requests", "pointsman"
 
 
 def child(stack: ExitStack, *command: str) -> subprocess.Popen[str]:
@@ -73,8 +74,9 @@ def main() -> None:
     pythons = {name: sys.executable for name in CLIENTS if name != "litellm"}
     if given.litellm_python:
         pythons["litellm"] = given.litellm_python
-    if find_spec("openai") is None:
-        del pythons["openai package"]
+    for name in [name for name in pythons if name.endswith(" package")]:
+        if find_spec(name.removesuffix(" package")) is None:
+            del pythons[name]
     calls, rounds = (5, 2) if given.quick else (200, 15)
     wall: dict[str, list[float]] = {name: [] for name in pythons}
     with ExitStack() as stack:
@@ -86,10 +88,11 @@ def main() -> None:
         }
         found = interleaved({name: timed(clients[name], calls, wall[name]) for name in clients}, rounds)
     rows = [
-        [name, f"{median(found[name]):.3f} ms", f"{median(wall[name]):.3f} ms", f"{times(found, name, _BASE):.2f} x"]
+        [name, f"{median(found[name]):.3f} ms", f"{median(wall[name]):.3f} ms"]
+        + [f"{times(found, name, base):.2f} x" for base in (_BASE, _OURS)]
         for name in found
     ]
-    table(["one call", "CPU", "wall", f"CPU / {_BASE}"], rows)
+    table(["one call", "CPU", "wall", f"CPU / {_BASE}", f"CPU / {_OURS}"], rows)
 
 
 if __name__ == "__main__":
