@@ -11,8 +11,10 @@ import pytest
 from pointsman import Router
 from pointsman.config import ALIASES, COMMON, load
 from pointsman.errors import ConfigError
+from pointsman_hf import HuggingFace
 from pointsman_local import Local
 from pointsman_openai import OpenAI
+from pointsman_openrouter import OpenRouter
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -73,6 +75,8 @@ def test_the_tables_name_every_option_and_no_other() -> None:
     of_programs = {"self", "backends", "clock", "_catalogue"}
     assert sorted(names("ROUTER")) == sorted(signature(Router.__init__).parameters.keys() - of_programs)
     assert set(names("openai")) == options(OpenAI)
+    assert set(names("openrouter")) == options(OpenRouter)
+    assert set(names("hf")) == options(HuggingFace)
     assert set(names("local")) == options(Local)
 
 
