@@ -17,6 +17,11 @@ def is_key(name: str) -> bool:
     return bool(_KEY.search(name))
 
 
+def secret(value: str | Secret | None) -> Secret | None:
+    """Wrap a key."""
+    return Secret.of(value)
+
+
 def masked(headers: Mapping[str, str | Secret]) -> dict[str, str | Secret]:
     """Wrap the values that are keys by their name."""
     return {

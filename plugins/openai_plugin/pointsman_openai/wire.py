@@ -35,7 +35,7 @@ from pointsman.http import Client, Events
 from pointsman.values import Capability
 
 from . import chat
-from .address import api_root, is_key, is_loopback, is_within, masked, without_keys
+from .address import api_root, is_key, is_loopback, is_within, masked, secret, without_keys
 
 if TYPE_CHECKING:
     import requests
@@ -57,11 +57,6 @@ class Wire(Protocol):
     def body(self, request: Request, model: str | None, *, streamed: bool) -> dict[str, Any]: ...
     def completion(self, data: Any, headers: Mapping[str, str], vendor: str) -> Completion: ...
     def chunks(self, events: Events, vendor: str) -> Iterator[Chunk]: ...
-
-
-def secret(value: str | Secret | None) -> Secret | None:
-    """Wrap a key."""
-    return Secret.of(value)
 
 
 @frozen(kw_only=True)
