@@ -29,6 +29,7 @@ from .errors import (
     ContextLengthError,
     InvalidRequestError,
     ModelNotFoundError,
+    RateLimitError,
     UnusableAnswer,
 )
 from .scope import Clock
@@ -146,7 +147,7 @@ class Call(Generic[T]):
         while self._queue or self._over_limit:
             if self._queue:
                 backend = self._queue.pop(0)
-                if self._had_better_wait(backend):
+                if self._no_room(backend):
                     self._over_limit.append(backend)
                     continue
             else:
@@ -154,6 +155,7 @@ class Call(Generic[T]):
                 self._over_limit.remove(backend)
             if self._let_in(backend):
                 return backend
+            self.leave()
             self._reserve.append(backend)
         while self._reserve:
             backend = self._reserve.pop(0)
@@ -183,11 +185,16 @@ class Call(Generic[T]):
         self._errors.append(error)
         return False
 
-    def _had_better_wait(self, backend: Backend) -> bool:
-        """Say whether a limit of ours would delay this backend while another one may serve."""
-        if not self.shared.limiters or not (self._queue or self._over_limit) or self.setting("on_limit") == "wait":
-            return False
-        return self._wait_needed(backend) > 0
+    def _no_room(self, backend: Backend) -> bool:
+        """Take a place within the limits of a backend while another one may serve; say whether there is none now."""
+        limiter = self.shared.limiters.get(backend.id) if self.shared.limiters else None
+        if limiter is None or not (self._queue or self._over_limit) or self.setting("on_limit") == "wait":
+            return False  # where there is no other one, it waits for a place when it is asked
+        try:
+            self._slot = limiter.enter(self.request.scope, self._tokens(limiter, backend), within=0.0)
+        except RateLimitError:
+            return True
+        return False
 
     def _wait_needed(self, backend: Backend) -> float:
         limiter = self.shared.limiters.get(backend.id)
@@ -209,7 +216,7 @@ class Call(Generic[T]):
         while True:
             started, asked = perf_counter(), False
             try:
-                if self.shared.limiters and (limiter := self.shared.limiters.get(backend.id)) is not None:
+                if self._slot is None and (limiter := self.shared.limiters.get(backend.id)) is not None:
                     self._slot = limiter.enter(request.scope, self._tokens(limiter, backend))
                     started = perf_counter()
                 self._begin(backend, last=last)

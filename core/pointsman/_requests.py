@@ -28,6 +28,9 @@ _CALLED: dict[Any, str] = {str: "text", Mapping: "a mapping", _PART: "text, an I
 _CALLED |= {kind: f"a {kind.__name__}" for kind in (Message, Tool, ToolCall)}
 
 
+_PLAIN = Request((Message("user", "?"),))
+
+
 def build(prompt: Prompt, options: Mapping[str, Any]) -> Request:
     """Return the request that `prompt` and the keyword `options` describe, with a scope of its own.
 
@@ -39,6 +42,8 @@ def build(prompt: Prompt, options: Mapping[str, Any]) -> Request:
         if isinstance(prompt, str):
             if not prompt or prompt.isspace():
                 raise ConfigError("prompt: found no text, expected what is to be asked")
+            if not options:  # what most calls are, made without looking at every field: it costs a third
+                return _PLAIN.changed({"messages": (Message("user", prompt),), "scope": Scope(), "extra": {}})
             return Request((Message("user", prompt),), **options)
         if isinstance(prompt, Request):
             return evolve(

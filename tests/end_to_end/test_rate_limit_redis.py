@@ -322,6 +322,21 @@ def test_a_wrong_password(redis: Server, process: Callable[..., Limiter], caplog
     assert "hunter" not in line
 
 
+def test_the_next_backend_serves_where_other_processes_took_all(redis: Server) -> None:
+    """A backend whose shared limit others have used up is passed over while another one may serve."""
+
+    def router() -> Router:
+        clocks.append(HandClock())
+        backends = [Backend(Scripted("small"), id="small", rate_limit=2), Backend(Scripted("large"), id="large")]
+        return Router(backends, rate_limit_storage=redis.url, clock=clocks[-1])
+
+    clocks: list[HandClock] = []
+    with router() as one, router() as other:
+        assert [one.generate("?").text for _ in range(3)] == ["small", "small", "large"]
+        assert [other.generate("?").text for _ in range(3)] == ["large"] * 3
+    assert [clock.waits for clock in clocks] == [(), ()]
+
+
 def test_a_router_shows_no_password(redis: Server) -> None:
     """Neither a router nor an error that it raises shows the password of the storage."""
     backends, shown = [Backend(Scripted(), rate_limit=1)], []
