@@ -17,7 +17,8 @@ _WHERE = {
     "hookspecs": "hookimpl",
     "secret": "Secret",
     "router": "Router Stream",
-    "_backends": "Backend collect",
+    "_backends": "Backend",
+    "_pieces": "collect",
     "_discovery": "PluginInfo",
     "_eligible": "Place",
 }

@@ -1,9 +1,9 @@
 """Types of the public names: the module itself loads each when it is first used."""
 
 from ._backends import Backend as Backend
-from ._backends import collect as collect
 from ._discovery import PluginInfo as PluginInfo
 from ._eligible import Place as Place
+from ._pieces import collect as collect
 from .errors import AllBackendsFailed as AllBackendsFailed
 from .errors import AuthenticationError as AuthenticationError
 from .errors import BackendError as BackendError

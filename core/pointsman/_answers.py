@@ -12,7 +12,8 @@ from typing import get_args
 from attrs import evolve
 
 from ._attempts import Answered, Call, translated
-from ._backends import Backend, Registry, collect, last_of
+from ._backends import Backend, Registry
+from ._pieces import collect, last_of
 from .errors import BackendError, BackendTimeout, ContentFilterError, IncompleteAnswer, UnusableAnswer
 from .scope import Clock
 from .values import Chunk, Completion, FinishReason, Request

@@ -15,9 +15,10 @@ from attrs import define, evolve, field
 
 from . import _log
 from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, Holder, check, new_manager
+from ._pieces import chunk_of, collect
 from ._settings import Count, FromZero, Name, OnBreak, Prices, Retries, Seconds
 from ._structure import fields_of, misfits
-from .errors import LONG, BackendError, ConfigError, UnusableAnswer
+from .errors import LONG, BackendError, ConfigError
 from .scope import Clock
 from .secret import Secret, redact
 from .values import DROPPABLE, OPTIONAL, Capability, Chunk, Completion, Health, ModelInfo, Request, Usage
@@ -343,48 +344,6 @@ def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
             backend.id = name
         made.append(backend)
     return made
-
-
-def chunk_of(completion: Completion) -> Chunk:
-    """Return a whole answer as one chunk."""
-    return Chunk(
-        completion.text,
-        completion.tool_calls,
-        completion.thinking,
-        completion.finish_reason,
-        completion.usage,
-        completion.model,
-        completion.raw_finish_reason,
-        completion.request_id,
-        completion.state,
-    )
-
-
-def collect(chunks: Iterable[Chunk]) -> Completion:
-    """Put the pieces of a stream together.
-
-    :raises UnusableAnswer: it ended without a finish reason.
-    """
-    pieces = list(chunks)
-    finish = last_of(pieces, "finish_reason")
-    if finish is None:
-        raise UnusableAnswer("the stream ended without a finish reason")
-    return Completion(
-        "".join(piece.text for piece in pieces),
-        finish,
-        tuple(call for piece in pieces for call in piece.tool_calls),
-        last_of(pieces, "usage"),
-        last_of(pieces, "model"),
-        "".join(piece.thinking for piece in pieces),
-        last_of(pieces, "raw_finish_reason"),
-        last_of(pieces, "request_id"),
-        state=last_of(pieces, "state"),
-    )
-
-
-def last_of(pieces: list[Chunk], name: str) -> Any:
-    """Return the last value of a field that any piece has."""
-    return next((value for piece in reversed(pieces) if (value := getattr(piece, name)) is not None), None)
 
 
 _KINDS = ("generate", "stream", "health", "list_models")
