@@ -33,7 +33,7 @@ _SIGNS: dict[str, type[e.BackendError]] = {
     r"<\w*(insufficient_quota|credit_balance|spend_limit|usage_limit|billing|on_hold|payment_required|perday)\w*>"
     r"|specified .*usage limits|credit balance is too low|monthly included credits|requires more credits"
     r"|insufficient (credits|balance|funds)": e.QuotaError,
-    r"<\w*(context_length|context_size|token_limit|max_tokens)_(exceeded|error)>|<string_too_long>"
+    r"<\w*(context_length|context_size|token_limit|max_tokens)_(exceeded|error)>|^400.*<string_too_long>"
     r"|exceeds? (the )?context|maximum context length|prompt is too long|exceeds the maximum number of tokens"
     r"|available context size|inputs`? tokens \+ `?max_new_tokens|input is too long|too many tokens(?! per)"
     r"|maximum input length is|requested tokens .*exceed context window": e.ContextLengthError,

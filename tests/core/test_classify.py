@@ -67,6 +67,8 @@ TABLE: list[tuple[type[BackendError], int, Any]] = [
     (QuotaError, 429, openai(PLAN, "insufficient_quota", "insufficient_quota")),
     (QuotaError, 429, openai("m", "credit_balance_exhausted", "insufficient_quota")),
     (QuotaError, 429, openai("m", "organization_spend_limit_exceeded")),
+    (QuotaError, 429, openai("m", "project_spend_limit_exceeded")),
+    (QuotaError, 429, openai("m", "organization_usage_limit_exceeded")),
     (
         QuotaError,
         400,
@@ -139,6 +141,12 @@ TABLE: list[tuple[type[BackendError], int, Any]] = [
     (ContentFilterError, 400, openai("The prompt triggered content management policy.", "content_filter")),
     (ContentFilterError, 400, anthropic("invalid_request_error", "Output blocked by content filtering policy")),
     (ContentFilterError, 400, openai("Invalid prompt: flagged as violating our usage policy.", "invalid_prompt")),
+    (ContentFilterError, 400, openai("m", "invalid_prompt")),
+    (ContentFilterError, 400, openai("m", "bio_policy")),
+    (ContentFilterError, 400, openai("m", "misalignment_policy_violation")),
+    (InvalidRequestError, 400, {"error": {"code": 400, "metadata": {"error_type": "invalid_prompt"}}}),  # OpenRouter
+    (ContextLengthError, 400, {"error": {"code": 400, "metadata": {"error_type": "string_too_long"}}}),
+    (InvalidRequestError, 422, {"detail": [{"loc": ["body", "x"], "msg": "too long", "type": "string_too_long"}]}),
     # the caller's fault
     (InvalidRequestError, 400, openai("Invalid type for 'messages'", "invalid_type", param="messages")),
     (InvalidRequestError, 400, openai("string too long", "string_above_max_length")),
@@ -213,6 +221,8 @@ def test_a_wrong_value_is_the_callers_fault() -> None:
         ({}, openai("Rate limit reached. Please try again in 6m0s."), 360.0),
         ({}, openai("Please try again in 120ms."), 0.12),
         ({}, {"error": {"message": "m", "availability": {"code": "capacity_exhausted", "retry_after": 7}}}, 7.0),
+        ({"ratelimit": '"api";r=0;t=55'}, {}, 55.0),
+        ({"ratelimit": '"api";r=3;t=55'}, {}, None),
         ({}, openai("no hint at all"), None),
     ],
 )
@@ -242,6 +252,9 @@ def test_status_200_is_read_from_the_error_object() -> None:
     assert type(error_in({"error": {"code": 429, "message": "m"}})) is RateLimitError
     assert type(error_in({"error": {"code": "502", "message": "m"}})) is UnavailableError
     assert type(error_in({"error": {"message": "who knows"}})) is UnavailableError
+    assert type(error_in({"response": {"error": {"code": "invalid_prompt", "message": "m"}}})) is ContentFilterError
+    assert type(error_in({"error": {"error_type": "permission_denied", "message": "m"}})) is AuthenticationError
+    assert type(error_in({"error": {"error_type": "unprocessable", "message": "m"}})) is InvalidRequestError
     assert type(error_in([gemini(400, "INVALID_ARGUMENT", "m")])) is InvalidRequestError
     assert error_in({"error": None}) is None
     assert error_in({"choices": []}) is None
