@@ -41,7 +41,8 @@ _SIGNS: dict[str, type[e.BackendError]] = {
     r"|privacy_restricted|constraint_filtered|free_variant_ended|deploymentnotfound)>"
     r"|\bmodel\b.{0,120}(does not exist|not found|has been (retired|deprecated|decommissioned|shut ?down))"
     r"|is not supported by any provider|(unknown|invalid|no such) model\b|not a valid model": e.ModelNotFoundError,
-    r"^200<invalid_prompt>|<invalid_prompt><invalid_r|<\w*(content_filter|policy_?violation|bio_policy|refusal|moderation|prohibited_content)\w*>"
+    r"^200<invalid_prompt>|<invalid_prompt><invalid_r"  # OpenAI's: OpenRouter's says less
+    r"|<\w*(content_filter|policy_?violation|bio_policy|refusal|moderation|prohibited_content)\w*>"
     r"|content filtering policy|content management policy|flagged (as|by|for)|was flagged"
     r"|violat\w+ .{0,40}polic": e.ContentFilterError,
     r"<(rate_limit\w*|ramp_limit_exceeded|slow_down|resource_exhausted|capacity_exceeded)>"
