@@ -17,8 +17,8 @@ PATH = "chat/completions"
 ABSENT: tuple[str, ...] = ()
 _SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 _SENT = ("max_tokens", *_SAMPLING, "reasoning_effort")
-#: What a model has thought before it called tools, for it alone: DeepSeek wants the one back, OpenRouter the other.
-_THOUGHTS = ("reasoning_content", "reasoning_details")
+#: Parts of OpenRouter's details that come in pieces.
+_GROWING = {"text", "summary", "data"}
 #: Words of servers for the ends that they name otherwise. Every list of such words is open: others mean "stop".
 _FINISH: dict[str, FinishReason] = {
     "length": "length",
@@ -88,8 +88,9 @@ def completion(data: Any, headers: Mapping[str, str], vendor: str) -> Completion
     """
     choice = _choice(data)
     message = choice.get("message") or {"content": choice.get("text")}
-    calls = _Calls()
+    calls, thoughts = _Calls(), _Thoughts()
     calls.add(message.get("tool_calls"))
+    thoughts.add(message)
     end = _end(choice.get("finish_reason"), calls)
     _check_refusal(message.get("refusal"))
     return Completion(
@@ -101,7 +102,7 @@ def completion(data: Any, headers: Mapping[str, str], vendor: str) -> Completion
         thinking=_reasoning(message),
         raw_finish_reason=choice.get("native_finish_reason") or choice["finish_reason"],
         request_id=headers.get("x-request-id") or data.get("id"),
-        state=_state(message, calls, vendor),
+        state=thoughts.state(vendor, calls),
     )
 
 
@@ -110,10 +111,9 @@ def chunks(events: Events, vendor: str) -> Iterator[Chunk]:
 
     :raises UnusableAnswer: an event is none, or the stream ended without a finish reason.
     """
-    calls, refusal, raw, native = _Calls(), "", None, None
+    calls, thoughts, refusal, raw, native = _Calls(), _Thoughts(), "", None, None
     counted: Usage | None = None
     data: dict[str, Any] = {}
-    thoughts: dict[str, Any] = {"reasoning_content": "", "reasoning_details": []}
     for event in events:
         data = _object(event.json())
         counted = usage(data.get("usage") or _object(data.get("x_groq") or {}).get("usage")) or counted
@@ -121,8 +121,7 @@ def chunks(events: Events, vendor: str) -> Iterator[Chunk]:
         delta = choice.get("delta") or choice.get("message") or {}
         text, reasoning = _text(delta.get("content")), _reasoning(delta)
         refusal += delta.get("refusal") or ""
-        for name in _THOUGHTS:
-            thoughts[name] += delta.get(name) or type(thoughts[name])()
+        thoughts.add(delta)
         if calls.add(delta.get("tool_calls")) or text or reasoning:
             events.content_seen()
         if text or reasoning:
@@ -140,7 +139,7 @@ def chunks(events: Events, vendor: str) -> Iterator[Chunk]:
         model=data.get("model"),
         raw_finish_reason=native or raw,
         request_id=events.headers.get("x-request-id") or data.get("id"),
-        state=_state(thoughts, calls, vendor),
+        state=thoughts.state(vendor, calls),
     )
 
 
@@ -244,24 +243,30 @@ def _reasoning(message: Mapping[str, Any]) -> str:
     return thought if isinstance(thought, str) else ""
 
 
-def _state(message: Mapping[str, Any], calls: _Calls, vendor: str) -> State | None:
-    thoughts = {name: message[name] for name in _THOUGHTS if message.get(name)} if calls else {}
-    if isinstance(details := thoughts.get("reasoning_details"), list):
-        thoughts["reasoning_details"] = _joined(details)
-    return State(vendor, thoughts) if thoughts else None
+class _Thoughts:
+    """What a model thought before it called tools, as it wants it back: DeepSeek the text, OpenRouter the details."""
 
+    def __init__(self) -> None:
+        self._text = ""
+        self._details: list[dict[str, Any]] = []
 
-def _joined(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return OpenRouter's details of a stream as they would stand in a whole answer."""
-    whole: list[dict[str, Any]] = []
-    for piece in pieces:
-        same = whole and all(whole[-1].get(name) == piece.get(name) for name in ("type", "index"))
-        if not same or "index" not in piece:
-            whole.append({})
-        told = {name: value for name, value in piece.items() if value is not None}
-        grown = {name: whole[-1].get(name, "") + told[name] for name in ("text", "summary", "data") if name in told}
-        whole[-1].update(told | grown)
-    return whole
+    def add(self, message: Mapping[str, Any]) -> None:
+        """Take what a message, or a piece of one, says of them."""
+        if isinstance(text := message.get("reasoning_content"), str):
+            self._text += text
+        for piece in message.get("reasoning_details") or ():
+            told = {name: value for name, value in piece.items() if value is not None}
+            last = self._details[-1] if self._details else {}
+            if "index" in told and all(last.get(name) == told.get(name) for name in ("type", "index")):
+                last.update(told | {name: last[name] + told[name] for name in _GROWING & last.keys() & told.keys()})
+            else:
+                self._details.append(told)
+
+    def state(self, vendor: str, calls: _Calls) -> State | None:
+        """Return what is kept with the answer."""
+        kept = {"reasoning_content": self._text, "reasoning_details": self._details}
+        thoughts = {name: value for name, value in kept.items() if value and calls}
+        return State(vendor, thoughts) if thoughts else None
 
 
 def _check_refusal(refusal: Any) -> None:
