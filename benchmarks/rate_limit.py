@@ -43,11 +43,11 @@ class Provider:
         return Completion("hello")
 
 
-def pointsman(storage: str | None, provider: Provider, end: float) -> Callable[[], None]:
-    """Return what a thread does: one call after another, each as soon as the limit lets it."""
+def pointsman(storage: str | None, provider: Provider) -> Callable[[float], None]:
+    """Return what a thread does until a time: one call after another, each as soon as the limit lets it."""
     router = Router([Backend(provider, id="bench", rate_limit=RATE, rate_limit_window=1)], rate_limit_storage=storage)
 
-    def work() -> None:
+    def work(end: float) -> None:
         try:
             while (left := end - monotonic()) > 0:
                 router.generate("hi", timeout=left)
@@ -57,7 +57,7 @@ def pointsman(storage: str | None, provider: Provider, end: float) -> Callable[[
     return work
 
 
-def library(storage: str | None, provider: Provider, end: float) -> Callable[[], None]:
+def library(storage: str | None, provider: Provider) -> Callable[[float], None]:
     """Return the same with the library `limits`."""
     from limits import parse
     from limits.storage import storage_from_string
@@ -65,7 +65,7 @@ def library(storage: str | None, provider: Provider, end: float) -> Callable[[],
 
     limiter, item = MovingWindowRateLimiter(storage_from_string(storage or "memory://")), parse(f"{RATE}/second")
 
-    def work() -> None:
+    def work(end: float) -> None:
         while monotonic() < end:
             if limiter.hit(item):
                 provider.seen.append(monotonic())
@@ -75,11 +75,13 @@ def library(storage: str | None, provider: Provider, end: float) -> Callable[[],
     return work
 
 
-def worker(kind: str, storage: str, begin: float, seconds: float) -> None:
-    """Be one process: call from many threads from `begin` on, and print when each call was seen, and CPU seconds."""
+def worker(kind: str, storage: str, seconds: float) -> None:
+    """Be one process: call from many threads when told, and print when each call was seen, and CPU seconds."""
     provider = Provider()
-    work = {"pointsman": pointsman, "limits": library}[kind](storage or None, provider, begin + seconds)
-    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+    work = {"pointsman": pointsman, "limits": library}[kind](storage or None, provider)
+    print("ready", flush=True)
+    begin = float(sys.stdin.readline())
+    threads = [threading.Thread(target=work, args=(begin + seconds,)) for _ in range(THREADS)]
     sleep(max(0.0, begin - monotonic()))
     started = process_time()
     for thread in threads:
@@ -91,9 +93,15 @@ def worker(kind: str, storage: str, begin: float, seconds: float) -> None:
 
 def measured(kind: str, storage: str, processes: int, seconds: float) -> list[str]:
     """Return a row of the table."""
-    begin = monotonic() + 2 + processes  # they must have started by then
-    command = [sys.executable, __file__, "--worker", json.dumps([kind, storage, begin, seconds])]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    command = [sys.executable, __file__, "--worker", json.dumps([kind, storage, seconds])]
+    running: list[Any] = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    assert {process.stdout.readline() for process in running} == {"ready\n"}
+    begin = monotonic() + 0.5  # all begin together
+    for process in running:
+        process.stdin.write(f"{begin}\n")
+        process.stdin.flush()
     found = [json.loads(process.communicate()[0]) for process in running]
     seen = sorted(time for times, _ in found for time in times)
     fullest = max(
