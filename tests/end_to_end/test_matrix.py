@@ -147,5 +147,5 @@ class TestBrokenPromises:
         """If a promise is broken the command says what was wrong, and exits with 1."""
         assert main(["--row", "26", "--provider", "echo"]) == 1
         out = capsys.readouterr().out
-        assert "FAILED\n      the case itself failed" in out
+        assert "FAILED\n      text that was shown" in out
         assert "2 cases, 2 failed" in out
