@@ -13,6 +13,7 @@ from pointsman import (
     Chunk,
     ContentFilterError,
     ContextLengthError,
+    IncompleteAnswer,
     InvalidRequestError,
     Message,
     ModelInfo,
@@ -181,12 +182,16 @@ def test_thoughts_before_a_tool_call_go_back(fault_server: Serve) -> None:
 
 
 def test_keep_alives_are_no_content(fault_server: Serve) -> None:
-    """Comments before the first token do not stretch its limit, and between tokens not that of silence."""
-    with Router([provider(fault_server(faults.comments_only()))], first_token_timeout=0.5, max_retries=0) as router:
-        with pytest.raises(BackendTimeout):
-            list(router.stream("Hello", timeout=20))
-        whole = provider(fault_server(faults.hostile_text("comments")))
-        assert "".join(c.text for c in whole.stream(ask())) == faults.HOSTILE_TEXT
+    """Comments before the first token do not stretch its limit, nor those between tokens that of silence."""
+    silent, broken = provider(fault_server(faults.comments_only())), provider(fault_server(faults.pings_after(3)))
+    with Router([silent], max_retries=0) as router, pytest.raises(BackendTimeout):
+        list(router.stream("Hello", first_token_timeout=0.5, timeout=60))
+    with Router([broken], max_retries=0) as router:
+        with pytest.raises(IncompleteAnswer) as caught:
+            list(router.stream("Hello", idle_timeout=0.5, timeout=60))
+        assert isinstance(caught.value.__cause__, BackendTimeout)
+        assert faults.STORY.text is not None
+        assert faults.STORY.text.startswith(caught.value.text)
 
 
 # What errors mean
