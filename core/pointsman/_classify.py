@@ -30,7 +30,7 @@ _SIGNS: dict[str, type[e.BackendError]] = {
     r"<(invalid_api_key|api_key_invalid|authentication(_error)?|access_token_\w+|failed_precondition|\w*region_\w+)>"
     r"|(incorrect|invalid) (api key|username or password)|api key (not valid|expired)"
     r"|key was reported as leaked": e.AuthenticationError,
-    r"<\w*(insufficient_quota|credit_balance|spend_limit|usage_limit|billing|on_hold|payment_required|perday)\w*>"
+    r"<\w*(insufficient_quota|credit_balance|spend_limit|usage_limit|billing|on_hold|payment_required|perday)[\w-]*>"
     r"|specified .*usage limits|credit balance is too low|monthly included credits|requires more credits"
     r"|insufficient (credits|balance|funds)": e.QuotaError,
     r"<\w*(context_length|context_size|token_limit|max_tokens)_(exceeded|error)>|^400.*<string_too_long>"
@@ -98,7 +98,8 @@ def classify(status: int, headers: Mapping[str, str], body: Any, *, where: str =
     if status == 200:
         told = (str(value) for name in ("code", "http_status", "status") for value in facts[name])
         status = next((int(number) for number in told if re.fullmatch("[45][0-9][0-9]", number)), status)
-    hint, parameter = _hint(headers, facts, text), _refused(status, facts, codes, text)
+    hint = None if "PerDay" in codes else _hint(headers, facts, text)  # Google tells the wait of the minute there, too
+    parameter = _refused(status, facts, codes, text)
     cls = e.InvalidRequestError if parameter else _class_of(status, codes, text, hint)
     label = (f"HTTP {status}" if status != 200 else "an error in place of an answer") + (
         f" from {where}" if where else ""
@@ -113,7 +114,7 @@ def classify(status: int, headers: Mapping[str, str], body: Any, *, where: str =
     wish = str(headers.get("x-should-retry") or next(iter(facts["retryable"]), "")).lower()
     if wish in ("true", "false") or status == 405:
         error.retry_same = wish == "true"
-    if parameter:
+    if parameter or (cls is e.InvalidRequestError and "signature" in text):  # of a thought: it is this vendor's matter
         error.try_next = True  # another model may take it
     if isinstance(error, e.ContextLengthError):  # llama.cpp
         error.limit, error.needed = (next(iter(facts[name]), None) for name in ("n_ctx", "n_prompt_tokens"))

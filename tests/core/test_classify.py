@@ -42,8 +42,8 @@ def anthropic(type: str, message: str = "m", **details: str) -> Any:
     return {"type": "error", "error": {"type": type, "message": message, "details": details or None}, "request_id": "r"}
 
 
-PER_DAY = {"violations": [{"quotaId": "GenerateRequestsPerDayPerProject"}]}
-PER_MINUTE = {"violations": [{"quotaId": "GenerateRequestsPerMinutePerProject"}]}
+PER_DAY = {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}
+PER_MINUTE = {"violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}]}
 PLAN = "You exceeded your current quota, please check your plan and billing details."
 
 TABLE: list[tuple[type[BackendError], int, Any]] = [

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
 
 from .answers import Answer, Ask, Event, Wire
 
@@ -188,7 +191,9 @@ class Exchange:
         self._chunked = False
         self.seen = seen
         self.origin = origin  #: of the server: "http://127.0.0.1:PORT"
-        self.ask: Ask = wire.ask(seen.body)
+        self.ask: Ask = evolve(wire.ask(seen.body), id=seen.request_id)
+        if named := re.search("/models/([^/:]+):", seen.path):  # where Google's API has the model
+            self.ask = evolve(self.ask, model=named[1])
 
     @property
     def streamed(self) -> bool:

@@ -54,6 +54,7 @@ class Ask:
     tools: tuple[tuple[str, Mapping[str, Any]], ...] = ()  #: name and JSON Schema of the arguments
     tool_wanted: str | None = None  #: the one that must be called
     schema: Mapping[str, Any] | None = None
+    id: str = ""  #: of the request, for wires that have it in the body too
 
     def answer(self) -> Answer:
         """Answer as a well model would: an echo of the prompt, JSON where a schema is asked, a call where tools are."""

@@ -30,6 +30,7 @@ from ._connection import ClientGone, Connection, Exchange, serve
 from .answers import Wire
 from .anthropic_messages import Messages
 from .faults import Fault
+from .gemini_content import GenerateContent
 from .huggingface import TGI, HuggingFace
 from .openai_chat import Chat
 from .openai_responses import Responses
@@ -74,6 +75,7 @@ class Seen:
     raw: bytes = field(default=b"", repr=False)  #: the body as it came
     key: str | None = field(default=None, repr=False)  #: the key that came in a header, without "Bearer"
     prompt: str = ""  #: the text of the last user message, as the wire format has it
+    model: str = ""  #: that was asked for, in the body or the path
     visit: Visit = field(factory=lambda: Visit(0), repr=False)  #: the connection on which it came
     arrived_at: float = field(default=Factory(lambda self: self.visit.clock.now(), takes_self=True), repr=False)
     fault: str = ""  #: name of what was played
@@ -127,6 +129,9 @@ _WIRES: Mapping[str, Wire] = {
     "/chat/completions": Chat(),
     "/responses": Responses(),
     "/messages": Messages(),
+    ":generateContent": GenerateContent(),
+    ":streamGenerateContent": GenerateContent(streamed=True),
+    "/v1beta/models": GenerateContent(),
 }
 
 
@@ -325,7 +330,7 @@ class FaultServer:
         wire = next((wire for end, wire in self._wires.items() if path.endswith(end)), None)
         wire = wire or self._wires.get("/chat/completions") or next(iter(self._wires.values()))
         exchange = Exchange(connection, seen, wire, self.origin)
-        seen.prompt = exchange.ask.prompt
+        seen.prompt, seen.model = exchange.ask.prompt, exchange.ask.model
         return exchange
 
     def _fault_for(self, seen: Seen) -> Fault:

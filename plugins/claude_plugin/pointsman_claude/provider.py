@@ -38,7 +38,11 @@ _LIST_S = 20.0
 
 
 def _env(name: str) -> Any:
-    return field(factory=lambda: os.environ.get(name) or None)
+    return lambda: os.environ.get(name) or None
+
+
+def _secret(value: str | Secret | None) -> Secret | None:
+    return Secret.of(value)
 
 
 @frozen(kw_only=True)
@@ -50,10 +54,10 @@ class Claude:
     """
 
     #: What is asked unless a request names its own (environment: ANTHROPIC_MODEL).
-    model: str | None = _env("ANTHROPIC_MODEL")
-    api_key: Secret | None = field(factory=lambda: os.environ.get("ANTHROPIC_API_KEY"), converter=Secret.of)
+    model: str | None = field(factory=_env("ANTHROPIC_MODEL"))
+    api_key: Secret | None = field(factory=_env("ANTHROPIC_API_KEY"), converter=_secret)
     #: Sent as a bearer token where there is no key (environment: ANTHROPIC_AUTH_TOKEN).
-    auth_token: Secret | None = field(factory=lambda: os.environ.get("ANTHROPIC_AUTH_TOKEN"), converter=Secret.of)
+    auth_token: Secret | None = field(factory=_env("ANTHROPIC_AUTH_TOKEN"), converter=_secret)
     #: Without the path, with or without "/v1" (environment: ANTHROPIC_BASE_URL).
     base_url: str = field(factory=lambda: os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC)
     #: Of the API: from 2026-10-21 on it takes no sampling parameters, whatever the model.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -393,6 +395,6 @@ def test_we_send_what_their_client_sends(fault_server: Serve, official: Callable
 
 def test_every_fault_in_its_dialect() -> None:
     """The whole matrix of faults, A to D, with this provider: the router keeps its promise in Anthropic's words too."""
-    from pointsman.testing.matrix.__main__ import main
-
-    assert main(["--provider", "claude"]) == 0
+    command = [sys.executable, "-m", "pointsman.testing.matrix", "--provider", "claude"]
+    played = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert played.returncode == 0, played.stdout + played.stderr

@@ -171,8 +171,8 @@ def unsupported(parameter: str = "temperature", *, always: bool = False) -> Play
     """Row 12: 400 while the request has `parameter` (or `always`), a healthy answer without it."""
 
     async def play(x: Exchange) -> None:
-        body = x.seen.body
-        if not always and not (isinstance(body, dict) and parameter in body):
+        body = x.seen.body if isinstance(x.seen.body, dict) else {}
+        if not always and parameter not in {**body, **body.get("generationConfig", {})}:
             await x.answer()
             return
         message = f"Unsupported parameter: '{parameter}' is not supported with this model."

@@ -34,7 +34,7 @@ for error, raised, times in (
     falls_back(16, faults.error_under_200(error), raised, tried=times, name=f"error_under_200({error.code})")
 for error, raised in (
     (WireError("Not allowed.", _REQUEST, "content_policy_violation"), "ContentFilterError"),
-    (WireError("Bad role.", _REQUEST, "invalid_value"), "InvalidRequestError"),
+    (WireError("Bad role.", _REQUEST, "invalid_value", status=400), "InvalidRequestError"),
 ):
     raises(16, faults.error_under_200(error), raised, name=f"error_under_200({error.code})")
 

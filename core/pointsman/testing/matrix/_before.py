@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import faults
 from ..server import FaultServer
-from ._play import BOTH, PLAIN, STREAMED, WELL, Run, case, falls_back, raises, recovers
+from ._play import BOTH, PLAIN, STREAMED, WELL, Run, case, falls_back, options, raises, recovers
 
 for hinted, seconds in (
     (faults.rate_limited(1), 1.0),
@@ -67,7 +67,7 @@ def unsupported(run: Run) -> None:
         run.check_failed(*failed)
         warned = [text for text in got.completion.warnings if "temperature" in text] if got.completion else []
         run.check(len(warned), len(failed), "warnings")
-    run.check(["temperature" in seen.body for seen in on.servers["primary"].asked], [True, False, False], "sent")
+    run.check(["temperature" in options(seen) for seen in on.servers["primary"].asked], [True, False, False], "sent")
     run.check_circuit("closed")
 
 

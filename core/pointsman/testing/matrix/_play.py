@@ -13,7 +13,7 @@ from ...errors import IncompleteAnswer
 from .. import faults
 from ..answers import USAGE
 from ..faults import Fault
-from ..server import Script
+from ..server import Script, Seen
 from ..stage import Outcome, Stage
 from ._provider import Maker
 
@@ -30,6 +30,16 @@ PRICES = {"input": 1.0, "output": 2.0, "cached": 0.5}
 COST = (15 * 1.0 + 4 * 0.5 + 8 * 2.0) / 1e6
 #: Seconds by which a machine at work may be late.
 GRACE_S = 3.0
+
+
+def turns(seen: Seen) -> Any:
+    """Return the turns that a request carried, in whichever dialect."""
+    return seen.body.get("messages") or seen.body["contents"]
+
+
+def options(seen: Seen) -> Mapping[str, Any]:
+    """Return the options that a request carried, in whichever dialect."""
+    return {**seen.body, **seen.body.get("generationConfig", {})}
 
 
 class Wrong(Exception):

@@ -16,7 +16,7 @@ from ...values import Completion
 from .. import faults
 from ..answers import USAGE
 from ..stage import Outcome, Stage
-from ._play import BOTH, COST, PRIMARY, SPARE, WELL, Run, case
+from ._play import BOTH, COST, PRIMARY, SPARE, WELL, Run, case, options, turns
 
 #: How many calls come at once when a circuit is half open.
 _HERD = 12
@@ -259,15 +259,15 @@ def nothing_leaks_back(run: Run) -> None:
 def nothing_leaks_on(run: Run) -> None:
     """Each server gets its own key and model, the same messages, and what another one refused."""
     on = run.stage(faults.unsupported("temperature", always=True))
-    run.ask(temperature=0.5, model="a model of the primary")
+    run.ask(temperature=0.5, model="its-own-model")
     run.check(run.got and run.got.text, SPARE, "answer")
     primary, spare = on.servers["primary"].asked[-1], on.servers["spare"].asked[0]
     keys = [(seen.key or "").split("-")[1] for seen in (primary, spare)]
     run.check(keys, ["primary", "spare"], "keys")
-    models = [seen.body["model"] for seen in (primary, spare)]
-    run.check(models, ["a model of the primary", "model-of-spare"], "models")
-    run.check(spare.body["messages"], primary.body["messages"], "messages")
-    run.check(["temperature" in seen.body for seen in (primary, spare)], [False, True], "temperature")
+    models = [seen.model for seen in (primary, spare)]
+    run.check(models, ["its-own-model", "model-of-spare"], "models")
+    run.check(turns(spare), turns(primary), "messages")
+    run.check(["temperature" in options(seen) for seen in (primary, spare)], [False, True], "temperature")
     run.check_next()
 
 

@@ -13,7 +13,7 @@ from ...errors import BackendError
 from .. import faults
 from ..faults import Fault
 from ..stage import Stage
-from ._play import BOTH, PLAIN, SPARE, STREAMED, Run, answers, case, falls_back, raises
+from ._play import BOTH, PLAIN, SPARE, STREAMED, Run, answers, case, falls_back, raises, turns
 
 #: The part of `STORY` that has come when a stream breaks, and the rest.
 BEGUN, REST = "one two three ", "four five six seven eight"
@@ -56,7 +56,7 @@ def _goes_on(fault: Fault, on_break: str) -> None:
         run.check_failed("IncompleteAnswer")
         run.check(sum(chunk.restarted for chunk in got.chunks), int(on_break == "restart"), "chunks marked restarted")
         run.check(run.asked, {"primary": 1, "spare": 1}, "requests of each server")
-        roles = [message["role"] for message in on.servers["spare"].asked[0].body["messages"]]
+        roles = ["user" if turn["role"] == "user" else "assistant" for turn in turns(on.servers["spare"].asked[0])]
         run.check(roles, ["user", "assistant"] if on_break == "continue" else ["user"], "what the spare was asked")
 
 

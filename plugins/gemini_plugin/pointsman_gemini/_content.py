@@ -1,0 +1,239 @@
+"""The wire of `generateContent`: requests out, answers and streams in (google-genai 3.4.0's types)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from mimetypes import guess_type
+from typing import Any
+from uuid import uuid4
+
+from pointsman import (
+    AuthenticationError,
+    BackendError,
+    Chunk,
+    ContentFilterError,
+    Image,
+    InvalidRequestError,
+    Message,
+    Request,
+    State,
+    ToolCall,
+    UnusableAnswer,
+    Usage,
+)
+from pointsman.http import Events
+from pointsman.values import FinishReason
+
+from . import _models
+
+VENDOR = "google"
+_Part = dict[str, Any]
+#: Fields of a request -> those of `generationConfig`.
+_CONFIG = {
+    "max_tokens": "maxOutputTokens",
+    "temperature": "temperature",
+    "top_p": "topP",
+    "top_k": "topK",
+    "frequency_penalty": "frequencyPenalty",
+    "presence_penalty": "presencePenalty",
+    "seed": "seed",
+}
+_STOPS = 5  # as many as the API takes
+_MODES = {"auto": {"mode": "AUTO"}, "required": {"mode": "ANY"}, "none": {"mode": "NONE"}}
+#: In place of the signature of a call that another vendor's model made (Google's FAQ on thought signatures).
+_UNSIGNED = "skip_thought_signature_validator"
+_FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
+_KEPT = {"thoughtSignature", "functionCall"}  # what makes a turn worth going back as it came
+_BLOCKED = re.compile("SAFETY|RECITATION|BLOCKLIST|PROHIBITED|SPII|ESCALATION|IMAGE_|MODEL_ARMOR")
+
+
+def body(request: Request, model: str) -> dict[str, Any]:
+    """Return the JSON to send.
+
+    :raises InvalidRequestError: something in it cannot be asked.
+    """
+    sent: dict[str, Any] = {"contents": _contents(request.messages, signed=not _models.OLD.search(model))}
+    systems = [request.system, *(message.text for message in request.messages if message.role == "system")]
+    if system := "\n\n".join(filter(None, systems)):
+        sent["systemInstruction"] = {"parts": [{"text": system}]}
+    if request.tools:
+        declared = [
+            {"name": tool.name, "description": tool.description, "parametersJsonSchema": dict(tool.parameters)}
+            for tool in request.tools
+        ]
+        sent["tools"] = [{"functionDeclarations": declared}]
+        if choice := request.tool_choice:
+            named: dict[str, Any] = {"mode": "ANY", "allowedFunctionNames": [choice]}
+            sent["toolConfig"] = {"functionCallingConfig": _MODES.get(choice, named)}
+    config = {**_configured(request, model), **request.extra.get("generationConfig", {})}
+    return {**sent, **request.extra, **({"generationConfig": config} if config else {})}
+
+
+def _configured(request: Request, model: str) -> dict[str, Any]:
+    config = {name: value for field, name in _CONFIG.items() if (value := getattr(request, field)) is not None}
+    if len(request.stop) > _STOPS:
+        text = f"stop: found {len(request.stop)} texts, and Gemini takes {_STOPS}"
+        raise InvalidRequestError(text, try_next=True)
+    if request.stop:
+        config["stopSequences"] = list(request.stop)
+    if request.schema is not None:
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": dict(request.schema)}
+    if effort := request.reasoning_effort:
+        shown = {} if effort == "none" else {"includeThoughts": True}
+        config["thinkingConfig"] = {**_models.thinking(model, effort), **shown}
+    return config
+
+
+def _contents(messages: Sequence[Message], *, signed: bool) -> list[dict[str, Any]]:
+    """Return the turns, those of one speaker put together: all results of one turn's tools belong into one content."""
+    turns: list[dict[str, Any]] = []
+    calls: dict[str | None, _Part] = {}  # id -> the part of `functionCall`
+    for message in messages:
+        role = "model" if message.role == "assistant" else "user"
+        if message.role == "assistant":
+            parts = _own(message, signed=signed)
+            wanted = [part["functionCall"] for part in parts if "functionCall" in part]
+            calls |= {call.id: part for call, part in zip(message.tool_calls, wanted, strict=False)}
+        else:
+            parts = [] if message.role == "system" else list(_parts(message))
+        if message.role == "tool":
+            parts = [_result(message, calls), *(part for part in parts if "text" not in part)]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["parts"] += parts
+        elif parts:
+            turns.append({"role": role, "parts": parts})
+    return turns
+
+
+def _own(message: Message, *, signed: bool) -> list[_Part]:
+    """Return a turn of the model: its own words unchanged; of another vendor's, the text and the calls."""
+    parts: list[_Part] = list(message.state.data) if message.state is not None else list(_parts(message))
+    if message.state is None:
+        parts += ({"functionCall": {"name": call.name, "args": _args(call)}} for call in message.tool_calls)
+    first = next((n for n, part in enumerate(parts) if "functionCall" in part), None)
+    if signed and first is not None:  # of parallel calls, only the first is signed
+        parts[first] = {"thoughtSignature": _UNSIGNED, **parts[first]}
+    return parts
+
+
+def _result(message: Message, calls: Mapping[str | None, _Part]) -> _Part:
+    call = calls.get(message.tool_call_id)
+    if call is None:
+        raise InvalidRequestError(f"messages: tool_call_id {message.tool_call_id!r:.60} answers no call before it")
+    named = {name: call[name] for name in ("id", "name") if name in call}
+    return {"functionResponse": {**named, "response": {"output": message.text}}}
+
+
+def _parts(message: Message) -> Iterator[_Part]:
+    for part in (message.content,) if isinstance(message.content, str) else message.content:
+        if isinstance(part, Image):
+            head, _, data = (url := part.as_url()).partition(",")
+            if head.startswith("data:"):
+                yield {"inlineData": {"mimeType": head[5:].partition(";")[0], "data": data}}
+            else:
+                yield {"fileData": {"mimeType": guess_type(url)[0] or part.media_type, "fileUri": url}}
+        elif part:
+            yield {"text": part}
+
+
+def _args(call: ToolCall) -> dict[str, Any]:
+    try:
+        found = call.parsed()
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"arguments": call.arguments}
+
+
+def heard(events: Events) -> Iterator[Any]:
+    """Yield the answers of a stream, and tell it when the model speaks and when it has ended."""
+    for event in events:
+        data = event.json()
+        for candidate in data.get("candidates") or ():
+            if (candidate.get("content") or {}).get("parts"):
+                events.content_seen()
+            if candidate.get("finishReason"):
+                events.ending()
+        yield data
+
+
+def chunks(answers: Iterable[Any]) -> Iterator[Chunk]:
+    """Yield what the pieces of an answer say; a whole answer is one piece.
+
+    :raises BackendError: it failed, was refused, or ended without a finish reason.
+    """
+    whole: _Part = {}
+    candidate: _Part = {}
+    parts: list[_Part] = []
+    for data in answers:
+        whole |= {name: value for name, value in data.items() if value}
+        for one in (data.get("candidates") or ())[:1]:
+            candidate |= one
+            for part in (one.get("content") or {}).get("parts") or ():
+                _add(parts, part)
+                if text := part.get("text"):
+                    yield Chunk(thinking=text) if part.get("thought") else Chunk(text)
+    usage = _usage(whole.get("usageMetadata"))
+    try:
+        end = _end(whole, candidate, parts)
+    except BackendError as error:
+        error.usage = usage  # which it cost all the same
+        raise
+    calls = tuple(_call(part["functionCall"]) for part in parts if "functionCall" in part)
+    yield Chunk(
+        tool_calls=calls,
+        finish_reason="tool_calls" if calls else end,
+        usage=usage,
+        model=whole.get("modelVersion"),
+        raw_finish_reason=candidate["finishReason"],
+        request_id=whole.get("responseId"),
+        state=State(VENDOR, parts) if any(part.keys() & _KEPT for part in parts) else None,
+    )
+
+
+def _call(wanted: _Part) -> ToolCall:
+    """Return a call, under an id of ours where the service gave none: what goes back knows its own from the state."""
+    given = json.dumps(wanted.get("args") or {}, ensure_ascii=False)
+    return ToolCall(wanted.get("id") or f"call_{uuid4().hex}", wanted["name"], given)
+
+
+def _add(parts: list[_Part], part: _Part) -> None:
+    """Append a part, or put its text to that of the last one; what is signed stands for itself."""
+    last = parts[-1] if parts else {}
+    if part.keys() == last.keys() <= {"text", "thought"}:
+        parts[-1] = {**last, "text": last["text"] + part["text"]}
+    elif part.keys() != {"text"} or part["text"]:
+        parts.append(part)
+
+
+def _end(whole: _Part, candidate: _Part, parts: Sequence[_Part]) -> FinishReason:
+    if not candidate and (reason := (whole.get("promptFeedback") or {}).get("blockReason")):
+        raise ContentFilterError(f"the prompt was blocked: {reason}")
+    raw = candidate.get("finishReason")
+    if raw is None:
+        raise UnusableAnswer("the answer ended without a finishReason: it is cut")
+    told = f"the model ended with {raw}: {candidate.get('finishMessage') or 'without an explanation'!s:.300}"
+    if _BLOCKED.search(raw):
+        raise ContentFilterError(told)
+    if raw.startswith("PUP_"):  # of a policy that the account has violated
+        raise AuthenticationError(told)
+    if raw not in _FINISH:  # all others, of which there are more each year, are failures
+        raise UnusableAnswer(told)
+    called = any("functionCall" in part for part in parts)
+    if called and raw == "MAX_TOKENS":
+        raise UnusableAnswer("max_tokens was used up among the tool calls: give more")
+    if not called and not any(part.get("text") and not part.get("thought") for part in parts):
+        raise UnusableAnswer(f"the answer is empty ({raw}): if thinking used up max_tokens, give more, or less effort")
+    return _FINISH[raw]
+
+
+def _usage(counted: Mapping[str, int] | None) -> Usage | None:
+    """Return the tokens; the API counts thoughts, and the results of its own tools, apart."""
+    if not counted:
+        return None
+    read, said, thought, cached, tools = (
+        counted.get(f"{name}TokenCount") or 0
+        for name in ("prompt", "candidates", "thoughts", "cachedContent", "toolUsePrompt")
+    )
+    return Usage(read + tools, said + thought, cached, thought)
