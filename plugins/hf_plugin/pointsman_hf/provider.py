@@ -89,9 +89,9 @@ class HuggingFace(Compatible):
             return None, "tgi"
         return super().teaches(error, body, model)
 
-    def told(self, error: BackendError, request: Request) -> BackendError:
+    def told(self, error: BackendError) -> BackendError:
         """Return what an error means: where to look for a model, and that a server wakes."""
-        if isinstance(error, ModelNotFoundError):
+        if isinstance(error, ModelNotFoundError) and (error.code == "model_not_supported" or self.host == _ROUTER):
             return ModelNotFoundError(f"{error.message}; {_WHERE}", status=error.status, code=error.code)
         waking = isinstance(error, UnavailableError) and not isinstance(error, BackendTimeout)
         if waking and self._sleeps and error.status in (502, 503):

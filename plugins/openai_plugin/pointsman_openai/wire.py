@@ -122,7 +122,7 @@ class Compatible:
     def fit(self, body: dict[str, Any], request: Request) -> None:
         """Write into the body what the service wants to read."""
 
-    def told(self, error: BackendError, request: Request) -> BackendError:
+    def told(self, error: BackendError) -> BackendError:
         """Return what an error means here: the same, with more in it, or another."""
         return error
 
@@ -190,7 +190,8 @@ class Compatible:
         if isinstance(client, str) or self.missing:
             return Health.unconfigured(self.missing)
         try:
-            return self.probe(client)
+            with _of_promised_form():
+                return self.probe(client)
         except AuthenticationError as error:
             if error.status == 403:  # a restricted key may not list models, and yet ask them
                 return Health.degraded(f"the key may not list models: {error}")
@@ -284,7 +285,7 @@ class Compatible:
                 self._learnt.add(fact)
                 again = InvalidRequestError(error.message, status=error.status, code=error.code, retry_same=True)
                 raise again from error
-            told = self.told(error, request)
+            told = self.told(error)
             if told is error:
                 raise
             raise told from error

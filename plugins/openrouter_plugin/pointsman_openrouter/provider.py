@@ -24,6 +24,8 @@ from pointsman_openai.wire import HEALTH_S, Compatible
 
 #: Preferences of the field `provider` (OpenRouter's documentation, August 2026). Others are sent as they are.
 _ROUTING = {"order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "zdr", "max_price"}
+#: What is too dear with so many `max_tokens` may be affordable with fewer: no reason for an hour's pause, in seconds.
+_SMALLER_S = 5.0
 #: `pricing` of a model -> prices of `ModelInfo`.
 _PRICES = {"prompt": "input", "completion": "output", "input_cache_read": "cached"}
 
@@ -74,13 +76,12 @@ class OpenRouter(Compatible):
         if self.routing:
             body["provider"] = dict(self.routing)
 
-    def told(self, error: BackendError, request: Request) -> BackendError:
+    def told(self, error: BackendError) -> BackendError:
         """Return what an error means: its `error_type` and `availability` are known to the core."""
-        if isinstance(error, QuotaError) and error.retry_after is not None:
-            error.retry_same = True  # 402 with a hint is a matter of seconds
-        if isinstance(error, QuotaError) and "fewer max_tokens" in error.message:
-            what = f"{error.message} Fewer max_tokens may be affordable, too."
-            return QuotaError(what, status=error.status, code=error.code, retry_after=error.retry_after)
+        if isinstance(error, QuotaError):
+            error.retry_same = error.retry_after is not None  # 402 with a hint is a matter of seconds
+            if error.retry_after is None and "fewer max_tokens" in error.message:
+                error.retry_after = _SMALLER_S
         if isinstance(error, ModelNotFoundError) and "that support" in error.message:  # the model is there, without it
             wanted = "tools" if "tool" in error.message else None
             return InvalidRequestError(
