@@ -28,7 +28,7 @@ _FOLDERS = ("", "docs/", "core/", "backends/", "plugins/*/", "examples/*/")
 PAGES = sorted(page for folder in _FOLDERS for page in ROOT.glob(f"{folder}*.md"))
 _BLOCK = re.compile(r"(?:^<!-- file: (\S+) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
-_PRIVATE = re.compile("_API_KEY|_TOKEN|OPENAI_|ANTHROPIC_|POINTSMAN_")
+_PRIVATE = re.compile("_API_KEY|_TOKEN|OPENAI_|ANTHROPIC_|GOOGLE_|GEMINI_|POINTSMAN_")
 
 #: Runs each block of a page in turn, in one module; line numbers are those of the page.
 _RUNNER = """
@@ -107,6 +107,7 @@ def test_programs_run(page: Path, tmp_path: Path, server: FaultServer) -> None:
     programs = [(page.name, b.line, b.text) for b in blocks(page) if b.language == "python" and not b.file]
     keys = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-of-nobody-0123456789"}
     keys |= {"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": "sk-ant-of-nobody-0123456789"}
+    keys |= {"GOOGLE_GEMINI_BASE_URL": server.origin, "GOOGLE_API_KEY": "AQ.of-nobody-0123456789"}
     run(["-c", _RUNNER], tmp_path, json.dumps(programs), PYTHONPATH=str(tmp_path), **keys)
 
 

@@ -74,11 +74,12 @@ def body(request: Request, model: str) -> dict[str, Any]:
 def _configured(request: Request, model: str) -> dict[str, Any]:
     config = {name: value for field, name in _CONFIG.items() if (value := getattr(request, field)) is not None}
     if len(request.stop) > _STOPS:
-        text = f"stop: found {len(request.stop)} texts, and Gemini takes {_STOPS}"
-        raise InvalidRequestError(text, try_next=True)
+        raise InvalidRequestError(f"stop: found {len(request.stop)}, and Gemini takes {_STOPS}", try_next=True)
     if request.stop:
         config["stopSequences"] = list(request.stop)
     if request.schema is not None:
+        if request.tools and _models.OLD.search(model):
+            raise InvalidRequestError(f"schema: {model} takes none beside tools", try_next=True)
         config |= {"responseMimeType": "application/json", "responseJsonSchema": dict(request.schema)}
     if effort := request.reasoning_effort:
         shown = {} if effort == "none" else {"includeThoughts": True}

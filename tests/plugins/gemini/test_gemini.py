@@ -107,6 +107,7 @@ def test_every_option_has_its_place(fault_server: Serve) -> None:
             frequency_penalty=0.1, presence_penalty=0.2, tool_choice="look", schema=SCHEMA,
             extra={"generationConfig": {"candidateCount": 1}, "cachedContent": "cachedContents/1"},
         ),
+        model=NEW,
     )  # fmt: skip
     assert body.pop("contents")
     assert body == {
@@ -210,6 +211,8 @@ def test_what_models_do_not_take_is_not_sent(fault_server: Serve) -> None:
         with pytest.raises(InvalidRequestError, match="stop: found 6"):
             router.generate("hi", stop=list("abcdef"))
         assert router.generate("hi", stop=list("abcde")).text  # what was too much says nothing of the option
+    with pytest.raises(InvalidRequestError, match="schema: gemini-2.5-flash takes none beside tools"):
+        provider(server).generate(ask(tools=(TOOL,), schema=SCHEMA))
     assert len(server.asked) == 2
     one = provider(server)
     assert one.unsupported(OLD) == {"frequency_penalty", "presence_penalty"}
