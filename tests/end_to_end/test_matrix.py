@@ -1,12 +1,10 @@
 """The matrix of faults: one command that plays every row, and the page that lists them."""
 
 import json
-import logging
 import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +19,6 @@ from pointsman.testing.matrix._provider import Maker, Plain
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _ROW = re.compile(r"^\| *(\d+) *\|.*\|$", re.MULTILINE)
 _FAULT = re.compile(r"\b([a-z_0-9]+)\(")
-
-
-@pytest.fixture(autouse=True)
-def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the command sets for its own process is set back: here it shares one with all tests."""
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    loggers = [logging.getLogger(name) for name in ("pointsman", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def documented() -> dict[int, list[str]]:

@@ -28,9 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     picked = [case for case in cases() if not given.row or case.row in given.row]
     if not picked:
         parser.error(f"no row {given.row}: there are {min(c.row for c in cases())} to {max(c.row for c in cases())}")
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # no proxy stands between us and our own servers
-    logging.getLogger("pointsman").setLevel(logging.CRITICAL)  # a failure is the rule here
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         make = chosen(given.provider)
     except LookupError as error:
@@ -88,5 +85,8 @@ def _out(text: str) -> None:
     sys.stdout.flush()
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # for this process, and not for one that calls `main`
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # no proxy stands between us and our own servers
+    for name in ("pointsman", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a failure is the rule here
     sys.exit(main())
