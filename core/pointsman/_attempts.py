@@ -204,9 +204,12 @@ class Call(Generic[T]):
         """Return what this request is reckoned to cost, in tokens, before anybody knows; 0 if nobody counts them."""
         if not limiter.counts_tokens:
             return 0
-        request = backend.fitted(self.request, first=not self._errors)
-        chars = len(request.system or "") + sum(len(message.text) for message in request.messages)
-        return chars // _TOKEN_CHARS + (request.max_tokens or _ANSWER_TOKENS)
+        request = self.request
+        chars = len(request.system or "")
+        for message in request.messages:
+            chars += len(message.text)
+        most = request.max_tokens or backend.defaults.get("max_tokens") or _ANSWER_TOKENS
+        return chars // _TOKEN_CHARS + most
 
     def _at(self, backend: Backend) -> Answered[T] | None:
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
