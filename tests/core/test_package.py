@@ -16,8 +16,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "pointsman"
-PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists())
-MEMBERS = [ROOT / "core", ROOT / "backends", *PLUGINS, ROOT / "examples" / "echo_plugin"]
+PUBLISHED = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists())
+PLUGINS = [path for path in PUBLISHED if path.name.endswith("_plugin")]  # the others are what plugins share
+MEMBERS = [ROOT / "core", ROOT / "backends", *PUBLISHED, ROOT / "examples" / "echo_plugin"]
 SOURCES = sorted(path for member in MEMBERS for path in member.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 

@@ -1,15 +1,46 @@
-"""The matrix of faults, for a provider in the dialect of its own service."""
+"""The matrix of faults, for a provider in the dialect of its own service; and programs that providers ask."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pointsman.testing.matrix import Case, cases
 
 Played = Callable[[Any, Iterable[int]], dict[str, str]]
+_PROGRAMS = Path(__file__).parents[2] / ".tools" / "programs" / "node_modules" / ".bin"
+
+
+@pytest.fixture(scope="session")
+def real_program() -> Callable[[str], str]:
+    """A function that returns the path of a program which npm installed, as npm puts it into the PATH."""
+
+    def find(name: str) -> str:
+        path = _PROGRAMS / name
+        if not path.exists():
+            pytest.fail(f'{path} is not there: scripts/test installs it, and leaves out "programs" where it cannot')
+        return str(path)
+
+    return find
+
+
+@pytest.fixture
+def fake_program(tmp_path: Path) -> Callable[[str], str]:
+    """A function that writes a program in Python, and returns its path. Its code finds `sys`, `os` and `args`."""
+
+    def write(code: str) -> str:
+        path = tmp_path / "program"
+        path.write_text(
+            f"#!{sys.executable} -IS\nimport json, os, subprocess, sys, time\nargs = sys.argv[1:]\n{code}\n"
+        )
+        path.chmod(0o755)
+        return str(path)
+
+    return write
 
 
 @pytest.fixture
