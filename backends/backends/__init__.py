@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._configuration import load as load
+    from .codex import CodexBackend as CodexBackend
     from .huggingface import HuggingFaceBackend as HuggingFaceBackend
     from .llm_router_backend import LLMRouter as LLMRouter
     from .llm_router_backend import LLMRouterBackend as LLMRouterBackend
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .workstation import WorkstationBackend as WorkstationBackend
 
 _MODULE_OF = {
+    "CodexBackend": "codex",
     "HuggingFaceBackend": "huggingface",
     "LLMRouter": "llm_router_backend",
     "LLMRouterBackend": "llm_router_backend",

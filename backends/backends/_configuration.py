@@ -10,6 +10,7 @@ from typing import Any
 from pointsman import ConfigError, Router
 from pointsman.config import load as read_settings
 
+from .codex import CodexBackend
 from .hosted import HostedBackend
 from .huggingface import HuggingFaceBackend
 from .llm_router_backend import LLMRouterBackend
@@ -18,7 +19,7 @@ from .openrouter import OpenRouterBackend
 from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed
 from .workstation import WorkstationBackend
 
-_HOSTED: tuple[type[HostedBackend], ...] = (OpenAIBackend, HuggingFaceBackend, OpenRouterBackend)
+_HOSTED: tuple[type[HostedBackend], ...] = (OpenAIBackend, HuggingFaceBackend, OpenRouterBackend, CodexBackend)
 _CLASS_OF: dict[str, type[TextBackend]] = {"local": WorkstationBackend, **{cls.kind: cls for cls in _HOSTED}}
 _PRESETS = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE}
 
