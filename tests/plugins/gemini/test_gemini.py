@@ -211,7 +211,7 @@ def test_what_models_do_not_take_is_not_sent(fault_server: Serve) -> None:
         with pytest.raises(InvalidRequestError, match="stop: found 6"):
             router.generate("hi", stop=list("abcdef"))
         assert router.generate("hi", stop=list("abcde")).text  # what was too much says nothing of the option
-    with pytest.raises(InvalidRequestError, match="schema: gemini-2.5-flash takes none beside tools"):
+    with pytest.raises(InvalidRequestError, match=r"schema: .* takes none beside tools"):
         provider(server).generate(ask(tools=(TOOL,), schema=SCHEMA))
     assert len(server.asked) == 2
     one = provider(server)
