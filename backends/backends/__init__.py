@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._configuration import load as load
+    from .claude import ClaudeBackend as ClaudeBackend
     from .codex import CodexBackend as CodexBackend
+    from .gemini import GeminiBackend as GeminiBackend
     from .huggingface import HuggingFaceBackend as HuggingFaceBackend
     from .llm_router_backend import LLMRouter as LLMRouter
     from .llm_router_backend import LLMRouterBackend as LLMRouterBackend
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from .workstation import WorkstationBackend as WorkstationBackend
 
 _MODULE_OF = {
+    "ClaudeBackend": "claude",
     "CodexBackend": "codex",
+    "GeminiBackend": "gemini",
     "HuggingFaceBackend": "huggingface",
     "LLMRouter": "llm_router_backend",
     "LLMRouterBackend": "llm_router_backend",

@@ -10,7 +10,9 @@ from typing import Any
 from pointsman import ConfigError, Router
 from pointsman.config import load as read_settings
 
+from .claude import ClaudeBackend
 from .codex import CodexBackend
+from .gemini import GeminiBackend
 from .hosted import HostedBackend
 from .huggingface import HuggingFaceBackend
 from .llm_router_backend import LLMRouterBackend
@@ -19,7 +21,14 @@ from .openrouter import OpenRouterBackend
 from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed
 from .workstation import WorkstationBackend
 
-_HOSTED: tuple[type[HostedBackend], ...] = (OpenAIBackend, HuggingFaceBackend, OpenRouterBackend, CodexBackend)
+_HOSTED: tuple[type[HostedBackend], ...] = (
+    OpenAIBackend,
+    HuggingFaceBackend,
+    OpenRouterBackend,
+    ClaudeBackend,
+    GeminiBackend,
+    CodexBackend,
+)
 _CLASS_OF: dict[str, type[TextBackend]] = {"local": WorkstationBackend, **{cls.kind: cls for cls in _HOSTED}}
 _PRESETS = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE}
 

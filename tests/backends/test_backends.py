@@ -19,6 +19,8 @@ from pointsman.testing.doubles import Scripted
 
 import backends
 from backends import (
+    ClaudeBackend,
+    GeminiBackend,
     HuggingFaceBackend,
     LLMRouterBackend,
     OpenAIBackend,
@@ -34,7 +36,9 @@ Serve = Callable[..., FaultServer]
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key or address of the person who runs the tests is used."""
     for name in list(os.environ):
-        if name.startswith(("OPENAI_", "OPENROUTER_", "HF_", "HUGGING", "POINTSMAN_")):
+        if name.startswith(
+            ("OPENAI_", "OPENROUTER_", "HF_", "HUGGING", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "POINTSMAN_")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_TOKEN_PATH", "nowhere")
 
@@ -134,6 +138,29 @@ def test_each_service_has_its_backend(
     (seen,) = server.asked
     assert (seen.path, seen.key) == (f"{path}/chat/completions", "a-key-of-nobody")
     assert (seen.body["model"], tokens(seen.body), seen.body["temperature"]) == ("maker/model", 128, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("cls", "variable", "path"),
+    [
+        (ClaudeBackend, "ANTHROPIC_API_KEY", "/v1/messages"),
+        (GeminiBackend, "GEMINI_API_KEY", "/v1beta/models/a-model:generateContent"),
+    ],
+)
+def test_each_vendor_has_its_backend(
+    fault_server: Serve, monkeypatch: pytest.MonkeyPatch, cls: type[OpenAIBackend], variable: str, path: str
+) -> None:
+    """The same, with an API of its own."""
+    monkeypatch.setenv(variable, "a-key-of-nobody")
+    server = fault_server()
+    with cls(model="a-model", base_url=server.origin, options={"context_window": 9}) as backend:
+        assert backend("Hello") == "You said: Hello"
+        assert (backend.id, backend.provider) == (cls.name, cls.kind)
+        assert backend.router.backends[0].context_window == 9
+    (seen,) = server.asked
+    assert (seen.path, seen.key, seen.model) == (path, "a-key-of-nobody", "a-model")
+    sent = seen.body.get("generationConfig", seen.body)
+    assert (sent.get("max_tokens", sent.get("maxOutputTokens")), sent["temperature"]) == (128, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -357,6 +384,8 @@ def test_the_modules_of_the_guide_import() -> None:
         "from backends.workstation import WorkstationBackend as D\n"
         "from backends.huggingface import HuggingFaceBackend\n"
         "from backends.openrouter import OpenRouterBackend\n"
+        "from backends.claude import ClaudeBackend\n"
+        "from backends.gemini import GeminiBackend\n"
         "assert (A, B, C, D) == (LLMRouterBackend, OpenAIBackend, OpenAIBackend, WorkstationBackend)\n"
     )
 
