@@ -39,9 +39,13 @@ class Pause:
     soft: bool
 
     def __str__(self) -> str:
+        return f"{self.state}: {self.error.message}"
+
+    @property
+    def state(self) -> str:
+        """How long it lasts, in words."""
         up = self.left + 0.499  # rounded up: it never says 0 s, nor less than what was asked for a moment ago
-        state = f"cooling down for {up:.0f} s more" if self.left else "cooled down, and one call is trying it"
-        return f"{state}: {self.error.message}"
+        return f"cooling down for {up:.0f} s more" if self.left else "cooled down, and one call is trying it"
 
 
 @define(eq=False)

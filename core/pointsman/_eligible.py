@@ -85,11 +85,10 @@ class Gate:
 
     def _not_now(self, backend: Backend, request: Request) -> str:
         """Return why this backend had better not be asked now ("" if it may)."""
-        health = self._monitor.known(backend)
-        if health is not None and not health.usable:
+        health, pause = self._monitor.known(backend), self._pause(backend, request)
+        if health is not None and not health.usable and (pause is None or health.status == "unconfigured"):
             return f"{health.status}: {health.reason}"
-        pause = self._pause(backend, request)
-        return str(pause or "")
+        return str(pause or "")  # it says until when
 
     def _may_be_wrong(self, backend: Backend, request: Request) -> bool:
         """Say whether what stands against the backend now is only a guess or an old finding of ours."""

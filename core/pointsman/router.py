@@ -199,8 +199,10 @@ class Router:
         found = self._monitor.check(self._registry.backends)
         for backend in self._registry.backends:
             pause = self._breaker.pause(backend.id, backend.model)
-            if pause is not None and found[backend.id].usable:
+            if pause is not None and (was := found[backend.id]).usable:
                 found[backend.id] = Health("degraded" if pause.soft else "unavailable", str(pause))
+            elif pause is not None:
+                found[backend.id] = Health(was.status, f"{was.reason}; {pause.state}")
         return found
 
     def order(self, prompt: Prompt = "?", **options: Unpack[Options]) -> tuple[Place, ...]:
@@ -313,11 +315,9 @@ class Router:
             raise ConfigError("no backend is configured; write a configuration, or install a provider and set its key")
         if len(errors) == 1:
             raise errors[0]
-        hints = [error.retry_after for error in errors if error.retry_after is not None]
+        soonest = min((error.retry_after for error in errors if error.retry_after is not None), default=None)
         reasons = "; ".join(str(error) for error in errors)
-        raise AllBackendsFailed(
-            f"no backend can take this request: {reasons}", errors, retry_after=min(hints, default=None)
-        )
+        raise AllBackendsFailed(f"no backend can take this request: {reasons}", errors, retry_after=soonest)
 
     def _hindrance(self, backend: Backend, request: Request) -> BackendError:
         """Return why a backend cannot be asked, as the error that its cool-down remembers, if that is the reason."""
@@ -330,7 +330,7 @@ class Router:
             return InvalidRequestError(why, parameter=untaken[0], try_next=True)
         error = copy(pause.error) if pause is not None and why.startswith("cool") else kind(why)
         if pause is not None:
-            error.retry_after = pause.left
+            error.args, error.retry_after = (why,), pause.left
         error.backend = backend.id
         return error
 

@@ -10,7 +10,9 @@ from pointsman import (
     AuthenticationError,
     BackendError,
     ContentFilterError,
+    Health,
     InvalidRequestError,
+    QuotaError,
     RateLimitError,
     Request,
     Router,
@@ -244,3 +246,23 @@ def test_the_log_says_when_a_circuit_opens_and_closes(caplog: pytest.LogCaptureF
         router.generate("hi")
     lines = [record.getMessage() for record in caplog.records if "circuit" in record.getMessage()]
     assert [line.split(" backend=")[0] for line in lines] == ["event='circuit opened'", "event='circuit closed'"]
+
+
+def test_a_circuit_is_told_also_of_a_backend_that_is_unwell() -> None:
+    """Health, order and the error say until when a backend is left alone, whatever a look at its health has found."""
+    a = Scripted(QuotaError("no money"), healthy=Health("unavailable", "its page says so"))
+    b = Scripted(RateLimitError("slow", retry_after=40.0))
+    with Router({"a": a, "b": b}, clock=Clock(), timeout=30) as router:
+        with pytest.raises(AllBackendsFailed):
+            router.generate("hi")
+        told = router.health()
+        assert (told["a"].status, told["a"].reason) == ("unavailable", "its page says so; cooling down for 3600 s more")
+        assert told["b"].reason == "cooling down for 40 s more: slow"
+        reasons = {place.backend.id: place.reason for place in router.order()}
+        assert reasons["a"] == "cooling down for 3600 s more: no money"
+        with pytest.raises(AllBackendsFailed) as caught:
+            router.generate("hi")
+        assert [type(error) for error in caught.value.errors] == [QuotaError, RateLimitError]
+        assert "a: cooling down for 3600 s more: no money; b: cooling down for 40 s more: slow" in str(caught.value)
+        with pytest.raises(QuotaError, match="a: cooling down for 3600 s more: no money"):
+            router.generate("hi", backend="a")
