@@ -40,7 +40,6 @@ _CONFIG = {
     "presence_penalty": "presencePenalty",
     "seed": "seed",
 }
-_STOPS = 5  # as many as the API takes
 _MODES = {"auto": {"mode": "AUTO"}, "required": {"mode": "ANY"}, "none": {"mode": "NONE"}}
 #: In place of the signature of a call that another vendor's model made (Google's FAQ on thought signatures).
 _UNSIGNED = "skip_thought_signature_validator"
@@ -73,8 +72,8 @@ def body(request: Request, model: str) -> dict[str, Any]:
 
 def _configured(request: Request, model: str) -> dict[str, Any]:
     config = {name: value for field, name in _CONFIG.items() if (value := getattr(request, field)) is not None}
-    if len(request.stop) > _STOPS:
-        raise InvalidRequestError(f"stop: found {len(request.stop)}, and Gemini takes {_STOPS}", try_next=True)
+    if len(request.stop) > 5:
+        raise InvalidRequestError(f"stop: found {len(request.stop)}, and Gemini takes 5", try_next=True)
     if request.stop:
         config["stopSequences"] = list(request.stop)
     if request.schema is not None:
@@ -202,9 +201,9 @@ def _call(wanted: _Part) -> ToolCall:
 def _add(parts: list[_Part], part: _Part) -> None:
     """Append a part, or put its text to that of the last one; what is signed stands for itself."""
     last = parts[-1] if parts else {}
-    if part.keys() == last.keys() <= {"text", "thought"}:
+    if "text" in part and "thoughtSignature" not in part and {**part, "text": last.get("text")} == last:
         parts[-1] = {**last, "text": last["text"] + part["text"]}
-    elif part.keys() != {"text"} or part["text"]:
+    elif part.keys() - {"text"} or part.get("text"):  # an empty one may not go back
         parts.append(part)
 
 

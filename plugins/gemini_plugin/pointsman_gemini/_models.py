@@ -25,9 +25,8 @@ def thinking(model: str, effort: str) -> dict[str, str | int]:
     """Return how much the model is to think, in its family's terms: a level, or a budget of tokens."""
     if not _BUDGET.search(model):
         least = "MINIMAL" if _MINIMAL.search(model) else "LOW"
-        return {
-            "thinkingLevel": {"none": least, "minimal": least, "low": "LOW", "medium": "MEDIUM"}.get(effort, "HIGH")
-        }
+        levels = {"none": least, "minimal": least, "low": "LOW", "medium": "MEDIUM"}
+        return {"thinkingLevel": levels.get(effort, "HIGH")}
     return {"thinkingBudget": max(_BUDGETS.get(effort, 24_576), 128 if "pro" in model else 0)}  # which cannot but think
 
 

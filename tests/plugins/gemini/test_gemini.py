@@ -38,6 +38,7 @@ from pointsman.testing import Fault, FaultServer, WireError, faults
 from pointsman.testing.answers import Answer, Ask
 from pointsman.testing.gemini_content import GenerateContent
 from pointsman_gemini import Gemini
+from pointsman_gemini._content import chunks
 
 Serve = Callable[..., FaultServer]
 KEY = "AQ.0123456789abcdefghij"
@@ -112,13 +113,9 @@ def test_every_option_has_its_place(fault_server: Serve) -> None:
     assert body.pop("contents")
     assert body == {
         "systemInstruction": {"parts": [{"text": "Short."}]},
-        "tools": [
-            {
-                "functionDeclarations": [
-                    {"name": "look", "description": "Looks.", "parametersJsonSchema": dict(TOOL.parameters)}
-                ]
-            }
-        ],
+        "tools": [{"functionDeclarations": [
+            {"name": "look", "description": "Looks.", "parametersJsonSchema": dict(TOOL.parameters)},
+        ]}],
         "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["look"]}},
         "cachedContent": "cachedContents/1",
         "generationConfig": {
@@ -268,6 +265,19 @@ def test_reads_thoughts_calls_and_usage(answered: Callable[..., Any]) -> None:
     assert answered(faults.well("No thoughts.")).state is None
 
 
+def test_pieces_become_parts() -> None:
+    """Pieces of one kind are joined; what is signed stands for itself, and what is empty is not kept."""
+    thought = {"text": "c", "thought": True}
+    signed = {"text": "", "thoughtSignature": "s"}
+    pieces: list[Any] = [
+        {}, {"text": "a"}, {"text": "b"}, {"text": ""}, thought, {**thought, "thought": False}, signed, {"text": "d"},
+    ]  # fmt: skip
+    answers: list[Any] = [{"candidates": [{"content": {"parts": [piece]}}]} for piece in pieces]
+    *_, last = chunks([*answers, {"candidates": [{"finishReason": "STOP"}]}])
+    assert last.state
+    assert last.state.data == [{"text": "ab"}, thought, {"text": "c", "thought": False}, signed, {"text": "d"}]
+
+
 @pytest.mark.parametrize("given", ["fc_1", ""])
 def test_its_own_turn_goes_back_unchanged(fault_server: Serve, given: str) -> None:
     """A turn with calls is replayed part by part, its signature in the same part; an id goes back if it was given."""
@@ -352,13 +362,7 @@ WIRES = {
 @pytest.mark.parametrize("wires", WIRES.values(), ids=WIRES)
 @pytest.mark.parametrize(("status", "text", "code", "extra", "kind"), ERRORS, ids=lambda value: str(value)[:30])
 def test_errors(
-    fault_server: Serve,
-    status: int,
-    text: str,
-    code: str | None,
-    extra: dict[str, Any],
-    kind: type[BackendError],
-    wires: Any,
+    fault_server: Serve, status: int, text: str, code: str | None, extra: Any, kind: type[BackendError], wires: Any
 ) -> None:
     """Each row of the API's table has its class, as a status, under 200 and as bare JSON in a stream, without a key."""
     told = WireError(f"{text} {KEY}", code=code, status=status, extra=extra)
