@@ -262,7 +262,7 @@ def test_a_circuit_is_told_also_of_a_backend_that_is_unwell() -> None:
         assert reasons["a"] == "cooling down for 3600 s more: no money"
         with pytest.raises(AllBackendsFailed) as caught:
             router.generate("hi")
-        assert [type(error) for error in caught.value.errors] == [QuotaError, RateLimitError]
+        assert [type(error) for error in caught.value.exceptions] == [QuotaError, RateLimitError]
         assert "a: cooling down for 3600 s more: no money; b: cooling down for 40 s more: slow" in str(caught.value)
         with pytest.raises(QuotaError, match="a: cooling down for 3600 s more: no money"):
             router.generate("hi", backend="a")
