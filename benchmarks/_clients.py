@@ -65,6 +65,25 @@ def with_huggingface_hub(url: str) -> Callable[[], str]:
     return lambda: str(client.chat_completion(**asked).choices[0].message.content)
 
 
+def with_anthropic(url: str) -> Callable[[], str]:
+    """Return a call of Anthropic's own package."""
+    import anthropic
+
+    client: Any = anthropic.Anthropic(base_url=url.removesuffix("/v1"), api_key=KEY, max_retries=0)
+    asked = {name: value for name, value in BODY.items() if name != "temperature"}
+    return lambda: str(client.messages.create(**asked).content[0].text)
+
+
+def with_google_genai(url: str) -> Callable[[], str]:
+    """Return a call of Google's own package."""
+    from google import genai
+
+    options: Any = {"base_url": url.removesuffix("/v1")}
+    client: Any = genai.Client(api_key=KEY, http_options=options)
+    config = {"max_output_tokens": BODY["max_tokens"], "temperature": BODY["temperature"]}
+    return lambda: str(client.models.generate_content(model=MODEL, contents=PROMPT, config=config).text)
+
+
 def with_pointsman(url: str, plugin: str = "openai:OpenAI", spares: int = 0) -> Callable[[], str]:
     """Return a call through our router to a plugin's provider, with so many more behind the first."""
     from pointsman import Router
@@ -92,8 +111,12 @@ CLIENTS: dict[str, Callable[[str], Callable[[], str]]] = {
     "pointsman, 3 backends": lambda url: with_pointsman(url, spares=2),
     "pointsman, openrouter": lambda url: with_pointsman(url, "openrouter:OpenRouter"),
     "pointsman, hf": lambda url: with_pointsman(url, "hf:HuggingFace"),
+    "pointsman, claude": lambda url: with_pointsman(url, "claude:Claude"),
+    "pointsman, gemini": lambda url: with_pointsman(url, "gemini:Gemini"),
     "openai package": with_openai,
     "huggingface_hub package": with_huggingface_hub,
+    "anthropic package": with_anthropic,
+    "google.genai package": with_google_genai,
     "litellm": with_litellm,
 }
 

@@ -75,7 +75,7 @@ def main() -> None:
     if given.litellm_python:
         pythons["litellm"] = given.litellm_python
     for name in [name for name in pythons if name.endswith(" package")]:
-        if find_spec(name.removesuffix(" package")) is None:
+        if find_spec(name.removesuffix(" package").partition(".")[0]) is None:
             del pythons[name]
     calls, rounds = (5, 2) if given.quick else (200, 15)
     wall: dict[str, list[float]] = {name: [] for name in pythons}
