@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pointsman import (
+    BackendError,
     Chunk,
     Completion,
     ContentFilterError,
@@ -192,24 +193,28 @@ def chunks(events: Events) -> Iterator[Chunk]:
     end: dict[str, Any] = {}
     counted: dict[str, Any] = {}
     blocks: dict[int, dict[str, Any]] = {}
-    for event in events:
-        data = event.json()
-        kind = data.get("type")
-        if kind == "message_start":
-            start = data["message"]
-            counted |= start.get("usage") or {}
-        elif kind == "content_block_start":
-            blocks[data["index"]] = dict(data["content_block"])
-            if text := data["content_block"].get("text"):
+    try:
+        for event in events:
+            data = event.json()
+            kind = data.get("type")
+            if kind == "message_start":
+                start = data["message"]
+                counted |= start.get("usage") or {}
+            elif kind == "content_block_start":
+                blocks[data["index"]] = dict(data["content_block"])
+                if text := data["content_block"].get("text"):
+                    events.content_seen()
+                    yield Chunk(text, model=start.get("model"))
+            elif kind == "content_block_delta":
                 events.content_seen()
-                yield Chunk(text, model=start.get("model"))
-        elif kind == "content_block_delta":
-            events.content_seen()
-            yield from _grown(blocks[data["index"]], data["delta"], start.get("model"))
-        elif kind == "message_delta":
-            counted |= {name: value for name, value in (data.get("usage") or {}).items() if value is not None}
-            end |= data["delta"]
-            events.ending()
+                yield from _grown(blocks[data["index"]], data["delta"], start.get("model"))
+            elif kind == "message_delta":
+                counted |= {name: value for name, value in (data.get("usage") or {}).items() if value is not None}
+                end |= data["delta"]
+                events.ending()
+    except BackendError as error:
+        error.usage = usage(counted)  # a part must be paid for, too
+        raise
     finish = _end(end.get("stop_reason"), end.get("stop_details"))
     whole = [_finished(block) for _, block in sorted(blocks.items())]
     yield Chunk(

@@ -6,7 +6,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pointsman import Chunk, Completion, ContentFilterError, Message, Request, State, ToolCall, UnusableAnswer, Usage
+from pointsman import (
+    BackendError,
+    Chunk,
+    Completion,
+    ContentFilterError,
+    Message,
+    Request,
+    State,
+    ToolCall,
+    UnusableAnswer,
+    Usage,
+)
 from pointsman.http import Events
 from pointsman.values import FinishReason
 
@@ -114,22 +125,26 @@ def chunks(events: Events, vendor: str) -> Iterator[Chunk]:
     calls, thoughts, refusal, raw, native = _Calls(), _Thoughts(), "", None, None
     counted: Usage | None = None
     data: dict[str, Any] = {}
-    for event in events:
-        data = _object(event.json())
-        counted = usage(data.get("usage") or _object(data.get("x_groq") or {}).get("usage")) or counted
-        choice = _choice(data) if data.get("choices") else {}
-        delta = choice.get("delta") or choice.get("message") or {}
-        text, reasoning = _text(delta.get("content")), _reasoning(delta)
-        refusal += delta.get("refusal") or ""
-        thoughts.add(delta)
-        if calls.add(delta.get("tool_calls")) or text or reasoning:
-            events.content_seen()
-        if text or reasoning:
-            yield Chunk(text=text, thinking=reasoning, model=data.get("model"))
-        if choice.get("finish_reason"):
-            raw = choice["finish_reason"]
-            native = choice.get("native_finish_reason")
-            events.ending()
+    try:
+        for event in events:
+            data = _object(event.json())
+            counted = usage(data.get("usage") or _object(data.get("x_groq") or {}).get("usage")) or counted
+            choice = _choice(data) if data.get("choices") else {}
+            delta = choice.get("delta") or choice.get("message") or {}
+            text, reasoning = _text(delta.get("content")), _reasoning(delta)
+            refusal += delta.get("refusal") or ""
+            thoughts.add(delta)
+            if calls.add(delta.get("tool_calls")) or text or reasoning:
+                events.content_seen()
+            if text or reasoning:
+                yield Chunk(text=text, thinking=reasoning, model=data.get("model"))
+            if choice.get("finish_reason"):
+                raw = choice["finish_reason"]
+                native = choice.get("native_finish_reason")
+                events.ending()
+    except BackendError as error:
+        error.usage = error.usage or counted  # a part must be paid for, too
+        raise
     end = _end(raw, calls)
     _check_refusal(refusal)
     yield Chunk(

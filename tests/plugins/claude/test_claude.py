@@ -17,6 +17,7 @@ from pointsman import (
     ContentFilterError,
     ContextLengthError,
     Image,
+    IncompleteAnswer,
     InvalidRequestError,
     Message,
     ModelNotFoundError,
@@ -398,3 +399,13 @@ def test_every_fault_in_its_dialect() -> None:
     command = [sys.executable, "-m", "pointsman.testing.matrix", "--provider", "claude"]
     played = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert played.returncode == 0, played.stdout + played.stderr
+
+
+def test_a_part_of_an_answer_is_paid_for_too(fault_server: Any) -> None:
+    """What the server counted before a stream broke is with the error, and with the attempt (row 39)."""
+    server = fault_server(faults.cut_after(2))
+    with Router({"claude": provider(server)}) as router, pytest.raises(IncompleteAnswer) as caught:
+        list(router.stream("hi"))
+    assert caught.value.usage is not None
+    assert caught.value.usage == caught.value.attempts[0].usage
+    assert caught.value.usage.input_tokens > 0

@@ -405,6 +405,18 @@ def test_errors_in_a_stream(fault_server: Serve) -> None:
         whole(fixed(fault_server, None, {"error": "Too many requests", "error_type": "x"}).stream(ask()))
 
 
+def test_a_part_of_an_answer_is_paid_for_too(fault_server: Serve) -> None:
+    """What a server counted before its stream broke is with the error (row 39)."""
+    counted = {"prompt_tokens": 50, "completion_tokens": 2, "total_tokens": 52}
+    with pytest.raises(RateLimitError) as caught:
+        whole(
+            fixed(fault_server, None, delta(content="hi") | {"usage": counted}, {"error": "Too many requests"}).stream(
+                ask()
+            )
+        )
+    assert caught.value.usage == Usage(50, 2)
+
+
 @pytest.mark.parametrize(
     "body",
     [[], {}, {"choices": None}, {"choices": [None]}, {"choices": [3]}, message(content="x", tool_calls=[None]), "text",
