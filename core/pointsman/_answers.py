@@ -6,7 +6,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
-from types import TracebackType
 from typing import get_args
 
 from attrs import evolve
@@ -103,16 +102,12 @@ def opened(registry: Registry, backend: Backend, request: Request) -> Opened:
         raise
 
 
-def close(chunks: Iterator[Chunk]) -> None:
+def close(chunks: Iterator[Chunk] | None) -> None:
     """Close a provider's iterator, if it can be closed and does not run in another thread."""
     try:
-        getattr(chunks, "close", _nothing)()
-    except ValueError:
-        return  # it runs in another thread, where the cancelled scope ends it
-
-
-def _nothing() -> None:
-    """There is nothing to close."""
+        getattr(chunks, "close", bool)()
+    except Exception:  # it runs in another thread, where the cancelled scope ends it; or is a plugin's fault
+        return
 
 
 class _Rate:
@@ -202,6 +197,7 @@ class Stream(Iterator[Chunk]):
         self._rate = _Rate(self._call.setting("min_rate", answered.backend), self._call.shared.clock)
         if self._done:  # closed meanwhile, by another thread
             close(self._rest)
+            self._call.leave()
 
     def _pull(self) -> Chunk:
         try:
@@ -246,8 +242,7 @@ class Stream(Iterator[Chunk]):
         """
         call, scope = self._call, self._call.request.scope
         error.usage = error.usage or last_of(self._seen, "usage")
-        if self._rest is not None:
-            close(self._rest)
+        close(self._rest)
         text = "".join(chunk.text for chunk in self._seen)
         refused = isinstance(error, ContentFilterError)
         broken = error if refused else _incomplete(text, error)
@@ -255,6 +250,8 @@ class Stream(Iterator[Chunk]):
         policy = call.setting("on_break", self._answered.backend)
         restart = policy == "restart"
         plain = not (call.request.tools or call.request.schema or any(chunk.tool_calls for chunk in self._seen))
+        # What else came, such as usage, is of the attempt that broke.
+        self._seen = [Chunk(text, thinking="".join(chunk.thinking for chunk in self._seen))]
         if not refused and not scope.cancelled and (restart or (policy == "continue" and plain and text)):
             try:
                 self._begin(call.resume("" if restart else text), restarted=restart)
@@ -272,18 +269,15 @@ class Stream(Iterator[Chunk]):
         if self._done:
             return
         self._done = True
+        self._call.leave()
         if self._completion is None:
             self._call.request.scope.cancel()
-        if self._rest is not None:
-            close(self._rest)
-        self._call.leave()
+        close(self._rest)
 
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

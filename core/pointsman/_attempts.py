@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The first wait of the exponential backoff, and the longest, in seconds.
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
+#: The first wait of the exponential backoff, the longest, and the longest hint waited out while another backend is
+#: left, in seconds.
+_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_HINT = 0.5, 8.0, 60.0
 #: What an answer is reckoned at, in tokens, where the request sets no limit; and characters of a token.
 _ANSWER_TOKENS, _TOKEN_CHARS = 500, 4
 
@@ -116,8 +117,7 @@ class Call(Generic[T]):
         """Do as `run`, with those that have not been asked yet."""
         scope = self.request.scope
         while not scope.expired and (backend := self._turn()) is not None:
-            answer = self._at(backend)
-            if answer is not None:
+            if (answer := self._at(backend)) is not None:
                 return answer
             error = self._errors[-1]
             if scope.cancelled or not self._may_try_next(error):
@@ -129,9 +129,9 @@ class Call(Generic[T]):
 
     def resume(self, text: str = "") -> Answered[T]:
         """Do as `go_on`, after an answer that broke; with `text`, only its rest is asked for, where that can be."""
+        asked = self.request = self._whole
         if text:
             self._keep(lambda b: "continuation" in b.capabilities)
-            asked = self._whole
             rest = asked.max_tokens and max(1, asked.max_tokens - len(text) // _TOKEN_CHARS)
             messages = (*asked.messages, Message("assistant", text))
             self.request = asked.changed({"messages": messages, "max_tokens": rest})
@@ -164,11 +164,13 @@ class Call(Generic[T]):
         return None
 
     def _let_in(self, backend: Backend, woken: threading.Event | None = None) -> bool:
-        breaker = self.shared.breaker
-        return breaker.silent or breaker.enter(backend.id, self._model(backend), self, woken)
+        return self.shared.breaker.silent or self.shared.breaker.enter(backend.id, self._model(backend), self, woken)
 
     def _model(self, backend: Backend) -> str | None:
-        return backend.model_for(self.request, first=not self._errors)
+        return backend.model_for(self.request, first=self._first(backend))
+
+    def _first(self, backend: Backend) -> bool:
+        return not self._errors or self._errors[0].backend == backend.id
 
     def _after_probe(self, backend: Backend) -> bool:
         """Wait for the call that probes this backend, if one does; say whether it may be asked then."""
@@ -230,12 +232,12 @@ class Call(Generic[T]):
                 return Answered(answer, backend, request, started)
             except (Exception, SystemExit) as raised:
                 error = translated(raised)
-            except BaseException:
-                self.leave()
+            except BaseException:  # Ctrl-C: what a traceback keeps must not go on
+                request.scope.cancel()
                 raise
             self.failed(Answered(None, backend, request, started), error)
             if self._adapted(backend, request, error):
-                request = backend.fitted(self.request, first=not self._errors)
+                request = backend.fitted(self.request, first=self._first(backend))
                 continue
             if isinstance(error, InvalidRequestError) and error.retry_same and not learned:
                 learned = True  # the provider knows now how this server wants it
@@ -249,7 +251,7 @@ class Call(Generic[T]):
 
     def _fitted(self, backend: Backend) -> Request:
         """Return the request as this backend is asked it; warn of what the caller set and its model does not take."""
-        request = backend.fitted(self.request, first=not self._errors)
+        request = backend.fitted(self.request, first=self._first(backend))
         if backend.picky or request.drop_unsupported:
             told = backend.refused.get(request.model, frozenset())  # when it was refused
             for name in sorted(OPTIONAL - told):
@@ -289,16 +291,12 @@ class Call(Generic[T]):
             self.shared.breaker.left(self)
 
     def _settle(self, usage: Usage | None) -> None:
-        if self._slot is not None:
-            self._slot.leave(usage.total_tokens if usage is not None else None)
-            self._slot = None
+        slot, self._slot = self._slot, None  # at once: the thread that closes a stream may be another one
+        if slot is not None:
+            slot.leave(usage.total_tokens if usage is not None else None)
 
     def record(
-        self,
-        tried: Answered[Any],
-        model: str | None,
-        outcome: Outcome,
-        error: BackendError | None = None,
+        self, tried: Answered[Any], model: str | None, outcome: Outcome, error: BackendError | None = None
     ) -> None:
         """Add one attempt to the list, and to the log if anybody reads it."""
         name, reason = (type(error).__name__, error.message[:300]) if error is not None else (None, None)
@@ -338,7 +336,7 @@ class Call(Generic[T]):
         if wait is None:
             wait = random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2.0**tried))
         left = self.request.scope.left()
-        return wait if wait < (left if last else left / 2) else None
+        return wait if wait < (min(left, threading.TIMEOUT_MAX) if last else min(left / 2, _LONGEST_HINT)) else None
 
     def _may_try_next(self, error: BackendError) -> bool:
         if isinstance(error, ContentFilterError):

@@ -100,9 +100,10 @@ class Backend:
         window: int | None = self._declared("context_window", None)
         return window
 
-    def _declared(self, name: str, default: Any) -> Any:
+    def _declared(self, name: str, default: Any, *of: Any) -> Any:
         try:
-            return getattr(self.provider, name, default)
+            found = getattr(self.provider, name, default)
+            return found(*of) if of else found
         except Exception as error:  # the fault of a plugin must not cost the caller the answer of another
             _log.failed(name, error, backend=self.id)
             return default
@@ -139,7 +140,7 @@ class Backend:
         """Return the options of this request that `model` does not take, as far as anybody knows."""
         names = self.refused.get(model, frozenset())
         if self._unsupported is not None:
-            names |= frozenset(self._unsupported(model))
+            names |= frozenset(self._declared("unsupported", None, model) or ())
         if request.drop_unsupported:
             lacking = request.needs - self.capabilities
             names |= (lacking & OPTIONAL) | ({"tool_choice"} if "tools" in lacking else frozenset())

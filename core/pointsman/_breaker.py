@@ -28,6 +28,8 @@ _HARD = 60.0
 _FIRST = 5.0
 #: So many failures in a row, or half of at least so many outcomes within so many seconds.
 _IN_A_ROW, _ENOUGH, _WINDOW = 3, 10, 60.0
+#: Circuits that are kept at most: names of models may come from outside.
+_MOST = 1000
 
 
 @frozen
@@ -102,20 +104,23 @@ class Breaker:
             if seconds is None:
                 seconds, soft = error.cooldown or _FIRST * too_many, error.cooldown < _HARD
             if soft:
-                seconds = min(seconds * 2**circuit.openings, _HARD)
-            if now + seconds > max(now, circuit.until):
-                if circuit.until <= now:  # and not the next of many that failed together
-                    circuit.openings += 1
-                    _log.warning("circuit opened", backend=backend, model=key[1], seconds=seconds, reason=error.message)
+                seconds = min(seconds * 2.0 ** min(circuit.openings, 9), _HARD)
+            if opened := now + seconds > max(now, circuit.until):
+                opened = circuit.until <= now  # and not the next of many that failed together
+                circuit.openings += opened
                 circuit.until, circuit.error, circuit.soft = now + seconds, copy(error), soft
             circuit.end_probe()
+            if len(self._circuits) > _MOST:
+                self._circuits.pop(min(self._circuits, key=lambda old: old[1] is None)).end_probe()
+        if opened:  # told outside: a handler of the log may do anything
+            _log.warning("circuit opened", backend=backend, model=key[1], seconds=seconds, reason=error.message)
 
     def succeeded(self, backend: str, model: str | None, *, whole: bool = True) -> None:
         """Close the circuits that this answer disproves; one that has only begun (not `whole`) lets others in."""
+        closed = []
         with self._lock:
             for key, circuit in self._of(backend, model):
-                if circuit.until:
-                    _log.write(_log.INFO, "circuit closed", backend=backend, model=key[1])
+                closed += [key[1]] if circuit.until else []
                 circuit.until = 0.0
                 circuit.end_probe()
                 if whole:
@@ -123,17 +128,22 @@ class Breaker:
                     circuit.note(self._clock.now(), good=True)
                     if not circuit.failures:
                         del self._circuits[key]
+        for name in closed:
+            _log.write(_log.INFO, "circuit closed", backend=backend, model=name)
 
     def enter(self, backend: str, model: str | None, caller: object, woken: threading.Event | None = None) -> bool:
-        """Say whether `caller` may ask now: a half open circuit lets one in. `woken` is set when that one has ended."""
+        """Say whether `caller` may ask now: a half open circuit lets one in. `woken` is set when that one has ended.
+
+        With `woken`, one that is open does not count.
+        """
         now = self._clock.now()
         with self._lock:
-            half_open = [circuit for _, circuit in self._of(backend, model) if 0 < circuit.until <= now]
-            for circuit in half_open:
-                if circuit.probe not in (None, caller):
+            circuits = [one for _, one in self._of(backend, model) if one.until and (one.until <= now or not woken)]
+            for circuit in circuits:
+                if circuit.until > now or circuit.probe not in (None, caller):
                     circuit.waiting += [woken] if woken is not None else []
                     return False
-            for circuit in half_open:
+            for circuit in circuits:
                 circuit.probe = caller
             return True
 

@@ -62,9 +62,7 @@ class Monitor:
         with self._lock:
             thread = self._asking.get(backend.id)
             if thread is None or not thread.is_alive():
-                thread = threading.Thread(
-                    target=self._look, args=(backend,), name=f"health of {backend.id}", daemon=True
-                )
+                thread = threading.Thread(None, self._look, f"health of {backend.id}", (backend,), daemon=True)
                 self._asking[backend.id] = thread
                 thread.start()
             return thread

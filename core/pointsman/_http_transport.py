@@ -81,8 +81,8 @@ class Exchange:
         """
         try:
             return action(*args)
-        except Exception as error:
-            failure = self._meaning(error).with_traceback(None)
+        except BaseException as error:
+            failure = self._meaning(error).with_traceback(None) if isinstance(error, Exception) else error
         del args
         self.close()
         raise failure
@@ -107,6 +107,9 @@ class Exchange:
                 rest = rest[self.ready().send(rest[:_PIECE]) :]
         self.answer = HTTPResponse(_Incoming(self))  # type: ignore[arg-type] # of a socket it only wants makefile
         self.answer.begin()
+        while self.answer.status < 200:  # `http.client` itself passes over none but 100
+            self.answer.headers = None
+            self.answer.begin()
 
     def read(self) -> bytes:
         """Return what has come; b"" at the end."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ._backends import Backend
 from .errors import RateLimitError
-from .scope import Clock, Scope
+from .scope import Bell, Clock, Scope
 from .secret import Secret
 
 #: A window is kept so much longer: calls take unequally long to where the provider counts them.
@@ -66,7 +66,7 @@ class Slot:
     __slots__ = ("_limiter", "began", "id", "running", "tokens", "turn")
     began: float
     id: str  #: in Redis
-    turn: threading.Event  #: of one who waits in line
+    turn: Bell  #: of one who waits in line
 
     def __init__(self, limiter: Limiter, tokens: int) -> None:
         self._limiter = limiter
@@ -170,12 +170,11 @@ class Limiter:
             return slot
         with self._lock:
             self._outlook(slot).check(scope, within)
-            slot.turn = threading.Event()
+            slot.turn = Bell()
             self._line.append(slot)
         forget = scope.on_cancel(slot.turn.set)
         try:
             while True:
-                slot.turn.clear()
                 wait = self._claim(slot) if self._line[0] is slot and not scope.cancelled else Wait(inf)
                 if not wait.seconds:
                     return slot

@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from attrs import fields_dict
+
 from .errors import UnusableAnswer
 from .values import Chunk, Completion
 
 
 def chunk_of(completion: Completion) -> Chunk:
     """Return a whole answer as one chunk."""
-    return Chunk(
-        completion.text,
-        completion.tool_calls,
-        completion.thinking,
-        completion.finish_reason,
-        completion.usage,
-        completion.model,
-        completion.raw_finish_reason,
-        completion.request_id,
-        completion.state,
-    )
+    return Chunk(**{name: getattr(completion, name) for name in fields_dict(Chunk) if name != "restarted"})
 
 
 def collect(chunks: Iterable[Chunk]) -> Completion:

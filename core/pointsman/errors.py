@@ -25,6 +25,7 @@ may the same backend be asked again (`retry_same`), and may the next one be aske
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -100,6 +101,10 @@ class BackendError(PointsmanError):
         #: What the failure cost, where the provider said so
         self.usage: Usage | None = None
         self.attempts: tuple[Attempt, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by `__init__`, as usual: a plugin's class may have one of its own.
+        return copyreg.__newobj__, (type(self),), {**vars(self), "args": self.args}  # type: ignore[attr-defined] # of pickle
 
     @property
     def message(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 
 from . import _log
-from ._answers import Opened, Stream, judged, opened
+from ._answers import Stream, judged, opened
 from ._attempts import Answered, Call, Shared
 from ._backends import Backend, Registry, limiters, listed
 from ._breaker import Breaker
@@ -242,9 +242,7 @@ class Router:
     def __enter__(self) -> Router:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- one call ------------------------------------------------------------------------------
@@ -264,22 +262,18 @@ class Router:
 
     def _generate(self, request: Request) -> Completion:
         call = self._call(request, self._ask, streamed=False)
-        answered = call.run(*self._candidates(request))
-        return self._finished(call, answered.answer, answered)
+        try:
+            answered = call.run(*self._candidates(request))
+            return self._finished(call, answered.answer, answered)
+        finally:
+            call.leave()
 
     def _ask(self, backend: Backend, request: Request) -> Completion:
         return judged(self._registry.generate(backend, request), request)
 
     def _stream(self, request: Request) -> Stream:
-        def ask(backend: Backend, asked: Request) -> Opened:
-            return opened(self._registry, backend, asked)
-
-        call = self._call(request, ask, streamed=True)
-        return Stream(
-            call,
-            lambda: call.run(*self._candidates(request)),
-            lambda whole, answered: self._finished(call, whole, answered),
-        )
+        call = self._call(request, partial(opened, self._registry), streamed=True)
+        return Stream(call, lambda: call.run(*self._candidates(request)), partial(self._finished, call))
 
     def _call(self, request: Request, ask: Callable[[Backend, Request], T], *, streamed: bool) -> Call[T]:
         substitute = request.backend is None and len(self._registry.backends) > 1

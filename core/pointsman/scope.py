@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from time import monotonic
 
@@ -81,7 +82,7 @@ class Scope:
                 self._callbacks += (callback,)
                 return lambda: self._forget(callback)
         callback()
-        return _nothing
+        return lambda: None
 
     def _forget(self, callback: Callable[[], None]) -> None:
         with _LOCK:
@@ -96,6 +97,23 @@ class Scope:
     def __reduce__(self) -> tuple[type[Scope], tuple[()]]:
         """A scope belongs to one running call: a copy or a pickle of it has no limits."""
         return (Scope, ())
+
+
+class Bell(threading.Event):
+    """Wakes one thread; each `wait` takes the signal with it. The collector may let a stream `set` it inside `wait`."""
+
+    def __init__(self) -> None:
+        self._shut = threading.Lock()  # of an `Event`, the waiting thread itself may hold the lock just then
+        self._shut.acquire()
+
+    def set(self) -> None:
+        """Let one wait end."""
+        with suppress(RuntimeError):
+            self._shut.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for so many seconds at most; say whether it was set."""
+        return self._shut.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
 
 class Clock:
@@ -113,10 +131,6 @@ class Clock:
             return not woken.wait(seconds) and not scope.expired
         finally:
             forget()
-
-
-def _nothing() -> None:
-    """There is nothing to forget."""
 
 
 _LOCK = threading.RLock()  # held for a few instructions only; the collector may close a stream, and forget, inside

@@ -304,15 +304,16 @@ class BadMessage(Failing):
 
 
 class UnpicklableError(errors.RateLimitError):
-    def __init__(self, seconds: float, extra: str) -> None:
-        super().__init__(f"{seconds}{extra}")
+    def __init__(self) -> None:
+        super().__init__("slower, please")
+        self.why = threading.Lock()
 
 
 class BadPickledError(Failing):
     breaks = "test_raises_the_right_class[rate_limited]"
 
     def wrong(self, failure: Failure) -> Exception:
-        return UnpicklableError(1, "s")
+        return UnpicklableError()
 
 
 class BadSwallows(Failing):

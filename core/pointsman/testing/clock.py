@@ -48,7 +48,7 @@ class Clock(scope.Clock):
     def wait(self, scope: scope.Scope, seconds: float, woken: threading.Event | None = None) -> bool:
         """Let the seconds be over, for this call too; False if nobody waits, its time is up, or `woken` is set."""
         woken, seconds = woken or threading.Event(), max(0.0, seconds)
-        if scope.cancelled or woken.is_set():
+        if scope.cancelled or woken.wait(0):
             return False
         began = self.now()
         with self._lock:
@@ -56,11 +56,12 @@ class Clock(scope.Clock):
         if self._jumps:
             self.advance(seconds)
         forget = scope.on_cancel(woken.set)
-        while self.now() < began + seconds and not woken.wait(_LOOK_S):
-            pass
+        rung = False
+        while self.now() < began + seconds and not rung:
+            rung = woken.wait(_LOOK_S)
         forget()
         scope.elapse(min(seconds, self.now() - began))
-        return not woken.is_set() and not scope.expired
+        return not rung and not scope.cancelled and not scope.expired
 
     @property
     def waits(self) -> tuple[float, ...]:
