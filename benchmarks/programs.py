@@ -20,6 +20,7 @@ from _measure import arguments, interleaved, over
 from pointsman import Message, Request
 from pointsman.testing import FaultServer, faults
 from pointsman_codex import Codex
+from pointsman_copilot import Copilot
 from pointsman_openai import OpenAI
 
 PROGRAMS = Path(__file__).parents[1] / ".tools" / "programs" / "node_modules" / ".bin"
@@ -59,6 +60,9 @@ def main() -> None:
     with FaultServer() as server:
         made: dict[str, Any] = {
             "codex": Codex(program=str(PROGRAMS / "codex"), base_url=server.url, model="gpt-5.5"),
+            "copilot": Copilot(
+                program=str(PROGRAMS / "copilot"), cache=str(PROGRAMS.parent / "cache"), base_url=server.url, model="m"
+            ),
         }
         direct = OpenAI(base_url=server.url, model="gpt-5.5", api="responses")
         contestants = {name: timed(provider) for name, provider in {"http": direct, **made}.items()}

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ._configuration import load as load
     from .claude import ClaudeBackend as ClaudeBackend
     from .codex import CodexBackend as CodexBackend
+    from .copilot import CopilotBackend as CopilotBackend
     from .gemini import GeminiBackend as GeminiBackend
     from .huggingface import HuggingFaceBackend as HuggingFaceBackend
     from .llm_router_backend import LLMRouter as LLMRouter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "ClaudeBackend": "claude",
     "CodexBackend": "codex",
+    "CopilotBackend": "copilot",
     "GeminiBackend": "gemini",
     "HuggingFaceBackend": "huggingface",
     "LLMRouter": "llm_router_backend",

@@ -12,6 +12,7 @@ from pointsman.config import load as read_settings
 
 from .claude import ClaudeBackend
 from .codex import CodexBackend
+from .copilot import CopilotBackend
 from .gemini import GeminiBackend
 from .hosted import HostedBackend
 from .huggingface import HuggingFaceBackend
@@ -28,6 +29,7 @@ _HOSTED: tuple[type[HostedBackend], ...] = (
     ClaudeBackend,
     GeminiBackend,
     CodexBackend,
+    CopilotBackend,
 )
 _CLASS_OF: dict[str, type[TextBackend]] = {"local": WorkstationBackend, **{cls.kind: cls for cls in _HOSTED}}
 _PRESETS = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -64,10 +65,11 @@ class Exchange:
         :raises RefusedCall: the program answered with an error.
         :raises BackendError: it died or hung, or the scope has ended.
         """
-        try:
+        number = None
+        with suppress(UnicodeEncodeError):  # which holds the whole message: it must not become a context
             number = self._server.call(method, params, self, undo)
-        except UnicodeEncodeError:
-            raise InvalidRequestError("the request has a lone surrogate: it is no valid text") from None
+        if number is None:
+            raise InvalidRequestError("the request has a lone surrogate: it is no valid text")
         hung_at = monotonic() + self._server.patience
         while True:
             message = self._receive(hung_at)
@@ -83,7 +85,7 @@ class Exchange:
         """
         while True:
             message = self._receive(inf)
-            if "id" not in message:
+            if "id" not in message or not {"result", "error"} & message.keys():
                 yield message
 
     def content_seen(self) -> None:
@@ -97,7 +99,7 @@ class Exchange:
                 self._undo = self._undo[:-1] if undo is None else [*self._undo, undo]
                 return
         if undo is not None:
-            self._server.call(*undo)
+            self._server.undo((undo,))
 
     def _cancel(self) -> None:
         self.mailbox.put(_CANCELLED)
@@ -106,8 +108,7 @@ class Exchange:
     def _leave(self) -> None:
         with self._lock:
             calls, self._undo = self._undo or (), None
-        for call in reversed(calls):
-            self._server.call(*call)
+        self._server.undo(calls[::-1])
 
     def _receive(self, hung_at: float) -> Message:
         while True:

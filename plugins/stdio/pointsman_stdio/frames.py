@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from attrs import frozen
+from pointsman import Secret
 
 Message = dict[str, Any]
 
@@ -24,7 +25,14 @@ class Framing:
 
 
 def _json(message: Message) -> bytes:
-    return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_revealed).encode()
+
+
+def _revealed(value: object) -> str:
+    """Return a key: only here, so that no message which is still looked at has one in it."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
 
 
 def _parsed(data: bytes) -> Message:

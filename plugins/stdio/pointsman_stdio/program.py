@@ -63,12 +63,12 @@ def output(program: str, *arguments: str, environment: Mapping[str, str] | None 
     return told.stdout.decode("utf-8", "replace")
 
 
-def version_of(program: str) -> str:
+def version_of(program: str, environment: Mapping[str, str] | None = None) -> str:
     """Return the version that a program tells.
 
     :raises UnavailableError: it tells none.
     """
-    told = output(program, "--version")
+    told = output(program, "--version", environment=environment)
     if found := _VERSION.search(told):
         return found[0]
     raise UnavailableError(f"{program} --version tells no version: {told.strip():.100}", retry_same=False)

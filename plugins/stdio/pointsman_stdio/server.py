@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import field, frozen
 from pointsman import BackendError, UnavailableError
 
 from .frames import BrokenStream, Framing, Message
@@ -68,6 +68,16 @@ class Protocol:
     patience: float = 30.0
 
 
+@frozen(eq=False)
+class _Pending:
+    """A call that has not been answered yet."""
+
+    exchange: Exchange | None = None  #: that waits for the answer
+    undo: Callable[[Any], Undo] | None = None  #: what ends that which this call began
+    then: Sequence[Undo] = ()  #: what is called next
+    since: float = field(factory=monotonic)
+
+
 class Server:
     """Thread-safe. Two threads of its own write and read, so that nobody blocks on a pipe.
 
@@ -77,7 +87,7 @@ class Server:
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
         self._lock = threading.Lock()  # over the fields below
-        self._pending: dict[int, tuple[Exchange | None, float, Callable[[Any], Undo] | None]] = {}
+        self._pending: dict[int, _Pending] = {}
         self._exchanges: dict[Exchange, str | None] = {}
         self._number = 0
         self._end: BackendError | None = None
@@ -86,7 +96,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         for message in protocol.hello:
-            self._send(message if "id" not in message else {**message, "id": self._enter(None, None)})
+            self._send(message if "id" not in message else {**message, "id": self._enter(_Pending())})
         self._thread: threading.Thread | None = None
 
     @property
@@ -98,7 +108,7 @@ class Server:
     def usable(self) -> bool:
         """Whether a new exchange may begin: it lives, and answers what it is asked."""
         with self._lock:
-            oldest = min((since for _, since, _ in self._pending.values()), default=inf)
+            oldest = min((pending.since for pending in self._pending.values()), default=inf)
         if oldest + self.patience < monotonic():
             self.hung()
         return self._end is None and self._verdict is None
@@ -135,11 +145,19 @@ class Server:
         self,
         method: str,
         params: Mapping[str, Any],
-        exchange: Exchange | None = None,
+        exchange: Exchange,
         undo: Callable[[Any], Undo] | None = None,
     ) -> int:
-        """Send a call and return its number. Without an exchange, nobody waits for the answer."""
-        number = self._enter(exchange, undo)
+        """Send a call of an exchange, and return its number."""
+        return self._call(method, params, _Pending(exchange, undo))
+
+    def undo(self, calls: Sequence[Undo]) -> None:
+        """Send these calls, each when the one before it was answered. Nobody waits for that."""
+        if calls:
+            self._call(*calls[0], _Pending(then=calls[1:]))
+
+    def _call(self, method: str, params: Mapping[str, Any], pending: _Pending) -> int:
+        number = self._enter(pending)
         try:
             self._send({"id": number, "method": method, "params": params})
         except BaseException:
@@ -172,10 +190,10 @@ class Server:
             _close_pipes(self._process)
             self._process.returncode = 0  # not ours to wait for
 
-    def _enter(self, exchange: Exchange | None, undo: Callable[[Any], Undo] | None) -> int:
+    def _enter(self, pending: _Pending) -> int:
         with self._lock:
             self._number += 1
-            self._pending[self._number] = (exchange, monotonic(), undo)
+            self._pending[self._number] = pending
             return self._number
 
     def _send(self, message: Message) -> None:
@@ -239,7 +257,9 @@ class Server:
         try:
             for message in self._protocol.framing.read(process.stdout):
                 self._heard = True
-                if "method" not in message and "id" in message:
+                if self._protocol.input is not None:
+                    self._notified(message)
+                elif "method" not in message and "id" in message:
                     self._answered(message)
                 elif "id" in message:
                     refusal = {"code": _METHOD_UNKNOWN, "message": "not offered to this program"}
@@ -251,13 +271,15 @@ class Server:
 
     def _answered(self, message: Message) -> None:
         with self._lock:
-            exchange, _, undo = self._pending.pop(message["id"], (None, 0.0, None))
+            pending = self._pending.pop(message["id"], _Pending())
         if "error" in message and message["id"] == 1 and self._protocol.hello:
             self.kill(ProtocolRefused(f"{self._protocol.name} refuses its protocol: {str(message['error'])[:200]}"))
-        elif exchange is not None:
-            if undo is not None and "error" not in message:
-                exchange.done(undo(message.get("result")))
-            exchange.mailbox.put(message)
+            return
+        self.undo(pending.then)
+        if pending.exchange is not None:
+            if pending.undo is not None and "error" not in message:
+                pending.exchange.done(pending.undo(message.get("result")))
+            pending.exchange.mailbox.put(message)
 
     def _notified(self, message: Message) -> None:
         key = self._protocol.route(message)
