@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ._limits import Limiter
 
 
+#: Names of models that are kept at most: they may come from outside.
+_MOST = 1000
 _PRESET = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty")
 #: What a backend may preset for requests that leave it open.
 PRESETS = {name: fields_of(Request)[name] for name in _PRESET}
@@ -157,7 +159,7 @@ class Backend:
         """Remember that it has no such model; say whether it may be asked its own instead of the one that was named."""
         if model != request.model or self.model in (None, model):
             return False
-        self.lacks |= {model}
+        self.lacks = frozenset({model}) if len(self.lacks) >= _MOST else self.lacks | {model}
         return True
 
     def cost(self, usage: Usage | None) -> float | None:

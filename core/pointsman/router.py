@@ -380,6 +380,8 @@ class Router:
         from concurrent.futures import ThreadPoolExecutor
 
         with self._lock:
+            if self._closed:
+                raise ConfigError("this router is closed; make another one")
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -151,3 +151,18 @@ def test_names_of_models_from_outside_fill_no_memory() -> None:
             with pytest.raises(ModelNotFoundError):
                 router.generate("hi", model=f"m{number}")
         assert len(router._breaker._circuits) <= 1024
+
+
+def test_a_model_that_is_not_there_is_remembered_but_not_without_end() -> None:
+    """Nor does the set of names grow that a backend lacks and answers with its own model."""
+
+    def choosy(request: Request) -> str:
+        if request.model != "own":
+            raise ModelNotFoundError("no such model")
+        return "ok"
+
+    a = Backend(Scripted(choosy), id="a", model="own")
+    with Router([a, Backend(Scripted("b"), id="b")]) as router:
+        for number in range(1500):
+            assert router.generate("hi", model=f"m{number}").text == "ok"
+    assert len(a.lacks) <= 1000

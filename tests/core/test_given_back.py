@@ -1,5 +1,6 @@
 """What a call takes it gives back, however it ends: places within limits, connections, threads that wait."""
 
+import asyncio
 import gc
 import signal
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from attrs import define
-from pointsman import Backend, BackendError, Chunk, Completion, Request, Router, Stream, hookimpl
+from pointsman import Backend, BackendError, Chunk, Completion, ConfigError, Request, Router, Stream, hookimpl
 from pointsman.http import Client
 from pointsman.scope import Scope
 from pointsman.testing import Scripted
@@ -217,3 +218,18 @@ def test_an_answer_announced_by_hints_is_not_the_next_ones() -> None:
         client.close()
         thread.join(10)
     assert answers == [1, 2]
+
+
+async def _read_on() -> list[str]:
+    texts = []
+    router = Router([Scripted([[Chunk("Hel"), Chunk("lo"), END]])])
+    async for chunk in router.astream("hi"):
+        texts.append(chunk.text)
+        router.close()
+    return texts
+
+
+def test_a_closed_router_says_so_to_who_reads_on() -> None:
+    """A stream of coroutines that is read after `close` ends with an error of ours, not with one of a pool."""
+    with pytest.raises(ConfigError, match="this router is closed"):
+        asyncio.run(_read_on())
