@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from attrs import fields
+from pointsman import hookimpl
 from pointsman.testing import Failure, FaultServer, ProviderContract, faults
 from pointsman.testing.contract import Subject
 from pointsman.testing.faults import Fault
 from pointsman_copilot import Copilot
 
 pytestmark = pytest.mark.programs
+
+SECRET = "sk-contract-0123456789abcdefghij"
 
 _FAULTS: dict[Failure, Callable[[], Fault]] = {
     "bad_key": faults.bad_key,
@@ -24,29 +28,54 @@ _FAULTS: dict[Failure, Callable[[], Fault]] = {
     "unavailable": lambda: faults.status(503),
     "broken_answer": faults.html,
     "silent": faults.silent,
-    "endless": lambda: faults.well("and on " * 50_000, gap=0.02),  # copilot passes on no piece of what has not begun
+    "endless": lambda: faults.well("and on " * 50_000, gap=0.02),
 }
+
+
+class Kept(Copilot):
+    """Goes on when a test closes it: to start the program for each test would take minutes."""
+
+    @hookimpl
+    def close(self) -> None:
+        """Leave it to the end of all tests."""
+
+
+@pytest.fixture(scope="module")
+def kept(real_program: Callable[[str], str]) -> Iterator[tuple[FaultServer, Kept]]:
+    """Copilot before a server that does as it is told."""
+    options = {
+        "program": real_program("copilot"),
+        "api_key": SECRET,
+        "model": "gpt-5.5",
+        "cache": real_program("cache"),
+    }
+    with FaultServer() as server:
+        provider = Kept(base_url=server.url, **options)
+        yield server, provider
+        Copilot.close(provider)
 
 
 class TestCopilot(ProviderContract):
     """The program from npm keeps the contract."""
 
-    secret = "sk-contract-0123456789abcdefghij"
-    short_s = 4.0  # its start is within the limit
-    program = "copilot"
-    cache = "nowhere"
+    secret = SECRET
+    short_s = 1.5  # a turn begins within it
     server: FaultServer | None = None
+    provider = Copilot(base_url="http://127.0.0.1:9/v1", api_key=SECRET, model="m")  # when tests are collected
 
     @pytest.fixture(autouse=True)
-    def _server(self, real_program: Callable[[str], str]) -> Iterator[None]:
-        self.program, self.cache = real_program("copilot"), real_program("cache")
-        with FaultServer() as self.server:
-            yield
+    def _well(self, kept: tuple[FaultServer, Kept]) -> None:
+        self.server, self.provider = kept
+        self.server.play(faults.well())
 
     def make_provider(self) -> Copilot:
-        """Return copilot before a server that is well, or, when tests are collected, before none."""
-        url = self.server.url if self.server is not None else "http://127.0.0.1:9/v1"
-        return Copilot(program=self.program, base_url=url, api_key=self.secret, model="gpt-5.5", cache=self.cache)
+        """Return the one that is kept."""
+        return self.provider
+
+    def test_leaves_nothing_behind(self) -> None:
+        """After `close` there is no thread and no child process of it: of one that is not kept."""
+        self.provider = Copilot(**{a.name: getattr(self.provider, a.name) for a in fields(Copilot) if a.init})
+        super().test_leaves_nothing_behind()
 
     def make_failing(self, failure: Failure) -> Any:
         """Return copilot before a server that fails so."""
