@@ -28,10 +28,9 @@ from pointsman import (
     Request,
     Scope,
     Secret,
-    UnusableAnswer,
     hookimpl,
 )
-from pointsman.http import Client, Events
+from pointsman.http import Client, Events, promised_form
 from pointsman.values import Capability
 
 from . import chat
@@ -190,7 +189,7 @@ class Compatible:
         if isinstance(client, str) or self.missing:
             return Health.unconfigured(self.missing)
         try:
-            with _of_promised_form():
+            with promised_form():
                 return self.probe(client)
         except AuthenticationError as error:
             if error.status == 403:  # a restricted key may not list models, and yet ask them
@@ -210,7 +209,7 @@ class Compatible:
         client = self.client
         if isinstance(client, str):
             raise AuthenticationError(client)
-        with _of_promised_form():
+        with promised_form():
             data = client.get_json("models", Scope(_LIST_S)).data
             entries = data if isinstance(data, list) else data["data"]  # Together sends a bare list
             return [model for entry in entries for model in self.models_of(entry)]
@@ -277,7 +276,7 @@ class Compatible:
     def _minding(self, body: Mapping[str, Any], request: Request) -> Iterator[None]:
         """Say what errors mean here, and remember what a refusal teaches: that asks to be tried again, unchanged."""
         try:
-            with _of_promised_form():
+            with promised_form():
                 yield
         except BackendError as error:
             fact = self.teaches(error, body, request.model or self.model)
@@ -289,12 +288,3 @@ class Compatible:
             if told is error:
                 raise
             raise told from error
-
-
-@contextmanager
-def _of_promised_form() -> Iterator[None]:
-    """Say what it means when the JSON of an answer is not of the form that the API promises."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UnusableAnswer(f"the answer is not of the form that the API promises: {error}") from error

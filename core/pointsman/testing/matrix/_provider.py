@@ -9,9 +9,8 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from ...errors import UnusableAnswer
 from ...hookspecs import hookimpl
-from ...http import Client
+from ...http import Client, promised_form
 from ...secret import Secret
 from ...values import Capability, Chunk, Completion, Request, ToolCall, Usage
 
@@ -66,7 +65,7 @@ class Plain:
         """Answer whole."""
         answer = self._client.post_json("chat/completions", self._body(request), request.scope)
         data = answer.data
-        try:
+        with promised_form():
             choice = data["choices"][0]
             message = choice["message"]
             calls = tuple(
@@ -83,8 +82,6 @@ class Plain:
                 model=data.get("model"),
                 request_id=answer.headers.get("x-request-id"),
             )
-        except (AttributeError, KeyError, IndexError, TypeError) as error:
-            raise UnusableAnswer(f"the answer is not of the form that the API promises: {error!r}") from error
 
     @hookimpl
     def stream(self, request: Request) -> Iterator[Chunk]:
