@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import pointsman_stdio as stdio
 from attrs import field, frozen
-from pointsman import AuthenticationError, BackendError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
+from pointsman import AuthenticationError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
 from pointsman import UnavailableError as Unavailable
+from pointsman.values import DROPPABLE
 
 from ._home import Home
 from ._turn import HELLO, as_input, one_shot, route, turn
@@ -67,8 +68,7 @@ class Codex:
 
     def unsupported(self, model: str | None) -> Collection[str]:
         """Return the options that codex has no way to pass on, whatever the model."""
-        sampling = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
-        return (*sampling, "max_tokens", "stop")
+        return DROPPABLE | {"max_tokens", "stop"}
 
     @hookimpl
     def stream(self, request: Request) -> Iterator[Chunk]:
@@ -82,23 +82,13 @@ class Codex:
             except stdio.ProtocolRefused:  # nothing has been asked yet
                 self._keeper.refused = True
         alone = stdio.Protocol("codex", stdio.LINES, lambda home: self._alone(home, request), input=as_input(request))
-        server = stdio.Server(alone)
-        try:
-            with stdio.Exchange(server, request.scope, key="") as exchange:
-                yield from one_shot(exchange)
-        finally:
-            server.close()
+        with stdio.once(alone, request.scope) as exchange:
+            yield from one_shot(exchange)
 
     @hookimpl
     def health(self) -> Health:
         """Say whether codex is installed, runs, and has a key or a login. Asks nobody whether that is valid."""
-        if missing := self.missing:
-            return Health.unconfigured(missing)
-        try:
-            stdio.version_of(self._found)
-        except BackendError as error:
-            return Health.unavailable(error.message)
-        return Health.ok()
+        return stdio.health_of(self._found, self.missing)
 
     @hookimpl
     def list_models(self) -> Sequence[ModelInfo]:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import pointsman_stdio as stdio
 from attrs import field, frozen
-from pointsman import AuthenticationError, BackendError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
+from pointsman import AuthenticationError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
 from pointsman import InvalidRequestError as Invalid
 from pointsman import UnavailableError as Unavailable
+from pointsman.values import DROPPABLE
 
 from ._session import HELLO, as_text, one_shot, route, session
 
@@ -83,8 +84,7 @@ class Copilot:
 
     def unsupported(self, model: str | None) -> Collection[str]:
         """Return the options that copilot has no way to pass on, whatever the model."""
-        sampling = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
-        return (*sampling, "stop", *(() if self.base_url else ("max_tokens",)))
+        return DROPPABLE | ({"stop"} if self.base_url else {"stop", "max_tokens"})
 
     @hookimpl
     def stream(self, request: Request) -> Iterator[Chunk]:
@@ -101,25 +101,15 @@ class Copilot:
             text = as_text(request, system=True).encode()
         except UnicodeEncodeError:
             raise Invalid("the request has a lone surrogate: it is no valid text") from None
-        server = stdio.Server(
-            stdio.Protocol("copilot", stdio.LINES, lambda home: self._alone(home, request), input=text)
-        )
-        try:
-            with stdio.Exchange(server, request.scope, key="") as exchange:
-                yield from _limited(exchange, one_shot(exchange))
-        finally:
-            server.close()
+        alone = stdio.Protocol("copilot", stdio.LINES, lambda home: self._alone(home, request), input=text)
+        with stdio.once(alone, request.scope) as exchange:
+            yield from _limited(exchange, one_shot(exchange))
 
     @hookimpl
     def health(self) -> Health:
         """Say whether copilot is installed, runs, and has a server or a login. Asks nobody whether that is valid."""
-        if missing := self.missing:
-            return Health.unconfigured(missing)
-        try:
-            stdio.version_of(self._found, {**stdio.surroundings(Path(self._cache)), "COPILOT_CACHE_HOME": self._cache})
-        except BackendError as error:
-            return Health.unavailable(error.message)
-        return Health.ok()
+        environment = {**stdio.surroundings(Path(self._cache)), "COPILOT_CACHE_HOME": self._cache}
+        return stdio.health_of(self._found, self.missing, environment)
 
     @hookimpl
     def list_models(self) -> Sequence[ModelInfo]:

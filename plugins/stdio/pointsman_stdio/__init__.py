@@ -10,10 +10,10 @@
 POSIX only. Nothing is started before the first call.
 """
 
-from .exchange import Exchange, RefusedCall
+from .exchange import Exchange, RefusedCall, once
 from .frames import HEADERS, LINES, Framing
 from .keeper import Keeper
-from .program import find, output, surroundings, version_of
+from .program import find, health_of, output, surroundings, version_of
 from .server import Ended, Launch, Protocol, ProtocolRefused, Server
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "RefusedCall",
     "Server",
     "find",
+    "health_of",
+    "once",
     "output",
     "surroundings",
     "version_of",

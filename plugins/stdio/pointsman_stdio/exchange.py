@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -13,7 +13,7 @@ from typing import Any
 from pointsman import BackendError, BackendTimeout, InvalidRequestError, Scope, UnavailableError
 
 from .frames import Message
-from .server import Server, Undo
+from .server import Protocol, Server, Undo
 
 _CANCELLED = "cancelled"
 
@@ -142,3 +142,14 @@ class Exchange:
             hung_at = now + 60
         until = min(until, hung_at)
         return None if until == inf else until - now
+
+
+@contextmanager
+def once(protocol: Protocol, scope: Scope) -> Iterator[Exchange]:
+    """Hold an exchange with a process of its own, which ends with it; whatever it sends belongs to the exchange."""
+    server = Server(protocol)
+    try:
+        with Exchange(server, scope, key="") as exchange:
+            yield exchange
+    finally:
+        server.close()

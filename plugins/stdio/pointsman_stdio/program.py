@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from pointsman import UnavailableError
+from pointsman import Health, UnavailableError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 #: Ways to the network that only the machine's owner knows.
@@ -72,6 +72,17 @@ def version_of(program: str, environment: Mapping[str, str] | None = None) -> st
     if found := _VERSION.search(told):
         return found[0]
     raise UnavailableError(f"{program} --version tells no version: {told.strip():.100}", retry_same=False)
+
+
+def health_of(program: str, missing: str, environment: Mapping[str, str] | None = None) -> Health:
+    """Return how a program is: whether a person must do something first (`missing`), and whether it runs at all."""
+    if missing:
+        return Health.unconfigured(missing)
+    try:
+        version_of(program, environment)
+    except UnavailableError as error:
+        return Health.unavailable(error.message)
+    return Health.ok()
 
 
 def surroundings(home: Path) -> dict[str, str]:
