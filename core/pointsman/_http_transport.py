@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import ssl
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -58,6 +59,7 @@ class Exchange:
         self.wake: Callable[[], object] | None = None  #: ends what the thread waits for
         self.server: Server | None = None  #: who gets the connection back
         self._sock: Any = None
+        self._unpacker: Any = None  #: of an answer that comes packed
         self._lock = RLock()  # not a plain one: a collected stream may close itself inside
         self._forget = scope.on_cancel(self._abort)
 
@@ -133,15 +135,32 @@ class Exchange:
     def _read(self) -> bytes:
         if self.done:
             return b""
-        self.left()
-        if self.answer.headers.get("content-encoding", "identity") != "identity":
-            raise UnusableAnswer(f"{self.host} sent a packed answer, though it was asked for a plain one")
-        piece: bytes = self.answer.read1(_PIECE)
-        if not piece:
-            if missing := getattr(self.answer, "length", None):
-                raise IncompleteRead(b"", missing)
-            self.close(at_end=True)
+        piece = b""
+        while not piece:
+            self.left()
+            came: bytes = self.answer.read1(_PIECE)
+            piece = self._unpacked(came)
+            if not came:
+                if missing := getattr(self.answer, "length", None):
+                    raise IncompleteRead(b"", missing)
+                self.close(at_end=True)
+                break
         return piece
+
+    def _unpacked(self, came: bytes) -> bytes:
+        """Return what these bytes stand for: some servers pack their answers, though they were asked not to."""
+        packing = self.answer.headers.get("content-encoding", "identity").lower()
+        if packing == "identity":
+            return came
+        if packing not in ("gzip", "x-gzip", "deflate"):
+            raise UnusableAnswer(
+                f"{self.host} packed its answer with {packing!r:.30}, though it was asked for a plain one"
+            )
+        if self._unpacker is None:
+            self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # of either form
+        if not came and not self._unpacker.eof:
+            raise IncompleteRead(b"")
+        return bytes(self._unpacker.decompress(came))
 
     def close(self, *, at_end: bool = False) -> None:
         """End the exchange, and close the connection unless its answer has been read to its end."""
@@ -172,7 +191,7 @@ class Exchange:
         kind = f"{type(error).__name__} {error}"
         if isinstance(error, TimeoutError) or "Timeout" in kind:
             return BackendTimeout(f"{self.host} {self.late}")
-        if re.search("IncompleteRead|InvalidChunk", kind):
+        if isinstance(error, zlib.error) or re.search("IncompleteRead|InvalidChunk", kind):
             return UnusableAnswer(f"{self.host} sent an answer that is cut or broken")
         what = next(words for sign, words in _TROUBLE.items() if re.search(sign, kind))
         return UnavailableError(f"{self.host}: {what} ({type(error).__name__})", retry_same=False)

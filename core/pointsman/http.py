@@ -32,16 +32,14 @@ from ._events import Event, EventParser, parsed
 from ._http_transport import CONNECT_S, Exchange, Headers, Server, revealed
 from .scope import Scope
 from .secret import Secret, redact
-from .values import Health
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "classify", "error_in", "probe", "promised_form"]
+__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "classify", "error_in", "promised_form"]
 
 _ERROR_BODY_S = 5.0  # an error is worth no longer wait for its text
 _DONE_S = 0.05
-_PROBE_S = 4.0  # less than the router waits for health
 _ACCEPT = {"accept": "application/json, text/event-stream", "accept-encoding": "identity"}
 _URL = re.compile(r"(https?://(?:[\w.-]+|\[[\da-f:.%]+\])(?::\d{1,5})?)(/[^?#]*)?(?:\?([^#]*))?", re.ASCII | re.I)
 
@@ -240,22 +238,3 @@ def promised_form() -> Iterator[None]:
         yield
     except (AttributeError, LookupError, TypeError) as error:
         raise e.UnusableAnswer(f"the answer is not of the form that the API promises: {error!r:.200}") from error
-
-
-def probe(client: Client | str, path: str, *, key: str) -> Health:
-    """Return how a service is, by fetching a path that costs nothing and wants the key.
-
-    :param client: or, as text, what a person must do before there can be one.
-    :param key: where the key comes from, for a person to mend it.
-    """
-    if isinstance(client, str):
-        return Health.unconfigured(client)
-    try:
-        client.get_json(path, Scope(_PROBE_S))
-    except e.AuthenticationError as error:
-        return Health.unconfigured(f"the key is refused ({key}): {error}")
-    except (e.ModelNotFoundError, e.RateLimitError) as error:  # it is there, and that is all one can know
-        return Health.degraded(str(error))
-    except e.BackendError as error:
-        return Health.unavailable(str(error))
-    return Health.ok()

@@ -20,7 +20,7 @@ ADAPTIVE = re.compile(rf"{_NEW}|(opus|sonnet)-4-6")
 FREE = re.compile(r"(opus|sonnet)-5-5|(fable|mythos)-5-1")
 
 
-def unsupported(model: str, version: str) -> frozenset[str]:
+def untaken(model: str, version: str) -> frozenset[str]:
     """Return the options of a request that the model does not take in this version of the API."""
     sampling = SAMPLING if version >= "2026-10-21" or _NO_SAMPLING.search(model) else frozenset()
     return _NEVER | sampling | (frozenset({"schema"}) if _NO_SCHEMA.search(model) else frozenset())

@@ -12,6 +12,7 @@ import pointsman_stdio as stdio
 from attrs import field, frozen
 from pointsman import AuthenticationError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
 from pointsman import UnavailableError as Unavailable
+from pointsman.service import as_secret
 from pointsman.values import DROPPABLE
 
 from ._home import Home
@@ -21,10 +22,6 @@ _NATIVE = "@openai/codex-*/vendor/*/bin/codex"
 _STRICT = "--strict-config"
 _EXEC = ("exec", "--json", "--ephemeral", "--skip-git-repo-check", "--ignore-rules", _STRICT, "--color", "never")
 _ASK_S = 10.0
-
-
-def _key(value: str | Secret | None) -> Secret | None:
-    return Secret.of(value)
 
 
 @frozen(kw_only=True)
@@ -38,7 +35,7 @@ class Codex:
     #: A server that speaks OpenAI's Responses API. It gets no key but the option's, and never the login.
     base_url: str | None = None
     #: Without it: CODEX_API_KEY, else the user's login (`codex login`).
-    api_key: Secret | None = field(converter=_key)
+    api_key: Secret | None = field(converter=as_secret)
     program: str = "codex"  #: its name in the PATH, or its path
     #: The user's own folder of codex, of which only the login is used (environment: CODEX_HOME).
     home: str = field(factory=lambda: os.environ.get("CODEX_HOME") or str(Path.home() / ".codex"))

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from pointsman import AuthenticationError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
 from pointsman import InvalidRequestError as Invalid
 from pointsman import UnavailableError as Unavailable
+from pointsman.service import as_secret
 from pointsman.values import DROPPABLE
 
 from ._session import HELLO, as_text, one_shot, route, session
@@ -32,10 +33,6 @@ _ASK_S = 10.0
 _LOGIN = re.compile("log(ged)?_?in|token|auth", re.I)
 
 
-def _key(value: str | Secret | None) -> Secret | None:
-    return Secret.of(value)
-
-
 @frozen(kw_only=True)
 class Copilot:
     """Asks models through the installed program copilot, which is given no tools and sees no files.
@@ -47,7 +44,7 @@ class Copilot:
     #: A server that speaks OpenAI's API, in place of GitHub's. It gets no key but the option's, and never the login.
     base_url: str | None = None
     #: Of `base_url`; else a token of GitHub: COPILOT_GITHUB_TOKEN, GH_TOKEN, GITHUB_TOKEN, else the user's login.
-    api_key: Secret | None = field(converter=_key)
+    api_key: Secret | None = field(converter=as_secret)
     wire_api: Literal["completions", "responses"] = "completions"  #: which of OpenAI's two APIs `base_url` speaks
     program: str = "copilot"  #: its name in the PATH, or its path
     #: The user's own folder of copilot, of which only the login is used (environment: COPILOT_HOME).

@@ -30,7 +30,7 @@ def thinking(model: str, effort: str) -> dict[str, str | int]:
     return {"thinkingBudget": max(_BUDGETS.get(effort, 24_576), 128 if "pro" in model else 0)}  # which cannot but think
 
 
-def unsupported(model: str) -> frozenset[str]:
+def untaken(model: str) -> frozenset[str]:
     """Return the options of a request that the model does not take."""
     told = (_UNSAMPLED, _SAMPLING), (_UNPENALIZED, _PENALTIES), (_THOUGHTLESS, {"reasoning_effort"})
     return frozenset().union(*(names for family, names in told if family.search(model)))

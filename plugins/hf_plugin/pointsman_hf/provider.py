@@ -20,8 +20,8 @@ from pointsman import (
     UnavailableError,
 )
 from pointsman.http import Client
-from pointsman_openai.address import is_within
-from pointsman_openai.wire import HEALTH_S, Compatible
+from pointsman.service import HEALTH_S, is_within
+from pointsman_openai.wire import Compatible
 
 _ROUTER, _ENDPOINTS = "router.huggingface.co", "endpoints.huggingface.cloud"
 _HUB = "https://huggingface.co"
@@ -61,11 +61,9 @@ class HuggingFace(Compatible):
         return super().found_key() or _token_file()
 
     @property
-    def missing(self) -> str:
-        """What a person must do before anything can be asked, known without asking: "" if nothing."""
-        if self.host == _ROUTER and not self.model and not isinstance(self.client, str):
-            return f"no model: set the option model; {_WHERE}"
-        return super().missing
+    def needs_model(self) -> bool:
+        """The router has no model of its own choice; an endpoint has but one."""
+        return self.host == _ROUTER
 
     def problem(self) -> str:
         """Return what keeps it from being asked."""

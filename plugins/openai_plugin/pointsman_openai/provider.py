@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 from attrs import field, frozen
-from pointsman import BackendError, ModelNotFoundError, Request
-from pointsman.http import Client
+from pointsman import BackendError, Request
+from pointsman.service import is_loopback, is_within
 
 from . import chat, responses
-from .address import is_loopback, is_within
 from .wire import Compatible, Wire
 
 # What is known of OpenAI's models, on 22 November 2026: from openai 3.54.0, litellm 1.109.1's data, and
@@ -32,25 +30,15 @@ class OpenAI(Compatible):
     HOME: ClassVar[str] = "https://api.openai.com/v1"
     DOMAINS: ClassVar[tuple[str, ...]] = ("api.openai.com",)
     KEYS: ClassVar[tuple[str, ...]] = ("OPENAI_API_KEY",)
+    URL: ClassVar[str] = "OPENAI_BASE_URL"
+    MODEL: ClassVar[str] = "OPENAI_MODEL"
 
-    #: Needed on OpenAI's hosts (environment: OPENAI_MODEL).
-    model: str | None = field(factory=lambda: os.environ.get("OPENAI_MODEL") or None)
-    organization: str | None = field(factory=lambda: os.environ.get("OPENAI_ORG_ID") or None)
-    project: str | None = field(factory=lambda: os.environ.get("OPENAI_PROJECT_ID") or None)
+    organization: str | None = field(factory=lambda: OpenAI.environment("OPENAI_ORG_ID"))
+    project: str | None = field(factory=lambda: OpenAI.environment("OPENAI_PROJECT_ID"))
     #: Which API: "auto" takes what the model needs on OpenAI's hosts, and chat completions elsewhere.
     api: Literal["auto", "chat", "responses"] = "auto"
     #: Say that the server at `base_url`, on loopback, keeps what it is asked on this machine.
     local: bool = False
-
-    def default_url(self) -> str:
-        """Return OPENAI_BASE_URL, or OpenAI's own address."""
-        return os.environ.get("OPENAI_BASE_URL") or self.HOME
-
-    def key_of_environment(self) -> str | None:
-        """Return OPENAI_API_KEY for OpenAI, for OPENAI_BASE_URL and for this machine, but for no other host."""
-        if os.environ.get("OPENAI_BASE_URL") == self.base_url:
-            return os.environ.get("OPENAI_API_KEY")
-        return super().key_of_environment()
 
     def problem(self) -> str:
         """Return what keeps it from being asked."""
@@ -59,11 +47,9 @@ class OpenAI(Compatible):
         return super().problem()
 
     @property
-    def missing(self) -> str:
-        """What a person must do before anything can be asked, known without asking: "" if nothing."""
-        if isinstance(self.client, str):
-            return self.client
-        return "no model: set the option model, or OPENAI_MODEL" if self._openai and not self.model else ""
+    def needs_model(self) -> bool:
+        """OpenAI itself has no model of its own choice."""
+        return self._openai
 
     @property
     def vendor(self) -> str:
@@ -79,23 +65,15 @@ class OpenAI(Compatible):
         """Return what says who pays: to OpenAI, and to nobody else."""
         return {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project} if self._openai else {}
 
-    def unsupported(self, model: str | None) -> Collection[str]:
+    def untaken(self, model: str) -> Collection[str]:
         """Return the options that the model does not take, as far as its name tells."""
-        if self.refuses is not None:
-            return self.refuses
-        named, names = model or "", set[str]()
-        if self.api == "responses" or (self._openai and self.api == "auto" and _RESPONSES_ONLY.search(named)):
+        names = set[str]()
+        if self.api == "responses" or (self._openai and self.api == "auto" and _RESPONSES_ONLY.search(model)):
             names.update(responses.ABSENT)
         if self._openai:
-            names.update(_NOT_WHILE_REASONING if _REASONS.search(named) else ("top_k", "reasoning_effort"))
-            names.update(("schema",) if _WITHOUT_SCHEMA.search(named) else ())
+            names.update(_NOT_WHILE_REASONING if _REASONS.search(model) else ("top_k", "reasoning_effort"))
+            names.update(("schema",) if _WITHOUT_SCHEMA.search(model) else ())
         return names
-
-    def prepared(self, request: Request, *, streamed: bool) -> tuple[Client, Wire, dict[str, Any]]:
-        """Return by whom, over which API and as which JSON the request is sent."""
-        if isinstance(self.client, Client) and request.model is None and self.missing:
-            raise ModelNotFoundError(self.missing)
-        return super().prepared(request, streamed=streamed)
 
     def wire_for(self, model: str | None, request: Request) -> Wire:
         """Return the Responses API where the model needs it."""

@@ -20,7 +20,8 @@ from pointsman import (
     Scope,
 )
 from pointsman.http import Client
-from pointsman_openai.wire import HEALTH_S, Compatible
+from pointsman.service import HEALTH_S
+from pointsman_openai.wire import Compatible
 
 #: Preferences of the field `provider` (OpenRouter's documentation, August 2026). Others are sent as they are.
 _ROUTING = {"order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "zdr", "max_price"}
