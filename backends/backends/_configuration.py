@@ -55,8 +55,8 @@ def load(source: str | Path | Mapping[str, Any]) -> dict[str, TextBackend]:
     # The path of a fallback, "BACKENDS[2].fallback_providers[0]", begins with that of its router.
     paths = (path.partition(".")[0] for path in settings.paths)
     made: dict[str, TextBackend] = {}
-    for _, group in groupby(zip(paths, settings.backends, strict=True), key=lambda pair: pair[0]):
+    for path, group in groupby(zip(paths, settings.backends, strict=True), key=lambda pair: pair[0]):
         chain = [placed(backend, backend.priority, _PRESETS) for _, backend in group]
-        kind = LLMRouterBackend if len(chain) > 1 else _CLASS_OF.get(chain[0].type, TextBackend)
+        kind = LLMRouterBackend if path in settings.chains else _CLASS_OF.get(chain[0].type, TextBackend)
         made[chain[0].id] = kind.around(chain[0].id, Router(chain, **settings.router))
     return made

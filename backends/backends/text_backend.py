@@ -48,9 +48,12 @@ class TextBackend:
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str:
         """Return the answer's text. Options given here go before those of the backend.
 
+        A limit of the answer's length that a program cannot be given (codex, copilot) is left out, with a warning.
+
         :raises BackendError: no answer came; which class it is says why (`backends.exceptions`).
         :raises ConfigError: an option is unknown or out of range.
         """
+        options.setdefault("drop_unsupported", "max_tokens")
         return self.router.generate(prompt, **options).text
 
     def __call__(self, prompt: Prompt, **options: Unpack[Options]) -> str:
@@ -67,6 +70,7 @@ class TextBackend:
         :raises BatchError: some were not answered; it has all texts and all errors. No failure stops the others.
         :raises ConfigError: an argument is wrong.
         """
+        options.setdefault("drop_unsupported", "max_tokens")
         results = self.router.batch(prompts, max_workers, timeout=timeout, **options)
         texts = [one.text for one in results if isinstance(one, Completion)]
         if len(texts) < len(results):

@@ -44,6 +44,7 @@ T = TypeVar("T")
 #: The first wait of the exponential backoff, the longest, and the longest hint waited out while another backend is
 #: left, in seconds.
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_HINT = 0.5, 8.0, 60.0
+_SORTED = sorted(OPTIONAL)
 #: What an answer is reckoned at, in tokens, where the request sets no limit; and characters of a token.
 _ANSWER_TOKENS, _TOKEN_CHARS = 500, 4
 
@@ -56,6 +57,7 @@ class Shared:
     breaker: Breaker
     clock: Clock
     limiters: Mapping[str, Limiter]  #: of the backends that have limits, by id
+    left_out: Callable[[Request], str]  #: says who cannot serve a request, and why
     verbose: bool = False
 
 
@@ -94,6 +96,7 @@ class Call(Generic[T]):
         self._substitute = substitute
         self._errors: list[BackendError] = []
         self._slot: Slot | None = None
+        self._told_of: set[tuple[str, str]] = set()
         self._over_limit: list[Backend] = []
 
     def setting(self, name: str, backend: Backend | None = None) -> Any:
@@ -216,11 +219,11 @@ class Call(Generic[T]):
     def _at(self, backend: Backend) -> Answered[T] | None:
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
         last = not (self._queue or self._over_limit)
-        request = self._fitted(backend)
-        tried, learned = sum(one.backend == backend.id for one in self.attempts), False
+        tried, learned, request = sum(one.backend == backend.id for one in self.attempts), False, self.request
         while True:
             started, asked = perf_counter(), False
             try:
+                request = self._fitted(backend)
                 if self._slot is None and (limiter := self.shared.limiters.get(backend.id)) is not None:
                     self._slot = limiter.enter(request.scope, self._tokens(limiter, backend))
                     started = perf_counter()
@@ -237,7 +240,6 @@ class Call(Generic[T]):
                 raise
             self.failed(Answered(None, backend, request, started), error)
             if self._adapted(backend, request, error):
-                request = backend.fitted(self.request, first=self._first(backend))
                 continue
             if isinstance(error, InvalidRequestError) and error.retry_same and not learned:
                 learned = True  # the provider knows now how this server wants it
@@ -252,12 +254,17 @@ class Call(Generic[T]):
     def _fitted(self, backend: Backend) -> Request:
         """Return the request as this backend is asked it; warn of what the caller set and its model does not take."""
         request = backend.fitted(self.request, first=self._first(backend))
-        if backend.picky or request.drop_unsupported:
-            told = backend.refused.get(request.model, frozenset())  # when it was refused
-            for name in sorted(OPTIONAL - told):
+        if request is not self.request and (backend.picky or request.drop_unsupported):
+            for name in _SORTED:
                 if self.request.has(name) and not request.has(name):
-                    self._warn(f"{backend.id}: model {request.model!r} does not take {name}; sent without it")
+                    self._dropped(backend, name, f"model {request.model!r} does not take {name}; sent without it")
         return request
+
+    def _dropped(self, backend: Backend, name: str, text: str) -> None:
+        """Warn, once in a call, that a backend is asked without something."""
+        if (backend.id, name) not in self._told_of:
+            self._told_of.add((backend.id, name))
+            self._warn(f"{backend.id}: {text}")
 
     def broke(self, answered: Answered[T], error: BackendError) -> None:
         """Record that an answer broke after it had begun. The same backend may be asked again, after all others."""
@@ -345,14 +352,17 @@ class Call(Generic[T]):
 
     def _adapted(self, backend: Backend, request: Request, error: BackendError) -> bool:
         """Say whether the backend has learnt to be asked otherwise, at once, and warn the caller of the difference."""
-        text = f"{backend.id}: "
-        if backend.refuse(request.model, error.parameter, request):
-            text += f"model {request.model!r} refuses {error.parameter}; sent without it, now and from here on"
-        elif self._substitute and isinstance(error, ModelNotFoundError) and backend.lack(request.model, self.request):
-            text += f"it has no model {request.model!r}; asked its own, {backend.model!r}, now and from here on"
+        model = request.model
+        if name := backend.refuse(error.parameter, request):
+            self._dropped(backend, name, f"model {model!r} refuses {name}; sent without it, now and from here on")
+        elif self._substitute and isinstance(error, ModelNotFoundError) and backend.lack(model, self.request):
+            text = f"it has no model {model!r}; asked its own, {backend.model!r}, now and from here on"
+            self._dropped(backend, "model", text)
+        elif error.parameter == "state" and any(message.state for message in request.messages):
+            self.request = self.request.without_state()
+            self._dropped(backend, "state", f"model {model!r} cannot read its own thoughts any more; sent without them")
         else:
             return False
-        self._warn(text)
         return not self.request.scope.cancelled
 
     def _warn(self, text: str) -> None:
@@ -371,6 +381,8 @@ class Call(Generic[T]):
 
     def _told(self, error: BackendError) -> BackendError:
         error.attempts = tuple(self.attempts)
+        if left_out := self.shared.left_out(self._whole):
+            error.add_note(left_out)
         return error
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from . import _log
 from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, Holder, check, new_manager
 from ._pieces import chunk_of, collect
 from ._settings import Count, FromZero, Name, OnBreak, Prices, Retries, Seconds
 from ._structure import fields_of, misfits
-from .errors import LONG, BackendError, ConfigError
+from .errors import LONG, BackendError, ConfigError, InvalidRequestError
 from .scope import Clock
 from .secret import Secret, redact
-from .values import DROPPABLE, OPTIONAL, Capability, Chunk, Completion, Health, ModelInfo, Request, Usage
+from .values import OPTIONAL, Capability, Chunk, Completion, Health, ModelInfo, Request, Usage
 
 if TYPE_CHECKING:
     from ._limits import Limiter
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: Names of models that are kept at most: they may come from outside.
 _MOST = 1000
 _PRESET = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty")
+#: What a refusal may call several options by.
+_GROUPS = {"penalty": ("frequency_penalty", "presence_penalty")}
 #: What a backend may preset for requests that leave it open.
 PRESETS = {name: fields_of(Request)[name] for name in _PRESET}
 
@@ -66,9 +68,9 @@ class Backend:
     prices: Prices | None = field(default=None, repr=False)
     verbose: bool = field(default=False, repr=False)  #: show every attempt on stderr
     missing: str = field(default="", repr=False)  #: why it cannot be used at all: a variable that is not set, say
-    #: model -> parameters that it refused
-    refused: dict[str | None, frozenset[str]] = field(factory=dict, repr=False, init=False)
-    _unsupported: Callable[[str | None], Iterable[str]] | None = field(default=None, repr=False, init=False)
+    #: model -> options that it refused, each with the value that it refused where others may be taken, else None
+    refused: dict[str | None, frozenset[tuple[str, Any]]] = field(factory=dict, repr=False, init=False)
+    _unsupported: Callable[[Request], Iterable[str]] | None = field(default=None, repr=False, init=False)
     #: models that requests named and it does not have: it is asked its own instead
     lacks: frozenset[str | None] = field(default=frozenset(), repr=False, init=False)
 
@@ -79,6 +81,11 @@ class Backend:
         self.id = self.id or self.type
         self.model = self.model or self._declared("model", None)
         self._unsupported = self._declared("unsupported", None)
+        if self._unsupported is not None and not callable(self._unsupported):
+            raise ConfigError(f"backend {self.id!r}: its plugin's `unsupported` is no method: the plugin is at fault")
+        if unknown := self._declared("capabilities", _NOTHING) - _CAPABLE:
+            known = f"expected some of {', '.join(sorted(_CAPABLE))}"
+            raise ConfigError(f"backend {self.id!r}: capabilities: found {sorted(unknown)}, {known}")
         self.defaults = {name: value for name, value in self.defaults.items() if value is not None}
         own = fields_of(Backend)
         problems = misfits(own, {name: getattr(self, name) for name in own})
@@ -116,7 +123,10 @@ class Backend:
         return named or self.model or request.model
 
     def fitted(self, request: Request, *, first: bool) -> Request:
-        """Return the request as this backend is asked it: its model, its defaults, without what the model refused."""
+        """Return the request as this backend is asked it: its model, its defaults, without what the model refused.
+
+        :raises InvalidRequestError: the model does not take an option that may not be left out.
+        """
         model = self.model_for(request, first=first)
         changes: dict[str, Any] = {}
         if model != request.model:
@@ -127,10 +137,12 @@ class Backend:
         fitted = request.changed(changes) if changes else request
         if len(request.messages) > 1 and any(m.state for m in request.messages):
             vendor = self._declared("vendor", self.type)
-            own = (m if not m.state or m.state.vendor == vendor else evolve(m, state=None) for m in request.messages)
-            fitted = fitted.changed({"messages": tuple(own)})
-        if self.picky or request.drop_unsupported:
-            fitted = fitted.without(*self.untaken(fitted, model))
+            fitted = fitted.without_state(lambda state: state.vendor == vendor and state.model in (None, model))
+        if (self.picky or request.drop_unsupported) and (untaken := self.untaken(fitted)):
+            if needed := sorted(name for name in untaken - request.droppable if request.has(name)):
+                text = f"its model {model!r} does not take {', '.join(needed)}"
+                raise InvalidRequestError(text, parameter=needed[0], try_next=True)
+            fitted = fitted.without(*untaken)
         return fitted
 
     @property
@@ -138,22 +150,24 @@ class Backend:
         """Whether there is any option that a model of it does not take, as far as anybody knows."""
         return self._unsupported is not None or bool(self.refused)
 
-    def untaken(self, request: Request, model: str | None) -> list[str]:
-        """Return the options of this request that `model` does not take, as far as anybody knows."""
-        names = self.refused.get(model, frozenset())
+    def untaken(self, request: Request) -> frozenset[str]:
+        """Return the options of this request that its model does not take here, as far as anybody knows."""
+        refused = self.refused.get(request.model, ())
+        names = frozenset(name for name, value in refused if value in (None, _value(request, name)))
         if self._unsupported is not None:
-            names |= frozenset(self._declared("unsupported", None, model) or ())
+            names |= frozenset(self._declared("unsupported", None, request) or ())
         if request.drop_unsupported:
-            lacking = request.needs - self.capabilities
-            names |= (lacking & OPTIONAL) | ({"tool_choice"} if "tools" in lacking else frozenset())
-        return [name for name in sorted(names & OPTIONAL) if request.has(name)] if names else []
+            names |= request.needs - self.capabilities
+        return frozenset(name for name in names & OPTIONAL if request.has(name)) if names else _NONE
 
-    def refuse(self, model: str | None, parameter: str | None, request: Request) -> bool:
-        """Remember that `model` refuses `parameter`; say whether the request may be sent again without it."""
-        if parameter not in (OPTIONAL if request.drop_unsupported else DROPPABLE) or not request.has(parameter):
-            return False
-        self.refused[model] = self.refused.get(model, frozenset()) | {parameter}
-        return True
+    def refuse(self, parameter: str | None, request: Request) -> str:
+        """Remember that the model refuses `parameter`; return its name if the request may be sent again without it."""
+        for name in _GROUPS.get(parameter or "", (parameter or "",)):
+            if name in request.droppable and request.has(name):
+                known = self.refused.get(request.model, frozenset())
+                self.refused[request.model] = known | {(name, _value(request, name))}
+                return name
+        return ""
 
     def lack(self, model: str | None, request: Request) -> bool:
         """Remember that it has no such model; say whether it may be asked its own instead of the one that was named."""
@@ -237,15 +251,17 @@ class Registry:
     def list_models(self, backend: Backend) -> Sequence[ModelInfo] | BackendError:
         """Ask one backend what it offers; return why it cannot tell, if so."""
         caller = self._callers[backend.id, "list_models"]
+        if not backend.enabled or backend.missing:
+            return BackendError(f"unconfigured: {backend.missing}" if backend.enabled else "disabled")
         if caller is None:
             return BackendError("its plugin cannot list models")
         try:
-            found: Any = self._expect(Sequence, caller(), "list_models", PROVIDERS, backend.type)
+            found: Sequence[Any] = self._expect(Sequence, caller(), "list_models", PROVIDERS, backend.type)
+            return [self._expect(ModelInfo, one, "list_models", PROVIDERS, backend.type) for one in found]
         except BackendError as error:
             return error
         except Exception as error:  # of a plugin: the others can tell all the same
             return BackendError(f"list_models raised {type(error).__name__}: {redact(str(error))}")
-        return found  # type: ignore[no-any-return]  # seen to be one
 
     def report(self, backend: Backend, cause: str) -> None:
         """Quarantine the plugin of a backend."""
@@ -349,8 +365,15 @@ def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
     return made
 
 
+def _value(request: Request, name: str) -> Any:
+    """Return what the option is set to, where a model may refuse that and take another value."""
+    return getattr(request, name) if name in ("tool_choice", "reasoning_effort") else None
+
+
 _KINDS = ("generate", "stream", "health", "list_models")
 _NOTHING: frozenset[Capability] = frozenset()
+_CAPABLE = frozenset(get_args(Capability))
+_NONE: frozenset[str] = frozenset()
 
 
 def limiters(backends: Iterable[Backend], clock: Clock, storage: str | Secret | None) -> Mapping[str, Limiter]:

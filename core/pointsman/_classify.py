@@ -40,10 +40,11 @@ _SIGNS: dict[str, type[e.BackendError]] = {
     r"<(model_not_\w+|not_found(_error)?|model_deprecated|no_endpoints|wrong_endpoint|model_unavailable_upstream"
     r"|privacy_restricted|constraint_filtered|free_variant_ended|deploymentnotfound)>"
     r"|\bmodel\b.{0,120}(does not exist|not found|has been (retired|deprecated|decommissioned|shut ?down))"
-    r"|is not supported by any provider|(unknown|invalid|no such) model\b|not a valid model": e.ModelNotFoundError,
+    r"|\bmodel\b.{0,120}not supported by (any )?provider|is not supported by any provider"
+    r"|(unknown|invalid|no such) model\b|not a valid model": e.ModelNotFoundError,
     r"^200<invalid_prompt>|<invalid_prompt><invalid_r"  # OpenAI's: OpenRouter's says less
     r"|<\w*(content_filter|policy_?violation|bio_policy|refusal|moderation|prohibited_content)\w*>"
-    r"|content filtering policy|content management policy|flagged (as|by|for)|was flagged"
+    r"|content filtering policy|content management policy|flagged (as|by|for)|was flagged|blocked by guardrail"
     r"|violat\w+ .{0,40}polic": e.ContentFilterError,
     r"<(rate_limit\w*|ramp_limit_exceeded|slow_down|resource_exhausted|capacity_exceeded)>"
     r"|rate limit|too many (requests|tokens per)": e.RateLimitError,
@@ -64,17 +65,23 @@ _ADVICE: dict[type[e.BackendError], str] = {
 }
 _UNSUPPORTED = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown.(name|parameter|argument|field)|unexpected (keyword|field)"
-    r"|extra.(inputs|fields|forbidden)|not permitted|not allowed|deprecated|does not accept|only the default",
+    r"|extra.(inputs|fields|forbidden)|not permitted|not allowed|deprecated|does not accept|only the default"
+    r"|cannot both be|may (only|not) be|not enabled|expected .?thinking",
     re.I,
 )
 _NAMED = re.compile(r"['\"`]([A-Za-z_.]{3,40})['\"`]|^([a-z_.]{3,40}):|supplied: (\w+)")
-#: Names on the wire -> fields of `Request`, where they differ by more than capitals.
+#: Names on the wire, or in a sentence that quotes none -> fields of `Request`, where they differ by more than capitals;
+#: `penalty` is either of the two.
 _FIELDS = {
-    **dict.fromkeys(("max_completion_tokens", "max_output_tokens"), "max_tokens"),
-    **dict.fromkeys(("response_format", "text.format", "output_config", "response_json_schema"), "schema"),
+    "temperature.*top_p|top_p.*temperature": "top_p",
+    "thinking|effort|^reasoning": "reasoning_effort",
+    "max_completion_tokens|max_output_tokens": "max_tokens",
+    r"response_format|^text\.format|^output_config|response_json_schema|response_mime_type": "schema",
+    "^penalty": "penalty",
     "stop_sequences": "stop",
     "random_seed": "seed",
 }
+_ONE_MODEL = re.compile(r"\b(this|the|for) model\b|^model\b", re.I)
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[hms])(?![a-z]) ?")
 _DURATION = re.compile(f"({_PART.pattern})+")
@@ -114,8 +121,12 @@ def classify(status: int, headers: Mapping[str, str], body: Any, *, where: str =
     wish = str(headers.get("x-should-retry") or next(iter(facts["retryable"]), "")).lower()
     if wish in ("true", "false") or status == 405:
         error.retry_same = wish == "true"
-    if parameter or (cls is e.InvalidRequestError and "signature" in text):  # of a thought: it is this vendor's matter
+    if cls is e.InvalidRequestError and "signature" in text:  # of a thought: it is this vendor's matter
+        error.parameter, error.try_next = "state", True
+    if parameter or (cls is e.InvalidRequestError and _UNSUPPORTED.search(text) and _ONE_MODEL.search(text)):
         error.try_next = True  # another model may take it
+    if cls is e.AuthenticationError:  # who may not ask one model may ask others
+        error.of_model = status == 403
     if isinstance(error, e.ContextLengthError):  # llama.cpp
         error.limit, error.needed = (next(iter(facts[name]), None) for name in ("n_ctx", "n_prompt_tokens"))
     return error
@@ -135,7 +146,9 @@ def error_in(value: Any, *, where: str = "") -> e.BackendError | None:
 
 
 def _class_of(status: int, codes: str, text: str, hint: float | None) -> type[e.BackendError]:
-    if "plan and billing" in text and hint is None and "perminute" not in codes.lower():  # Gemini has no code for it
+    # Neither Gemini nor OpenRouter has a code for it.
+    spent = "plan and billing" in text and hint is None and "perminute" not in codes.lower()
+    if spent or (status == 429 and "-per-day" in text):
         return e.QuotaError
     # The sentence of a server that fails, or that counts, says less than its status.
     says = f"{status}{codes} {text if status not in (401, 402, 429) and status < 500 else ''}"
@@ -179,9 +192,12 @@ def _refused(status: int, facts: _Facts, codes: str, text: str) -> str | None:
     name = next((word for word in told if word and isinstance(word, str)), "")
     name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
     name = name.removeprefix("body.").removeprefix("generation_config.")
-    if name in ("", "model") or name.startswith(("messages", "input", "contents")):
+    if name == "model" or name.startswith(("messages", "input", "contents")):
         return None
-    return _FIELDS.get(name, re.split(r"[.\[]", name)[0])
+    for sign, field in _FIELDS.items():
+        if re.search(sign, name or text.replace(" ", "_").lower()):
+            return field
+    return re.split(r"[.\[]", name)[0] or None
 
 
 def _hint(headers: Mapping[str, str], facts: _Facts, text: str) -> float | None:
@@ -191,6 +207,8 @@ def _hint(headers: Mapping[str, str], facts: _Facts, text: str) -> float | None:
     with suppress(TypeError, ValueError, OverflowError):  # it is no date
         told.append(f"{parsedate_to_datetime(after).timestamp() - time():f}s")
     told += [str(delay) for delay in facts["retryDelay"]] + [f"{wait}s" for wait in facts["retry_after"]]
+    reset = headers.get("x-ratelimit-reset", "")  # OpenRouter's, in milliseconds since 1970
+    told += [f"{max(0.0, int(reset) / 1000 - time()):f}s"] if re.fullmatch("[0-9]{13}", reset) else []
     told += (f"{wait}s" for wait in _SPENT.findall(headers.get("ratelimit", "")))
     told += (found[1] for found in _SENTENCE.finditer(text))
     for duration in filter(_DURATION.fullmatch, told):

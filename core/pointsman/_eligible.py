@@ -10,8 +10,8 @@ from ._backends import Backend
 from ._breaker import Breaker, Pause
 from ._health import Monitor
 from ._structure import nearest
-from .errors import ConfigError
-from .values import DROPPABLE, Capability, Request
+from .errors import ConfigError, InvalidRequestError
+from .values import OPTIONAL, Capability, Request
 
 
 @frozen
@@ -64,24 +64,39 @@ class Gate:
             return f"unconfigured: {backend.missing}"
         if request.local_only and not backend.local:
             return "local_only: it sends requests off this machine"
-        if needs and request.drop_unsupported:
-            needs = request.without("tools", "schema").needs
         if needs and not needs <= backend.capabilities:
-            return f"not capable of {', '.join(sorted(needs - backend.capabilities))}"
+            lacking = needs - backend.capabilities
+            lacking &= request.without(*(lacking & request.droppable)).needs
+            if lacking:
+                return f"not capable of {', '.join(sorted(lacking))}"
         if untaken := backend.picky and self.untaken(backend, request):
             return f"its model {backend.model_for(request)!r} does not take {', '.join(untaken)}"
         return ""
 
-    def untaken(self, backend: Backend, request: Request) -> list[str]:
-        """Return the options for whose sake this backend cannot serve the request."""
-        if request.drop_unsupported:
-            return []
-        return [name for name in backend.untaken(request, backend.model_for(request)) if name not in DROPPABLE]
+    def left_out(self, request: Request) -> str:
+        """Say which backends cannot serve this request at all, and why ("" if all of them can)."""
+        asked = (one for one in self._backends if one.enabled and request.backend in (None, one.id))
+        reasons = [f"{one.id}: {why}" for one in asked if (why := self._never(one, request, request.needs))]
+        return f"not asked: {'; '.join(reasons)}" if reasons else ""
 
-    def could_serve(self, request: Request) -> list[str]:
-        """Return the ids of the backends that could, if none were named."""
+    def untaken(self, backend: Backend, request: Request) -> list[str]:
+        """Return the options for whose sake this backend cannot serve the request, whichever model it will be asked."""
+        models = {backend.model_for(request, first=first) for first in (True, False)}
+        found = (backend.untaken(request.changed({"model": model})) - request.droppable for model in models)
+        return min((sorted(names) for names in found), key=len)
+
+    def refusal(self, backend: Backend, request: Request) -> InvalidRequestError | None:
+        """Return why this backend cannot serve the request, if an option of it is the reason, and who could."""
+        why, needs = self._never(backend, request, request.needs), request.needs - backend.capabilities
+        names = self.untaken(backend, request) or sorted(needs)
+        if not names or not why.startswith(("its model", "not capable")):
+            return None
         free = request.changed({"backend": None})
-        return [backend.id for backend in self._backends if not self._never(backend, free, free.needs)]
+        able = [one.id for one in self._backends if not self._never(one, free, free.needs)]
+        hint = f"{', '.join(able)} could serve it" if able else "no other backend could serve it"
+        if OPTIONAL.issuperset(names) and not self._never(backend, request.changed({"drop_unsupported": True}), needs):
+            hint += "; drop_unsupported=True leaves it out"
+        return InvalidRequestError(f"{why}; {hint}", parameter=names[0], try_next=True)
 
     def _not_now(self, backend: Backend, request: Request) -> str:
         """Return why this backend had better not be asked now ("" if it may)."""

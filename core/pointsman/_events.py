@@ -69,9 +69,11 @@ class EventParser:
             self._line += line
             self._after_cr = line.endswith(b"\r")
             if line.endswith((b"\r", b"\n")):
-                whole, self._line = self._line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf"), bytearray()
+                whole, self._line = bytes(self._line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")), bytearray()
+                if whole[:1] in (b"{", b"[") and self._fields[b"data"] and (event := self._event()):
+                    events.append(event)  # Google's errors come bare, right behind what was said
                 if whole:
-                    self._add(bytes(whole))
+                    self._add(whole)
                 elif event := self._event():
                     events.append(event)
         return events

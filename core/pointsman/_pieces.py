@@ -34,6 +34,7 @@ def collect(chunks: Iterable[Chunk]) -> Completion:
         "".join(piece.thinking for piece in pieces),
         last_of(pieces, "raw_finish_reason"),
         last_of(pieces, "request_id"),
+        warnings=tuple(warning for piece in pieces for warning in piece.warnings),
         state=last_of(pieces, "state"),
     )
 

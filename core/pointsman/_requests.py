@@ -23,8 +23,10 @@ Prompt: TypeAlias = "str | Sequence[Message | Mapping[str, Any]] | Request"
 _OPTIONS = {name: field for name, field in _FIELDS.items() if name not in ("messages", "scope")}
 #: What `None` stands for, where it does not stand for itself.
 _EMPTY: dict[str, Any] = {"stop": (), "tools": (), "extra": {}, "local_only": False, "drop_unsupported": False}
+#: Options that are a list of texts, or one alone.
+_LISTS = {"stop", "drop_unsupported"}
 _PART: Any = str | Image
-_CALLED: dict[Any, str] = {str: "text", Mapping: "a mapping", _PART: "text, an Image"}
+_CALLED: dict[Any, str] = {str: "text", bool: "true or false", Mapping: "a mapping", _PART: "text, an Image"}
 _CALLED |= {kind: f"a {kind.__name__}" for kind in (Message, Tool, ToolCall)}
 
 
@@ -64,13 +66,13 @@ def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
     done = {name: _EMPTY.get(name) if value is None else value for name, value in options.items()}
     if "tools" in done:
         done["tools"] = _each(done["tools"], "tools", Tool, _tool)
-    if isinstance(done.get("stop"), str):
-        done["stop"] = (done["stop"],)
+    for name in _LISTS & done.keys():
+        done[name] = (done[name],) if isinstance(done[name], str) else done[name]
     unchecked = {name: value for name, value in done.items() if name not in _NUMBERS}
     if unchecked and (problems := misfits(_OPTIONS, unchecked)):
         raise ConfigError(*problems)
-    if "stop" in done:
-        done["stop"] = tuple(done["stop"] or ())
+    for name in _LISTS & done.keys():
+        done[name] = done[name] if isinstance(done[name], bool) else tuple(done[name] or ())
     return done
 
 
@@ -109,7 +111,8 @@ def _message(value: Mapping[str, Any], place: str) -> Message:
     calls = _each(value.get("tool_calls") or (), f"{place}.tool_calls", ToolCall, _tool_call)
     answers = value.get("tool_call_id")
     role: Any = "system" if value["role"] == "developer" else value["role"]
-    return Message(role, content, calls, answers and _is(str, answers, f"{place}.tool_call_id"))
+    failed = _is(bool, value.get("is_error", False), f"{place}.is_error")
+    return Message(role, content, calls, answers and _is(str, answers, f"{place}.tool_call_id"), is_error=failed)
 
 
 def _part(part: Mapping[str, Any], place: str) -> str | Image:

@@ -179,10 +179,10 @@ class Walk:
         return _scalar(value, cls)
 
 
-def nearest(name: object, names: Iterable[str]) -> str:
-    """Say which of the names is the nearest one, or which there are."""
+def nearest(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """Say which of the names is the nearest one, if any is as near as `cutoff`, or which there are."""
     by_case = {known.casefold(): known for known in sorted(names)}
-    near = get_close_matches(str(name).casefold(), by_case, 1)
+    near = get_close_matches(str(name).casefold(), by_case, 1, cutoff)
     return f"did you mean {by_case[near[0]]}?" if near else f"expected one of {', '.join(by_case.values()) or 'none'}"
 
 

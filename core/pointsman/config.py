@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from attrs import NOTHING, define, field, frozen
 
@@ -61,6 +61,7 @@ class Settings:
 
     backends: tuple[Backend, ...] = ()
     paths: tuple[str, ...] = ()  #: where each of them stands: "BACKENDS[0]"
+    chains: tuple[str, ...] = ()  #: the paths of those that are the first of an `llm_router`
     router: Mapping[str, Any] = field(factory=dict)  #: arguments of `Router`
     mediator: Mapping[str, Any] = field(factory=dict)
     stores: tuple[Mapping[str, Any], ...] = ()
@@ -139,7 +140,7 @@ class _Reader(Walk):
         self.folder, ids = raw.folder, dict[str, str]()
         sections = self.options(fields_of(_Sections), raw, "")
         entries = _unfolded(sections)
-        built = {path: made for path, named, entry in entries if (made := self._backend(path, named, entry, ids))}
+        built = {entry.path: made for entry in entries if (made := self._backend(entry, ids))}
         self.problems.sort(key=lambda problem: not problem.path.startswith("BACKENDS"))  # first what comes first
         router = self.options(fields_of(RouterSettings), sections.get("ROUTER") or {}, "ROUTER")
         self._check_plugin(ORDERS, router.get("order"), "ROUTER.order")
@@ -153,7 +154,8 @@ class _Reader(Walk):
         stores, store_ids = dict(_entries(sections, "STORES")), dict[str, str]()
         for path, entry in stores.items():
             self._identified(_NEEDED, entry, path, store_ids)
-        return Settings(tuple(built.values()), tuple(built), router, mediator, tuple(stores.values()))
+        chains = tuple(path for path, entry in _entries(sections, "BACKENDS") if entry.get("type") == "llm_router")
+        return Settings(tuple(built.values()), tuple(built), chains, router, mediator, tuple(stores.values()))
 
     def _check_plugin(self, group: str, name: str | None, path: str) -> None:
         try:
@@ -166,18 +168,20 @@ class _Reader(Walk):
         """Return what an entry says of `fields`; `ids` are the paths of the ids that are taken."""
         given = self.options(fields, entry, path, also=entry)
         if "id" in given and (other := ids.setdefault(given["id"], path)) != path:
-            self.tell(f"{path}.id", f"found {found(given['id'])}, which {other} has; give each its own")
+            advice = "each provider is listed once" if "fallback" in path else "give each its own"
+            self.tell(f"{path}.id", f"found {found(given['id'])}, which {other} has; {advice}")
         return given
 
-    def _backend(self, path: str, named: str, entry: Mapping[str, Any], ids: dict[str, str]) -> Backend | None:
-        """Return what an entry describes, or None after telling what is wrong; `named` is where its type stands.
+    def _backend(self, unfolded: _Unfolded, ids: dict[str, str]) -> Backend | None:
+        """Return what an entry describes, or None after telling what is wrong.
 
         Where a variable is not set, or a plugin unfit or not there, the backend has the reason, and costs no other.
         """
+        path, named, entry, handed = unfolded
         before, cls, missing = len(self.problems), None, ""
         given = self._identified(_COMMON, entry, path, ids)
         if "type" in given:
-            given["type"] = ALIASES.get(given["type"], given["type"])
+            given["type"] = type_named(given["type"])
             if given.get("enabled", True):
                 cls, missing = self._class(given["type"], f"{path}.type", entry["type"])
         options = self.options(fields_of(cls), entry, path, COMMON) if cls else {}
@@ -191,7 +195,12 @@ class _Reader(Walk):
             del self.problems[before:]
         given["defaults"] = {name: given.pop(name) for name in PRESETS if name in given}
         try:
-            return Backend(cls(**options) if cls and not missing else None, missing=missing, **given)
+            provider = cls(**options) if cls and not missing else None
+            if cls and handed and given["type"] == "openai" and getattr(provider, "model", "") is None:
+                provider = cls(**options, model=handed)  # its models have the names that Copilot's and Codex's have
+            if "fallback" in path and "no model" in (lacks := str(getattr(provider, "missing", ""))):
+                missing = lacks.replace("set the option model", f'write "{entry["type"]}/MODEL"')
+            return Backend(provider, missing=missing, **given)
         except (ConfigError, TypeError, ValueError) as error:
             self.refused(error, path)
             return None
@@ -207,9 +216,18 @@ class _Reader(Walk):
             except ConfigError as error:
                 return None, str(error)
         if type_ not in PUBLISHED:
-            advice = f"which is no installed provider; {nearest(repr(type_), map(repr, names))}"
-            self.tell(path, f"found {found(written)}, {advice}")
+            known = map(repr, {*names, *PUBLISHED, *ALIASES, "llm_router"})
+            self.tell(
+                path, f"found {found(written)}, which is no installed provider; {nearest(repr(written), known, 0.75)}"
+            )
         return None, f"its plugin is not installed: pip install pointsman-{type_}"
+
+
+def type_named(written: str) -> str:
+    """Return the type that is meant: an alias, or in another case."""
+    name = written.strip().lower()
+    name = ALIASES.get(name, name)
+    return name if name in PUBLISHED else written
 
 
 def _entries(sections: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -219,21 +237,44 @@ def _entries(sections: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapp
             yield f"{name}[{place}]", entry
 
 
-def _unfolded(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield each backend's path, where its type stands, and its options.
+class _Unfolded(NamedTuple):
+    """One backend of the configuration."""
 
-    An entry of type `llm_router` is its provider, followed by its fallback providers. Those share what
-    every backend has, apart from the model, which is their own.
+    path: str
+    named: str  #: where its type stands
+    entry: Mapping[str, Any]
+    handed: str | None = None  #: the model of the first provider of its chain
+
+
+def _unfolded(sections: Mapping[str, Any]) -> Iterator[_Unfolded]:
+    """Yield each backend.
+
+    An entry of type `llm_router` is its provider, followed by its fallback providers. Those share what every backend
+    has, apart from the model, which is their own; or are those of another entry, where they are named by its id.
     """
-    for path, entry in _entries(sections, "BACKENDS"):
+    entries = dict(_entries(sections, "BACKENDS"))
+    by_id = {str(entry.get("id")): entry for entry in entries.values() if entry.get("type") != "llm_router"}
+    for path, entry in entries.items():
         if entry.get("type") != "llm_router":
-            yield path, f"{path}.type", entry
+            yield _Unfolded(path, f"{path}.type", entry)
             continue
         own = {name: value for name, value in entry.items() if name not in ("type", "fallback_providers")}
-        yield path, f"{path}.provider", {"type" if name == "provider" else name: value for name, value in own.items()}
+        first = {"type" if name == "provider" else name: value for name, value in own.items()}
+        yield _Unfolded(path, f"{path}.provider", first)
         shared = {name: value for name, value in own.items() if name in COMMON - {"model", "prices"}}
         fallbacks = entry.get("fallback_providers") or []
         for place, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
-            provider, _, model = name.partition("/") if isinstance(name, str) else (name, "", "")
-            one = shared | {"id": f"{entry.get('id')}/{name}", "type": provider} | ({"model": model} if model else {})
-            yield (here := f"{path}.fallback_providers[{place}]"), here, one
+            here = f"{path}.fallback_providers[{place}]"
+            yield _Unfolded(here, here, _fallback(name, by_id, own, shared), own.get("model"))
+
+
+def _fallback(
+    name: Any, by_id: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any], shared: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the options of a fallback provider: a type, "type/model", or the id of another entry."""
+    there = {"id": f"{own.get('id')}/{name}"}
+    if isinstance(name, str) and name in by_id:
+        theirs = {option: value for option, value in by_id[name].items() if option != "priority"}
+        return theirs | there | ({"priority": own["priority"]} if "priority" in own else {})
+    provider, _, model = name.partition("/") if isinstance(name, str) else (name, "", "")
+    return {**shared, **there, "type": provider} | ({"model": model} if model else {})

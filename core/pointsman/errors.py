@@ -76,7 +76,7 @@ class BackendError(PointsmanError):
     #: Retries that it is worth where nobody else is left, and any are allowed: of a machine that needs minutes to wake.
     retries: int = 0
     #: Whether it says something about the model only, and not about the backend as a whole.
-    of_model: ClassVar[bool] = False
+    of_model: bool = False
 
     def __init__(  # noqa: PLR0913 - facts of one failure, all optional, all by name
         self,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import inf
 from string import punctuation
@@ -32,11 +32,12 @@ from ._events import Event, EventParser, parsed
 from ._http_transport import CONNECT_S, Exchange, Headers, Server, revealed
 from .scope import Scope
 from .secret import Secret, redact
+from .values import Usage
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "classify", "error_in", "promised_form"]
+__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "charged", "classify", "error_in", "promised_form"]
 
 _ERROR_BODY_S = 5.0  # an error is worth no longer wait for its text
 _DONE_S = 0.05
@@ -238,3 +239,13 @@ def promised_form() -> Iterator[None]:
         yield
     except (AttributeError, LookupError, TypeError) as error:
         raise e.UnusableAnswer(f"the answer is not of the form that the API promises: {error!r:.200}") from error
+
+
+@contextmanager
+def charged(counted: Callable[[], Usage | None]) -> Iterator[None]:
+    """Note with an error what it cost all the same: `counted` returns that."""
+    try:
+        yield
+    except e.BackendError as error:
+        error.usage = error.usage or counted()
+        raise

@@ -20,7 +20,7 @@ from ._health import Monitor
 from ._order import Priority
 from ._requests import Prompt, build
 from ._settings import policy_of
-from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError, InvalidRequestError
+from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError
 from .scope import Clock
 from .secret import Secret
 from .values import Chunk, Completion, Health, ModelInfo, Options, Request
@@ -99,7 +99,6 @@ class Router:
         self._registry = Registry(made, wrappers, orderer, self._catalogue)
         clock = clock or Clock()
         self._breaker = Breaker(clock)
-        self._shared = Shared(policy, self._breaker, clock, limiters(made, clock, rate_limit_storage), verbose)
         self._monitor = Monitor(self._registry, health_ttl, clock)
         if backends is None:
             self._monitor.check(made)  # "configured" is theirs to say
@@ -107,6 +106,8 @@ class Router:
         self._ranked = type(orderer) is Priority
         ranked = orderer.order(build("?", {}), made) if self._ranked else made
         self._gate = Gate(ranked, self._monitor, self._breaker)
+        counters = limiters(made, clock, rate_limit_storage)
+        self._shared = Shared(policy, self._breaker, clock, counters, self._gate.left_out, verbose)
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
@@ -220,8 +221,11 @@ class Router:
     def models(self, backend: str | None = None) -> dict[str, Sequence[ModelInfo] | BackendError]:
         """Return what each backend offers, or only the one named; an error in the place of one that cannot tell."""
         self._gate.check_named(build("?", {"backend": backend}))
-        wanted = (one for one in self.backends if backend in (None, one.id))
-        return {one.id: self._registry.list_models(one) for one in wanted}
+        wanted = [one for one in self.backends if backend in (None, one.id)]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(len(wanted) or 1, thread_name_prefix="pointsman-models") as threads:
+            return dict(zip([one.id for one in wanted], threads.map(self._registry.list_models, wanted), strict=True))
 
     def plugins(self) -> tuple[PluginInfo, ...]:
         """Return every installed plugin: loaded, available, or quarantined with the cause."""
@@ -318,12 +322,9 @@ class Router:
         pause = self._breaker.pause(backend.id, backend.model_for(request))
         why = self._gate.why_not(backend, request) or "left out by the order plugin"
         kind = AuthenticationError if backend.missing.startswith("set ") else BackendError  # a variable: a key
-        if untaken := self._gate.untaken(backend, request):
-            able = ", ".join(self._gate.could_serve(request)) or "no other backend"
-            why += f"; {able} could serve it, or drop_unsupported=True leaves it out"
-            return InvalidRequestError(why, parameter=untaken[0], try_next=True)
-        error = copy(pause.error) if pause is not None and why.startswith("cool") else kind(why)
-        if pause is not None:
+        refusal = self._gate.refusal(backend, request)
+        error = refusal or (copy(pause.error) if pause is not None and why.startswith("cool") else kind(why))
+        if pause is not None and refusal is None:
             error.args, error.retry_after = (why,), pause.left
         error.backend = backend.id
         return error

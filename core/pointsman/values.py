@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict, get_args, get_origin
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ._settings import Count, FromZero, OnBreak, Retries, between
 from ._structure import fields_of, misfits
@@ -26,11 +26,17 @@ HealthStatus = Literal["healthy", "degraded", "unavailable", "unconfigured"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Outcome = Literal["answered", "failed", "cancelled"]
 
+#: All options that a model may not take; those beyond `DROPPABLE` are left out only where `drop_unsupported` says so.
+Optional: TypeAlias = Literal[
+    "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed",
+    "max_tokens", "stop", "tools", "tool_choice", "schema", "reasoning_effort",
+]  # fmt: skip
+OPTIONAL: frozenset[str] = frozenset(get_args(Optional))
 #: Parameters that shape the sampling but not the meaning of a request: the only ones that the
 #: router may leave out when a model refuses them.
-DROPPABLE = frozenset({"temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed"})
-#: All parameters that a model may not take; those beyond `DROPPABLE` only where `drop_unsupported=True` says so.
-OPTIONAL = DROPPABLE | {"max_tokens", "stop", "tools", "tool_choice", "schema", "reasoning_effort"}
+DROPPABLE: frozenset[str] = frozenset(
+    {"temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed"}
+)
 
 
 @frozen
@@ -54,6 +60,13 @@ class Image:
             return self.url or ""
         return f"data:{self.media_type};base64,{b64encode(self.data).decode('ascii')}"
 
+    @property
+    def inline(self) -> tuple[str, str] | None:
+        """The media type and the base64 of the picture, also of a `data:` URL; None where only an URL leads to it."""
+        head, _, data = self.as_url().partition(",")
+        kind, _, coding = head.removeprefix("data:").partition(";")
+        return (kind or self.media_type, data) if head.startswith("data:") and coding.endswith("base64") else None
+
 
 @frozen
 class ToolCall:
@@ -69,6 +82,14 @@ class ToolCall:
         :raises ValueError: the model wrote something that is not JSON.
         """
         return json.loads(self.arguments or "{}")
+
+    def as_object(self) -> dict[str, Any]:
+        """Return `arguments` as an object, for a vendor that takes nothing else; other text as its one field."""
+        try:
+            found = self.parsed()
+        except ValueError:
+            found = None
+        return found if isinstance(found, dict) else {"arguments": self.arguments}
 
 
 @frozen
@@ -89,6 +110,7 @@ class State:
 
     vendor: str
     data: Any = field(repr=False)  #: of JSON's types
+    model: str | None = None  #: who alone can read it, of the vendor's; None: any of them
 
 
 @frozen
@@ -103,6 +125,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     state: State | None = None
+    is_error: bool = False  #: of role tool: the call failed, and `content` says how
 
     def __attrs_post_init__(self) -> None:
         if self.role not in ("system", "user", "assistant", "tool"):
@@ -142,7 +165,7 @@ class Options(TypedDict, total=False):
     tool_choice: str | None
     schema: Mapping[str, Any] | None
     reasoning_effort: Effort | None
-    drop_unsupported: bool
+    drop_unsupported: bool | Optional | Sequence[Optional]
     extra: Mapping[str, Any]
     timeout: float | None
     first_token_timeout: float | None
@@ -182,7 +205,8 @@ class Request:
     tool_choice: str | None = None  #: "auto", "none", "required", or the name of a tool
     schema: Mapping[str, Any] | None = None  #: JSON Schema that the answer must fulfil
     reasoning_effort: Effort | None = None  #: how much the model may think before it answers
-    drop_unsupported: bool = False  #: leave out, with a warning, what a model does not take, rather than not ask it
+    #: leave out, with a warning, what a model does not take, rather than not ask it: True, or the names of the options
+    drop_unsupported: bool | tuple[Optional, ...] = False
     extra: Mapping[str, Any] = field(factory=dict)  #: fields of the provider's own wire format, sent unchanged
     timeout: FromZero | None = None
     first_token_timeout: FromZero | None = None
@@ -218,6 +242,12 @@ class Request:
         return ""
 
     @property
+    def instructions(self) -> str:
+        """`system` and all system messages as one text, for a vendor that takes them apart from the turns."""
+        systems = [self.system, *(message.text for message in self.messages if message.role == "system")]
+        return "\n\n".join(filter(None, systems))
+
+    @property
     def needs(self) -> frozenset[Capability]:
         """What a backend must be capable of to serve this request."""
         needs: list[Capability] = []
@@ -238,9 +268,22 @@ class Request:
         copy.__dict__.update(new)
         return copy
 
+    @property
+    def droppable(self) -> frozenset[str]:
+        """The options that may be left out, with a warning, where a model does not take them."""
+        if self.drop_unsupported is True:
+            return OPTIONAL
+        return DROPPABLE.union(self.drop_unsupported) if self.drop_unsupported else DROPPABLE
+
     def without(self, *names: str) -> Request:
-        """Return this request with the named fields unset."""
+        """Return this request with the named fields unset; without tools there is no choice among them either."""
+        names = (*names, "tool_choice") if "tools" in names else names
         return self.changed({name: () if name in ("stop", "tools") else None for name in names})
+
+    def without_state(self, readable: Callable[[State], bool] = lambda _: False) -> Request:
+        """Return this request without the states that its receiver cannot read."""
+        kept = (m if m.state is None or readable(m.state) else evolve(m, state=None) for m in self.messages)
+        return self.changed({"messages": tuple(kept)})
 
     def has(self, name: str) -> bool:
         """Whether the field of this name is set."""
@@ -338,6 +381,7 @@ class Chunk:
     raw_finish_reason: str | None = None
     request_id: str | None = None
     state: State | None = None
+    warnings: tuple[str, ...] = ()  #: of the provider: what it did otherwise than it was asked
     restarted: bool = False  #: the answer starts anew with this piece: what came before is void (`on_break="restart"`)
 
 

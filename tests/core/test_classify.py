@@ -61,6 +61,15 @@ TABLE: list[tuple[type[BackendError], int, Any]] = [
     (AuthenticationError, 400, gemini(400, "FAILED_PRECONDITION", "User location is not supported.")),
     (AuthenticationError, 403, anthropic("permission_error")),
     (AuthenticationError, 403, {"error": {"message": "m", "availability": {"code": "region_restricted"}}}),
+    (AuthenticationError, 401, openai("Your IP address is not allowed to ask this API.", "ip_not_allowed")),
+    (AuthenticationError, 401, openai("You must be a member of an organization to use the API.")),
+    (AuthenticationError, 403, openai("This model needs the trusted access program.", "model_access_denied")),
+    (AuthenticationError, 403, gemini(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers.")),
+    (
+        AuthenticationError,
+        403,
+        gemini(403, "PERMISSION_DENIED", "Requests from referer <empty> are blocked.", {"reason": "API_KEY_HTTP_REF"}),
+    ),
     # money
     (QuotaError, 402, {"error": "You have exceeded your monthly included credits"}),
     (QuotaError, 402, b""),
@@ -81,7 +90,12 @@ TABLE: list[tuple[type[BackendError], int, Any]] = [
     (QuotaError, 429, gemini(429, "RESOURCE_EXHAUSTED", PLAN, PER_DAY, {"retryDelay": "3s"})),
     (QuotaError, 429, gemini(429, "RESOURCE_EXHAUSTED", PLAN)),
     (QuotaError, 403, {"error": {"code": 403, "message": "Key limit exceeded (total limit)"}}),
+    (QuotaError, 429, anthropic("rate_limit_error", "m", error_code="contract_spend_limit_reached")),
+    (QuotaError, 403, {"error": {"code": 403, "message": "Budget exceeded", "metadata": {"limit_source": "budget"}}}),
+    (QuotaError, 429, {"error": {"code": 429, "message": "Rate limit exceeded: free-models-per-day. Add credits."}}),
     # rate
+    (RateLimitError, 429, anthropic("rate_limit_error", "m", error_code="ramp_limit_exceeded")),
+    (RateLimitError, 429, {"error": {"code": 429, "message": "Rate limit exceeded: free-models-per-min."}}),
     (RateLimitError, 429, b"slow down"),
     (RateLimitError, 429, openai("Rate limit reached for model gpt-x on tokens per min", "rate_limit_exceeded")),
     (RateLimitError, 429, openai("m", "slow_down", "rate_limit_error")),
@@ -116,7 +130,28 @@ TABLE: list[tuple[type[BackendError], int, Any]] = [
     (ModelNotFoundError, 404, gemini(404, "NOT_FOUND", "models/x is not found for API version v1beta")),
     (ModelNotFoundError, 404, {"error": {"message": "m", "availability": {"code": "free_variant_ended"}}}),
     (ModelNotFoundError, 404, {"error": {"code": "DeploymentNotFound", "message": "m"}}),
+    (ModelNotFoundError, 404, gemini(404, "NOT_FOUND", "This model is no longer available to new users.")),
+    (ModelNotFoundError, 400, {"error": "Model mistralai/x is not supported by provider hf-inference"}),
+    *(
+        (ModelNotFoundError, 404, {"error": {"message": "m", "http_status": 404, "availability": {"code": code}}})
+        for code in ("no_endpoints", "model_deprecated", "privacy_restricted", "constraint_filtered")
+    ),
     # context
+    *(
+        (ContextLengthError, 400, {"message": f"Sorry: {words}."})
+        for words in (
+            "the request exceeds the available context size",
+            "input is too long for requested model",
+            "too many tokens in the prompt",
+            "maximum input length is 4096",
+            "input length and max_tokens exceed context limit: 210000 > 200000",
+        )
+    ),
+    (ContextLengthError, 400, {"detail": "Requested tokens (9000) exceed context window of 4096"}),
+    *(
+        (ContextLengthError, 400, {"error": {"code": 400, "message": "m", "metadata": {"error_type": kind}}})
+        for kind in ("context_length_exceeded", "token_limit_exceeded", "max_tokens_exceeded")
+    ),
     (ContextLengthError, 400, openai("This model's maximum context length is 8192 tokens.", "context_length_exceeded")),
     (ContextLengthError, 400, anthropic("invalid_request_error", "prompt is too long: 210000 tokens > 200000 maximum")),
     (
@@ -137,6 +172,9 @@ TABLE: list[tuple[type[BackendError], int, Any]] = [
         {"object": "error", "message": "maximum context length is 4096", "type": "x", "code": 400},
     ),
     # refusals
+    (ContentFilterError, 403, {"error": {"code": 403, "message": "Blocked by guardrail: PII"}}),
+    (ContentFilterError, 400, openai("m", "image_content_policy_violation")),
+    (ContentFilterError, 400, {"error": {"code": 400, "message": "m", "metadata": {"error_type": "refusal"}}}),
     (ContentFilterError, 400, openai("Your request was rejected.", "content_policy_violation")),
     (ContentFilterError, 400, openai("The prompt triggered content management policy.", "content_filter")),
     (ContentFilterError, 400, anthropic("invalid_request_error", "Output blocked by content filtering policy")),
@@ -169,6 +207,8 @@ def test_the_table(expected: type[BackendError], status: int, body: Any, wrap: b
 
 NO_SCHEMA = "'response_format' of type 'json_schema' is not supported with this model"
 EXTRA_SEED = {"loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "type": "extra_forbidden"}
+NO_THOUGHT = "Expected `thinking` or `redacted_thinking`, but found `tool_use`."
+FORCED = "may not be enabled when tool_choice forces tool use."
 UNKNOWN_TOP_K = "Invalid JSON payload. Unknown name \"topK\" at 'generation_config'"
 
 
@@ -184,6 +224,20 @@ UNKNOWN_TOP_K = "Invalid JSON payload. Unknown name \"topK\" at 'generation_conf
         (400, gemini(400, "INVALID_ARGUMENT", UNKNOWN_TOP_K), "top_k"),
         (400, {"object": "error", "message": "not supported", "param": "stream_options"}, "stream_options"),
         (400, openai(NO_SCHEMA, param="response_format"), "schema"),
+        (400, openai("Unsupported value: 'xhigh'", "unsupported_value", param="reasoning.effort"), "reasoning_effort"),
+        (400, openai("Invalid: not supported", "unsupported_parameter", param="text.format.schema"), "schema"),
+        (400, anthropic("invalid_request_error", "`thinking` is not supported."), "reasoning_effort"),
+        (400, anthropic("invalid_request_error", "'claude-3-5-haiku' does not support thinking."), "reasoning_effort"),
+        (400, anthropic("invalid_request_error", "output_config.effort: not supported"), "reasoning_effort"),
+        (400, anthropic("invalid_request_error", "output_config.format: not supported"), "schema"),
+        (400, anthropic("invalid_request_error", f"messages.3.content.0.type: {NO_THOUGHT}"), "reasoning_effort"),
+        (400, anthropic("invalid_request_error", f"Thinking {FORCED}"), "reasoning_effort"),
+        (400, anthropic("invalid_request_error", "`temperature` may only be set to 1 when thinking"), "temperature"),
+        (400, anthropic("invalid_request_error", "`temperature` and `top_p` cannot both be specified"), "temperature"),
+        (400, gemini(400, "INVALID_ARGUMENT", "Penalty is not enabled for this model"), "penalty"),
+        (400, gemini(400, "INVALID_ARGUMENT", "Thinking level is not supported for this model."), "reasoning_effort"),
+        (400, gemini(400, "INVALID_ARGUMENT", "Unsupported: thinkingConfig.thinkingBudget"), "reasoning_effort"),
+        (400, gemini(400, "INVALID_ARGUMENT", "Function call is missing a thought_signature"), "state"),
     ],
 )
 def test_a_parameter_that_is_not_supported_is_named(status: int, body: Any, field: str) -> None:
@@ -192,6 +246,19 @@ def test_a_parameter_that_is_not_supported_is_named(status: int, body: Any, fiel
     assert type(error) is InvalidRequestError
     assert error.parameter == field
     assert error.try_next
+
+
+def test_what_one_model_cannot_do_another_may() -> None:
+    """A refusal that names no option, and speaks of the model, is not the caller's fault."""
+    error = classified(400, anthropic("invalid_request_error", "This model does not support assistant prefill."))
+    assert type(error) is InvalidRequestError
+    assert (error.parameter, error.try_next) == (None, True)
+
+
+def test_who_may_not_ask_one_model_may_ask_others() -> None:
+    """A 403 says something about the model, a 401 about the key."""
+    assert classified(403, anthropic("permission_error")).of_model
+    assert not classified(401, anthropic("authentication_error")).of_model
 
 
 def test_a_wrong_value_is_the_callers_fault() -> None:
@@ -223,13 +290,14 @@ def test_a_wrong_value_is_the_callers_fault() -> None:
         ({}, {"error": {"message": "m", "availability": {"code": "capacity_exhausted", "retry_after": 7}}}, 7.0),
         ({"ratelimit": '"api";r=0;t=55'}, {}, 55.0),
         ({"ratelimit": '"api";r=3;t=55'}, {}, None),
+        ({"x_ratelimit_reset": str(int((time.time() + 100) * 1000))}, {}, 100.0),
         ({}, openai("no hint at all"), None),
     ],
 )
 def test_hints(headers: dict[str, str], body: Any, expected: float | None) -> None:
     """`retry-after-ms`, then `Retry-After`, then the body, then its sentence; what is absurd is ignored."""
     found = classified(429, body, **headers).retry_after
-    assert found == (expected if expected is None else pytest.approx(expected))
+    assert found == (expected if expected is None else pytest.approx(expected, abs=60 if expected == 100 else None))
 
 
 def test_a_hint_may_be_a_date() -> None:

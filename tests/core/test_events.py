@@ -139,3 +139,12 @@ def test_an_error_event_raises_what_it_means(data: object, expected: type[Backen
 def test_null_errors_are_no_errors() -> None:
     """`"error": null` stands in every good object of the Responses API."""
     assert Event("", '{"error": null, "type": "response"}').json()["error"] is None
+
+
+def test_bare_json_right_behind_data_is_an_event_of_its_own() -> None:
+    """An error of Google's may come on the line after what was said, without a blank line between: neither is lost."""
+    found = EventParser().feed(b'data: {"text": "a"}\n{"error":\n {"code": 429}}\n\n')
+    assert [event.json() if n == 0 else event.data for n, event in enumerate(found)] == [
+        {"text": "a"},
+        '{"error":\n {"code": 429}}',
+    ]

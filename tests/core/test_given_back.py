@@ -81,9 +81,9 @@ class Forgetful(Scripted):
 
     broken: bool = False
 
-    def unsupported(self, model: str | None) -> Sequence[str]:
+    def unsupported(self, request: Request) -> Sequence[str]:
         if self.broken:
-            raise KeyError(model)
+            raise KeyError(request.model)
         return ()
 
 

@@ -4,7 +4,22 @@ from collections.abc import Collection
 
 import pytest
 from attrs import define
-from pointsman import Completion, InvalidRequestError, Message, Request, Router, State, Tool, ToolCall, hookimpl
+from pointsman import (
+    AllBackendsFailed,
+    Completion,
+    ConfigError,
+    Image,
+    InvalidRequestError,
+    Message,
+    ModelNotFoundError,
+    Request,
+    Router,
+    State,
+    Tool,
+    ToolCall,
+    UnavailableError,
+    hookimpl,
+)
 from pointsman.testing import Scripted
 
 
@@ -12,9 +27,9 @@ from pointsman.testing import Scripted
 class Picky(Scripted):
     """A provider whose small model takes neither a schema nor a temperature."""
 
-    def unsupported(self, model: str | None) -> Collection[str]:
-        """Say what `model` does not take."""
-        return () if model == "large" else ("schema", "temperature", "stop")
+    def unsupported(self, request: Request) -> Collection[str]:
+        """Say what its model does not take."""
+        return () if request.model == "large" else ("schema", "temperature", "stop")
 
 
 SCHEMA = {"type": "object"}
@@ -98,6 +113,97 @@ def test_tools_are_dropped_where_no_call_was_made() -> None:
         assert router.order(talk, drop_unsupported=True)[0].reason == "not capable of tools"
 
 
+def test_the_model_that_is_asked_counts() -> None:
+    """A request names a model for the first backend only: what the others' own models take is theirs to say."""
+    broken = InvalidRequestError("no", try_next=True)
+    own = Picky("b", model="small")
+    with Router({"a": Scripted(broken), "b": own}) as router, pytest.raises(AllBackendsFailed) as caught:
+        router.generate("hi", schema=SCHEMA, model="large")
+    assert "b: its model 'small' does not take schema" in str(caught.value)
+    assert own.calls == 0, "what may not be left out is not left out"
+    able = Picky('{"b": 1}', model="large")
+    with Router({"a": Scripted(broken), "b": able}) as router:
+        assert router.generate("hi", schema=SCHEMA, model="small").backend == "b"
+        assert able.requests[-1].schema == SCHEMA
+
+
+def test_its_own_model_in_place_of_the_one_it_lacks() -> None:
+    """A backend that is asked its own model, since it lacks the one that was named, is asked nothing which it drops."""
+
+    def lacks(request: Request) -> Completion:
+        if request.model == "large":
+            raise ModelNotFoundError("no such model")
+        return Completion("{}")
+
+    a = Picky(lacks, model="small")
+    with Router({"a": a, "b": Scripted('{"b": 1}')}) as router:
+        assert router.generate("hi", schema=SCHEMA, model="large").backend == "b"
+        assert a.calls == 1
+
+
+def test_only_what_the_user_names_is_dropped() -> None:
+    """`drop_unsupported` may be the names of the options that may go; any other is still needed."""
+    a = Picky("a")
+    with Router({"a": a}) as router:
+        answer = router.generate("hi", stop="x", drop_unsupported="stop")
+        assert answer.warnings == ("a: model 'scripted-model' does not take stop; sent without it",)
+        with pytest.raises(InvalidRequestError, match="does not take schema"):
+            router.generate("hi", stop="x", schema=SCHEMA, drop_unsupported=["stop"])
+        with pytest.raises(ConfigError, match=r'drop_unsupported.*found "stopp", expected one of'):
+            router.generate("hi", drop_unsupported=["stopp"])  # type: ignore[list-item] # which is the point
+
+
+def test_a_refused_value_says_nothing_of_others() -> None:
+    """A model that refuses one effort, or one choice among tools, is asked the others as before."""
+
+    def picky(request: Request) -> Completion:
+        if request.reasoning_effort == "xhigh":
+            raise InvalidRequestError("no such effort", parameter="reasoning_effort", try_next=True)
+        return Completion("a")
+
+    a = Scripted(picky)
+    with Router({"a": a}) as router:
+        assert router.generate("hi", reasoning_effort="xhigh", drop_unsupported=True).warnings
+        assert a.calls == 2
+        assert router.generate("hi", reasoning_effort="xhigh", drop_unsupported=True).warnings
+        assert a.calls == 3
+        assert router.generate("hi", reasoning_effort="low").warnings == ()
+        assert a.requests[-1].reasoning_effort == "low"
+
+
+def test_who_was_not_asked_is_told() -> None:
+    """When all fail who could be asked, the error says who could not be, and why; so does that of nobody at all."""
+    spare = Scripted("b", capabilities=frozenset())
+    down = Scripted(UnavailableError("down"), capabilities=frozenset({"tools"}))
+    with Router({"a": down, "b": spare}, max_retries=0) as router, pytest.raises(UnavailableError) as caught:
+        router.generate("hi", tools=[Tool("f")])
+    assert caught.value.__notes__ == ["not asked: b: not capable of tools"]
+    with Router({"b": spare}) as router:
+        with pytest.raises(
+            InvalidRequestError, match="not capable of tools; no other backend could serve it; drop"
+        ) as c:
+            router.generate("hi", tools=[Tool("f")])
+        assert (c.value.backend, c.value.parameter) == ("b", "tools")
+        with pytest.raises(InvalidRequestError) as c:
+            router.generate([Message("user", (Image(b"png"),))])
+        assert "drop_unsupported" not in str(c.value), "a picture cannot be left out"
+
+
+def test_states_that_are_refused_are_left_out() -> None:
+    """A vendor that cannot read its own state any more is asked once more without it, and the answer warns of that."""
+
+    def forgetful(request: Request) -> Completion:
+        if any(message.state for message in request.messages):
+            raise InvalidRequestError("invalid signature", parameter="state", try_next=True)
+        return Completion("a")
+
+    a = Scripted(forgetful)
+    talk = [Message("user", "hi"), Message("assistant", "a", state=State("scripted", "s")), Message("user", "?")]
+    with Router({"a": a}) as router:
+        answer = router.generate(talk)
+    assert (answer.text, a.calls, len(answer.warnings)) == ("a", 2, 1)
+
+
 @define(eq=False)
 class Vendor(Scripted):
     """A provider that answers with a state of its own."""
@@ -123,3 +229,13 @@ def test_state_goes_back_to_its_vendor_only() -> None:
     assert a.requests[-1].messages[1].state == first.state
     assert b.requests[-1].messages == (talk[0], Message("assistant", "one"), talk[2])
     assert "s3" not in repr(first)
+
+
+def test_state_of_one_model_does_not_go_to_another() -> None:
+    """What only one model can read is kept from the vendor's others."""
+    a = Vendor("one")
+    own = Message("assistant", "one", state=State("acme", "s", "small"))
+    with Router({"a": a}) as router:
+        for model, kept in (("small", True), ("large", False)):
+            router.generate([Message("user", "hi"), own, Message("user", "?")], model=model)
+            assert (a.requests[-1].messages[1].state is not None) == kept

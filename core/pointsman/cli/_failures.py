@@ -25,6 +25,8 @@ def tell(error: BackendError | ConfigError) -> int:
             note(f"  - {one}")
     else:
         complain(str(error))
+    for line in getattr(error, "__notes__", ()):
+        note(f"  {line}")
     if error.retry_after:
         note(f"  try again in {error.retry_after:.0f} s")
     note("  `pointsman health` says how each backend is; POINTSMAN_LOG=debug shows every attempt")

@@ -6,16 +6,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from attrs import Factory, field, frozen
-from pointsman import Chunk, Completion, Health, ModelInfo, Request, Scope, Secret, collect, hookimpl
-from pointsman.http import Client, promised_form
-from pointsman.service import HEALTH_S, Service, as_secret
+from pointsman import BackendError, ModelInfo, Request, Scope, Secret
+from pointsman.http import Client
+from pointsman.service import Asked, Service, as_secret, root_of
 from pointsman.values import Capability
 
-from . import _messages, _models
+from . import _answer, _models, _request
 
 #: Answers that may be longer than this many tokens are fetched as a stream: Anthropic's own client does not wait for
-#: them in one piece, since it could take more than the ten minutes that a connection lives.
-_LONG = 21_333
+#: them in one piece, since it could take more than the ten minutes that a connection lives. Of a slow model, fewer.
+_LONG, _LONG_OF_SLOW = 21_333, 8_192
 
 
 @frozen(kw_only=True)
@@ -25,8 +25,10 @@ class Claude(Service):
     HOME: ClassVar[str] = "https://api.anthropic.com"
     DOMAINS: ClassVar[tuple[str, ...]] = ("anthropic.com", "claude.com")
     KEYS: ClassVar[tuple[str, ...]] = ("ANTHROPIC_API_KEY",)
+    PROBE: ClassVar[str] = "v1/models?limit=1"
     URL: ClassVar[str] = "ANTHROPIC_BASE_URL"
     MODEL: ClassVar[str] = "ANTHROPIC_MODEL"
+    ABSENT: ClassVar[frozenset[str]] = _models.ABSENT
 
     #: Sent as a bearer token where there is no key (environment: ANTHROPIC_AUTH_TOKEN).
     auth_token: Secret | None = field(
@@ -37,60 +39,52 @@ class Claude(Service):
     version: Literal["2023-06-01", "2026-10-21"] = "2023-06-01"
     #: Have the tools, the system and the conversation kept in the provider's cache.
     cache: bool = False
+    #: How your models are told to think, in place of what is known of their families.
+    thinking: _models.Form | None = None
     capabilities: frozenset[Capability] = field()
 
-    vendor = _messages.VENDOR
+    vendor = "anthropic"
 
     @capabilities.default
     def _able(self) -> frozenset[Capability]:
         able: frozenset[Capability] = frozenset({"tools", "schema", "images"})
-        return able if _models.ADAPTIVE.search(self.model or "") else able | {"continuation"}
+        older = self.model is not None and _models.form_of(self.model) != "adaptive"
+        return able | {"continuation"} if older else able
 
     def problem(self) -> str:
         """Return what keeps it from being asked."""
         return "" if self.auth_token else super().problem()
 
-    def untaken(self, model: str) -> Collection[str]:
+    def untaken(self, request: Request, model: str) -> Collection[str]:
         """Return the options that the model does not take in this version of the API."""
-        return _models.untaken(model, self.version)
+        return _models.untaken(request, model, self.version, self._form(model))
 
-    @hookimpl
-    def generate(self, request: Request) -> Completion:
-        """Answer, whole."""
-        client, body = self._prepared(request)
-        if body["max_tokens"] > _LONG:
-            return collect(self._chunks(client, body, request.scope))
-        answer = client.post_json("v1/messages", body, request.scope)
-        with promised_form():
-            return _messages.completion(answer.data, answer.headers)
+    def teaches(self, error: BackendError, body: Mapping[str, Any], model: str | None) -> tuple[str | None, str] | None:
+        """Return what a refusal teaches: a model that thinks in the other way."""
+        kind = body.get("thinking", {}).get("type")
+        if kind not in ("adaptive", "enabled") or f"{kind}" not in error.message or "support" not in error.message:
+            return None
+        return model, "budget" if kind == "adaptive" else "adaptive"
 
-    @hookimpl
-    def stream(self, request: Request) -> Iterator[Chunk]:
-        """Answer in pieces."""
-        client, body = self._prepared(request)
-        yield from self._chunks(client, body, request.scope)
+    def asked(self, request: Request, *, streamed: bool) -> Asked:
+        """Return the request as it is sent."""
+        model = request.model or self.model or ""
+        body, warnings = _request.body(request, model, self._form(model), cache=self.cache)
+        streamed = streamed or body["max_tokens"] > (_LONG_OF_SLOW if _models.SLOW.search(model) else _LONG)
+        return Asked("v1/messages", {**body, "stream": True} if streamed else body, _answer, streamed, warnings)
 
     def connected(self) -> Client:
         """Return the client."""
         auth = ("x-api-key", "", self.api_key) if self.api_key else ("Authorization", "Bearer ", self.auth_token)
-        root = self.base_url.strip().rstrip("/").removesuffix("/messages").removesuffix("/v1")
+        root = root_of(root_of(self.base_url, "/messages"), "/v1")
         headers: dict[str, str | Secret] = {"anthropic-version": self.version, **self.headers}
         return Client(root, headers=headers, auth=auth, session=self.session)
-
-    def probe(self, client: Client) -> Health:
-        """List one model: that proves the server and the key, and costs nothing."""
-        client.get_json("v1/models?limit=1", Scope(HEALTH_S))
-        return Health.ok()
 
     def listed(self, client: Client, scope: Scope) -> Iterable[ModelInfo]:
         """Return the models that the key may ask."""
         for one in client.get_json("v1/models?limit=1000", scope).data["data"]:
             yield ModelInfo(one["id"], one.get("max_input_tokens"), retires=one.get("retires_at"))
 
-    def _prepared(self, request: Request) -> tuple[Client, dict[str, Any]]:
-        client = self.ready(request)
-        return client, _messages.body(request, request.model or self.model or "", cache=self.cache)
-
-    def _chunks(self, client: Client, body: Mapping[str, Any], scope: Scope) -> Iterator[Chunk]:
-        with client.post_events("v1/messages", {**body, "stream": True}, scope) as events, promised_form():
-            yield from _messages.chunks(events)
+    def _form(self, model: str) -> _models.Form:
+        learnt: Iterator[_models.Form] = (form for form in ("adaptive", "budget") if (model, form) in self._learnt)
+        return self.thinking or next(learnt, None) or _models.form_of(model)

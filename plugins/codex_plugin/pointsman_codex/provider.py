@@ -63,7 +63,7 @@ class Codex:
             return f"codex is not logged in ({self._login} is not there): codex login, or set api_key (CODEX_API_KEY)"
         return ""
 
-    def unsupported(self, model: str | None) -> Collection[str]:
+    def unsupported(self, request: Request) -> Collection[str]:
         """Return the options that codex has no way to pass on, whatever the model."""
         return DROPPABLE | {"max_tokens", "stop"}
 

@@ -79,7 +79,7 @@ class Copilot:
             return f"copilot is not logged in (no login in {self.home}/config.json): copilot login, or {_TOKENS[0]}"
         return ""
 
-    def unsupported(self, model: str | None) -> Collection[str]:
+    def unsupported(self, request: Request) -> Collection[str]:
         """Return the options that copilot has no way to pass on, whatever the model."""
         return DROPPABLE | ({"stop"} if self.base_url else {"stop", "max_tokens"})
 

@@ -11,24 +11,25 @@ from uuid import uuid4
 
 from pointsman import (
     AuthenticationError,
-    BackendError,
     Chunk,
+    Completion,
     ContentFilterError,
     Image,
     InvalidRequestError,
     Message,
     Request,
-    State,
     ToolCall,
     UnusableAnswer,
     Usage,
+    collect,
 )
-from pointsman.http import Events
+from pointsman.http import Events, charged
+from pointsman.schemas import within
+from pointsman.service import Keep, merged, turns_of
 from pointsman.values import FinishReason
 
 from . import _models
 
-VENDOR = "google"
 _Part = dict[str, Any]
 #: Fields of a request -> those of `generationConfig`.
 _CONFIG = {
@@ -41,6 +42,11 @@ _CONFIG = {
     "seed": "seed",
 }
 _MODES = {"auto": {"mode": "AUTO"}, "required": {"mode": "ANY"}, "none": {"mode": "NONE"}}
+#: What `responseJsonSchema` knows of JSON Schema (Google's reference of `GenerationConfig`).
+_KNOWN = {
+    "$id", "$ref", "$anchor", "type", "format", "title", "description", "enum", "prefixItems", "minItems", "maxItems",
+    "minimum", "maximum", "oneOf", "additionalProperties", "required", "propertyOrdering",
+}  # fmt: skip
 #: In place of the signature of a call that another vendor's model made (Google's FAQ on thought signatures).
 _UNSIGNED = "skip_thought_signature_validator"
 _FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
@@ -54,8 +60,7 @@ def body(request: Request, model: str) -> dict[str, Any]:
     :raises InvalidRequestError: something in it cannot be asked.
     """
     sent: dict[str, Any] = {"contents": _contents(request.messages, signed=not _models.OLD.search(model))}
-    systems = [request.system, *(message.text for message in request.messages if message.role == "system")]
-    if system := "\n\n".join(filter(None, systems)):
+    if system := request.instructions:
         sent["systemInstruction"] = {"parts": [{"text": system}]}
     if request.tools:
         declared = [
@@ -66,44 +71,40 @@ def body(request: Request, model: str) -> dict[str, Any]:
         if choice := request.tool_choice:
             named: dict[str, Any] = {"mode": "ANY", "allowedFunctionNames": [choice]}
             sent["toolConfig"] = {"functionCallingConfig": _MODES.get(choice, named)}
-    config = {**_configured(request, model), **request.extra.get("generationConfig", {})}
-    return {**sent, **request.extra, **({"generationConfig": config} if config else {})}
+    config = _configured(request, model)
+    return merged({**sent, "generationConfig": config} if config else sent, request.extra)
 
 
 def _configured(request: Request, model: str) -> dict[str, Any]:
     config = {name: value for field, name in _CONFIG.items() if (value := getattr(request, field)) is not None}
-    if len(request.stop) > 5:
-        raise InvalidRequestError(f"stop: found {len(request.stop)}, and Gemini takes 5", try_next=True)
     if request.stop:
         config["stopSequences"] = list(request.stop)
     if request.schema is not None:
-        if request.tools and _models.OLD.search(model):
-            raise InvalidRequestError(f"schema: {model} takes none beside tools", try_next=True)
-        config |= {"responseMimeType": "application/json", "responseJsonSchema": dict(request.schema)}
-    if effort := request.reasoning_effort:
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": within(request.schema, _KNOWN)}
+    effort = request.reasoning_effort
+    if effort and (effort != "none" or not _models.THOUGHTLESS.search(model)):
         shown = {} if effort == "none" else {"includeThoughts": True}
         config["thinkingConfig"] = {**_models.thinking(model, effort), **shown}
     return config
 
 
 def _contents(messages: Sequence[Message], *, signed: bool) -> list[dict[str, Any]]:
-    """Return the turns, those of one speaker put together: all results of one turn's tools belong into one content."""
+    """Return the turns: all results of one turn's tools belong into one content."""
     turns: list[dict[str, Any]] = []
     calls: dict[str | None, _Part] = {}  # id -> the part of `functionCall`
-    for message in messages:
-        role = "model" if message.role == "assistant" else "user"
-        if message.role == "assistant":
-            parts = _own(message, signed=signed)
-            wanted = [part["functionCall"] for part in parts if "functionCall" in part]
-            calls |= {call.id: part for call, part in zip(message.tool_calls, wanted, strict=False)}
-        else:
-            parts = [] if message.role == "system" else list(_parts(message))
-        if message.role == "tool":
-            parts = [_result(message, calls), *(part for part in parts if "text" not in part)]
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["parts"] += parts
-        elif parts:
-            turns.append({"role": role, "parts": parts})
+    for own, turn in turns_of(messages):
+        parts: list[_Part] = []
+        for message in turn:
+            if own:
+                said = _own(message, signed=signed)
+                wanted = [part["functionCall"] for part in said if "functionCall" in part]
+                calls |= {call.id: part for call, part in zip(message.tool_calls, wanted, strict=False)}
+            elif message.role == "tool":
+                said = [_result(message, calls), *(part for part in _parts(message) if "text" not in part)]
+            else:
+                said = list(_parts(message))
+            parts += said
+        turns.append({"role": "model" if own else "user", "parts": parts})
     return turns
 
 
@@ -111,7 +112,7 @@ def _own(message: Message, *, signed: bool) -> list[_Part]:
     """Return a turn of the model: its own words unchanged; of another vendor's, the text and the calls."""
     parts: list[_Part] = list(message.state.data) if message.state is not None else list(_parts(message))
     if message.state is None:
-        parts += ({"functionCall": {"name": call.name, "args": _args(call)}} for call in message.tool_calls)
+        parts += ({"functionCall": {"name": call.name, "args": call.as_object()}} for call in message.tool_calls)
     first = next((n for n, part in enumerate(parts) if "functionCall" in part), None)
     if signed and first is not None:  # of parallel calls, only the first is signed
         parts[first] = {"thoughtSignature": _UNSIGNED, **parts[first]}
@@ -123,30 +124,36 @@ def _result(message: Message, calls: Mapping[str | None, _Part]) -> _Part:
     if call is None:
         raise InvalidRequestError(f"messages: tool_call_id {message.tool_call_id!r:.60} answers no call before it")
     named = {name: call[name] for name in ("id", "name") if name in call}
-    return {"functionResponse": {**named, "response": {"output": message.text}}}
+    return {"functionResponse": {**named, "response": {"error" if message.is_error else "output": message.text}}}
 
 
 def _parts(message: Message) -> Iterator[_Part]:
     for part in (message.content,) if isinstance(message.content, str) else message.content:
         if isinstance(part, Image):
-            head, _, data = (url := part.as_url()).partition(",")
-            if head.startswith("data:"):
-                yield {"inlineData": {"mimeType": head[5:].partition(";")[0], "data": data}}
+            if part.inline is not None:
+                kind, data = part.inline
+                yield {"inlineData": {"mimeType": kind, "data": data}}
             else:
-                yield {"fileData": {"mimeType": guess_type(url)[0] or part.media_type, "fileUri": url}}
+                kind = guess_type(part.url or "")[0] or part.media_type
+                yield {"fileData": {"mimeType": kind, "fileUri": part.url}}
         elif part:
             yield {"text": part}
 
 
-def _args(call: ToolCall) -> dict[str, Any]:
-    try:
-        found = call.parsed()
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"arguments": call.arguments}
+def completion(data: Any, headers: Mapping[str, str], keep: Keep) -> Completion:
+    """Return what a whole answer says. Raises as `chunks` does."""
+    return collect(_said([data], keep))
 
 
-def heard(events: Events) -> Iterator[Any]:
+def chunks(events: Events, keep: Keep) -> Iterator[Chunk]:
+    """Yield what a streamed answer says.
+
+    :raises BackendError: it failed, was refused, or ended without a finish reason.
+    """
+    return _said(_heard(events), keep)
+
+
+def _heard(events: Events) -> Iterator[Any]:
     """Yield the answers of a stream, and tell it when the model speaks and when it has ended."""
     for event in events:
         data = event.json()
@@ -158,38 +165,31 @@ def heard(events: Events) -> Iterator[Any]:
         yield data
 
 
-def chunks(answers: Iterable[Any]) -> Iterator[Chunk]:
-    """Yield what the pieces of an answer say; a whole answer is one piece.
-
-    :raises BackendError: it failed, was refused, or ended without a finish reason.
-    """
+def _said(answers: Iterable[Any], keep: Keep) -> Iterator[Chunk]:
+    """Yield what the pieces of an answer say; a whole answer is one piece."""
     whole: _Part = {}
     candidate: _Part = {}
     parts: list[_Part] = []
-    for data in answers:
-        whole |= {name: value for name, value in data.items() if value}
-        for one in (data.get("candidates") or ())[:1]:
-            candidate |= one
-            for part in (one.get("content") or {}).get("parts") or ():
-                _add(parts, part)
-                if text := part.get("text"):
-                    yield Chunk(thinking=text) if part.get("thought") else Chunk(text)
-    usage = _usage(whole.get("usageMetadata"))
-    try:
+    with charged(lambda: _usage(whole.get("usageMetadata"))):
+        for data in answers:
+            whole |= {name: value for name, value in data.items() if value}
+            for one in (data.get("candidates") or ())[:1]:
+                candidate |= one
+                for part in (one.get("content") or {}).get("parts") or ():
+                    _add(parts, part)
+                    if text := part.get("text"):
+                        yield Chunk(thinking=text) if part.get("thought") else Chunk(text)
         end = _end(whole, candidate, parts)
-    except BackendError as error:
-        error.usage = usage  # which it cost all the same
-        raise
-    calls = tuple(_call(part["functionCall"]) for part in parts if "functionCall" in part)
-    yield Chunk(
-        tool_calls=calls,
-        finish_reason="tool_calls" if calls else end,
-        usage=usage,
-        model=whole.get("modelVersion"),
-        raw_finish_reason=candidate["finishReason"],
-        request_id=whole.get("responseId"),
-        state=State(VENDOR, parts) if any(part.keys() & _KEPT for part in parts) else None,
-    )
+        calls = tuple(_call(part["functionCall"]) for part in parts if "functionCall" in part)
+        yield Chunk(
+            tool_calls=calls,
+            finish_reason="tool_calls" if calls else end,
+            usage=_usage(whole.get("usageMetadata")),
+            model=whole.get("modelVersion"),
+            raw_finish_reason=candidate["finishReason"],
+            request_id=whole.get("responseId"),
+            state=keep(parts) if any(part.keys() & _KEPT for part in parts) else None,
+        )
 
 
 def _call(wanted: _Part) -> ToolCall:

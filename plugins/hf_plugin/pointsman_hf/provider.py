@@ -46,6 +46,8 @@ class HuggingFace(Compatible):
     HOME: ClassVar[str] = f"https://{_ROUTER}/v1"
     DOMAINS: ClassVar[tuple[str, ...]] = ("huggingface.co", _ENDPOINTS)
     KEYS: ClassVar[tuple[str, ...]] = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_API_KEY")
+    URL: ClassVar[str] = "HF_BASE_URL"
+    MODEL: ClassVar[str] = "HF_MODEL"
 
     #: The organization, or resource group, that pays.
     bill_to: str | None = None
@@ -100,7 +102,7 @@ class HuggingFace(Compatible):
     def probe(self, client: Client) -> Health:
         """Ask the Hub whose the token is: an endpoint that is asked anything wakes, and then costs."""
         if self.hub_url is None and not any(is_within(self.host, domain) for domain in self.DOMAINS):
-            return super().probe(client)
+            return Health.ok() if self._sleeps else super().probe(client)  # whoever asks it, wakes it
         if monotonic() >= self._known_until[0]:
             where = self.hub_url or os.environ.get("HF_ENDPOINT") or _HUB
             hub = Client(where, auth=("Authorization", "Bearer ", self.api_key), session=self.session)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from attrs import Factory, field, frozen, validators
@@ -12,8 +12,10 @@ from pointsman import (
     Completion,
     Health,
     InvalidModelError,
+    ModelInfo,
     ModelNotFoundError,
     Request,
+    collect,
     hookimpl,
 )
 
@@ -126,27 +128,32 @@ class Local:
         found = self.health()
         return "" if found.usable else found.reason
 
+    def unsupported(self, request: Request) -> frozenset[str]:
+        """Return the options that no model of this kind takes: none thinks as it is told to."""
+        return frozenset({"reasoning_effort"})
+
     @hookimpl
     def generate(self, request: Request) -> Completion:
         """Answer the request, whole."""
-        warnings: list[str] = []
-        pieces = list(self._chunks(request, warnings))
-        last = pieces[-1]
-        return Completion(
-            text="".join(piece.text for piece in pieces),
-            thinking="".join(piece.thinking for piece in pieces),
-            finish_reason=last.finish_reason or "error",
-            raw_finish_reason=last.raw_finish_reason,
-            tool_calls=last.tool_calls,
-            usage=last.usage,
-            model=self.model,
-            warnings=tuple(warnings),
-        )
+        return collect(self.stream(request))
 
     @hookimpl
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer the request in pieces."""
-        return self._chunks(request, [])
+        if request.model not in (None, self.model):
+            raise ModelNotFoundError(f"this backend has the model {self.model!r}, not {request.model!r}")
+        child = self._keeper.child()
+        with Exchange(child, request.scope) as exchange:
+            exchange.wait_ready()
+            ask = self._ask(request, child.header, child.engine)
+            if ask.warnings:
+                yield Chunk(warnings=ask.warnings)
+            yield from chunks(exchange.ask(ask.body), ask, self.model)
+
+    @hookimpl
+    def list_models(self) -> Sequence[ModelInfo]:
+        """Return the one model that there is."""
+        return [ModelInfo(self.model, self.context_window)]
 
     @hookimpl
     def health(self) -> Health:
@@ -164,16 +171,6 @@ class Local:
     def close(self) -> None:
         """End the child process. A later call starts a new one."""
         self._keeper.close()
-
-    def _chunks(self, request: Request, warnings: list[str]) -> Iterator[Chunk]:
-        if request.model not in (None, self.model):
-            raise ModelNotFoundError(f"this backend has the model {self.model!r}, not {request.model!r}")
-        child = self._keeper.child()
-        with Exchange(child, request.scope) as exchange:
-            exchange.wait_ready()
-            ask = self._ask(request, child.header, child.engine)
-            warnings.extend(ask.warnings)
-            yield from chunks(exchange.ask(ask.body), ask, self.model)
 
     def _ask(self, request: Request, header: Header, engine: EngineName | None) -> Ask:
         asker = Asker(

@@ -11,7 +11,7 @@ from pointsman import BackendError, Request
 from pointsman.service import is_loopback, is_within
 
 from . import chat, responses
-from .wire import Compatible, Wire
+from .wire import Api, Compatible
 
 # What is known of OpenAI's models, on 22 November 2026: from openai 3.54.0, litellm 1.109.1's data, and
 # openai-openapi's issue 541 (from gpt-5.4 on, function tools and reasoning do not mix in chat completions).
@@ -19,8 +19,10 @@ _RESPONSES_ONLY = re.compile(r"-pro\b|codex|deep-research|computer-use")
 _GPT = re.compile(r"\bgpt-(\d+)(?:\.(\d+))?")
 _REASONS = re.compile(r"\bo\d|\bgpt-([5-9]|\d\d)(?!.*-chat)|codex")
 _WITHOUT_SCHEMA = re.compile(r"\bgpt-(3\.5|4(?!o|\.\d))")
-#: With effort `none`, where a model has that, it takes them: then set the option `refuses`.
-_NOT_WHILE_REASONING = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "stop", "top_k")
+#: Takes no effort `none`.
+_ALWAYS_REASONS = re.compile(r"\bo\d|\bgpt-5(?!\.)|\bgpt-6-astra|\bgpt-6\.1-sol|codex")
+_NOT_WHILE_REASONING = {"temperature", "top_p", "frequency_penalty", "presence_penalty", "stop", "top_k"}
+_MOST_STOPS = 4
 
 
 @frozen(kw_only=True)
@@ -54,7 +56,7 @@ class OpenAI(Compatible):
     @property
     def vendor(self) -> str:
         """Whose state is kept with a conversation: what another server thought is nothing to OpenAI."""
-        return "openai" if self._openai else super().vendor
+        return "openai" if self._openai else self.host or ""
 
     @property
     def limit_name(self) -> str:
@@ -65,17 +67,23 @@ class OpenAI(Compatible):
         """Return what says who pays: to OpenAI, and to nobody else."""
         return {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project} if self._openai else {}
 
-    def untaken(self, model: str) -> Collection[str]:
+    def untaken(self, request: Request, model: str) -> Collection[str]:
         """Return the options that the model does not take, as far as its name tells."""
-        names = set[str]()
-        if self.api == "responses" or (self._openai and self.api == "auto" and _RESPONSES_ONLY.search(model)):
-            names.update(responses.ABSENT)
-        if self._openai:
-            names.update(_NOT_WHILE_REASONING if _REASONS.search(model) else ("top_k", "reasoning_effort"))
-            names.update(("schema",) if _WITHOUT_SCHEMA.search(model) else ())
-        return names
+        names = set(responses.ABSENT if self._needs_responses(model, request) else ())
+        if not self._openai:
+            return names
+        effort = request.reasoning_effort
+        if not _REASONS.search(model):
+            names |= {"top_k", "reasoning_effort"}
+        elif effort == "none" and not _ALWAYS_REASONS.search(model):
+            names |= {"top_k", "stop"}
+        else:
+            names |= _NOT_WHILE_REASONING if effort != "none" else {*_NOT_WHILE_REASONING, "reasoning_effort"}
+        if _WITHOUT_SCHEMA.search(model):
+            names.add("schema")
+        return names | ({"stop"} if len(request.stop) > _MOST_STOPS else set())
 
-    def wire_for(self, model: str | None, request: Request) -> Wire:
+    def api_for(self, model: str | None, request: Request) -> Api:
         """Return the Responses API where the model needs it."""
         return responses if self._needs_responses(model, request) else chat
 
@@ -99,7 +107,7 @@ class OpenAI(Compatible):
             return self.api == "responses"
         if (model, "responses") in self._learnt:
             return True
-        if not self._openai or model is None:
+        if not self._openai or not model:
             return False
         version = _GPT.search(model)
         tools_need_it = version is not None and (int(version[1]), int(version[2] or 0)) >= (5, 4)

@@ -20,13 +20,11 @@ from pointsman import (
     Scope,
 )
 from pointsman.http import Client
-from pointsman.service import HEALTH_S
+from pointsman.service import HEALTH_S, root_of
 from pointsman_openai.wire import Compatible
 
 #: Preferences of the field `provider` (OpenRouter's documentation, August 2026). Others are sent as they are.
-_ROUTING = {"order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "zdr", "max_price"}
-#: What is too dear with so many `max_tokens` may be affordable with fewer: no reason for an hour's pause, in seconds.
-_SMALLER_S = 5.0
+_PREFERENCES = {"order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "zdr", "max_price"}
 #: `pricing` of a model -> prices of `ModelInfo`.
 _PRICES = {"prompt": "input", "completion": "output", "input_cache_read": "cached"}
 
@@ -38,11 +36,13 @@ class OpenRouter(Compatible):
     HOME: ClassVar[str] = "https://openrouter.ai/api/v1"
     DOMAINS: ClassVar[tuple[str, ...]] = ("openrouter.ai",)
     KEYS: ClassVar[tuple[str, ...]] = ("OPENROUTER_API_KEY",)
+    URL: ClassVar[str] = "OPENROUTER_BASE_URL"
+    MODEL: ClassVar[str] = "OPENROUTER_MODEL"
 
     #: Models that OpenRouter itself asks next, when `model` does not answer.
     models: tuple[str, ...] = ()
-    #: Which hosts may serve the model, and how one is chosen: sent as `provider`.
-    routing: Mapping[str, Any] | None = None
+    #: Which hosts may serve the model, and how one is chosen: OpenRouter's provider preferences.
+    provider: Mapping[str, Any] | None = None
     #: The address of your program: who you are to OpenRouter.
     app_url: str | None = None
     app_title: str | None = None
@@ -56,10 +56,15 @@ class OpenRouter(Compatible):
 
     def problem(self) -> str:
         """Return what keeps it from being asked; a preference that is misspelt would be ignored there."""
-        for name in (self.routing or {}).keys() - _ROUTING:
-            if near := get_close_matches(name, _ROUTING, 1, 0.75):
-                return f"routing.{name}: unknown preference; did you mean {near[0]}?"
+        for name in (self.provider or {}).keys() - _PREFERENCES:
+            if near := get_close_matches(name, _PREFERENCES, 1, 0.75):
+                return f"provider.{name}: unknown preference; did you mean {near[0]}?"
         return super().problem()
+
+    def api_root(self) -> str:
+        """Return what the paths of the API are appended to: it lies below `/api`."""
+        root = root_of(self.base_url, "/chat/completions", "/responses", "/models", otherwise="/api/v1")
+        return f"{root}/v1" if root.endswith("/api") else root
 
     def own_headers(self) -> Mapping[str, str | None]:
         """Return what tells OpenRouter which program asks, in characters that a header can carry."""
@@ -74,19 +79,25 @@ class OpenRouter(Compatible):
         """Add the fallback list and the preferences."""
         if self.models:
             body["models"] = list(self.models)
-        if self.routing:
-            body["provider"] = dict(self.routing)
+        if self.provider:
+            body["provider"] = dict(self.provider)
 
     def told(self, error: BackendError) -> BackendError:
         """Return what an error means: its `error_type` and `availability` are known to the core."""
         if isinstance(error, QuotaError):
             error.retry_same = error.retry_after is not None  # 402 with a hint is a matter of seconds
             if error.retry_after is None and "fewer max_tokens" in error.message:
-                error.retry_after = _SMALLER_S
+                error.retry_after = (
+                    0.0  # what is too dear with so many may be affordable with fewer: no reason to pause
+                )
         if isinstance(error, ModelNotFoundError) and "that support" in error.message:  # the model is there, without it
-            wanted = "tools" if "tool" in error.message else None
+            wanted = next((name for name in ("tool_choice", "tool") if name in error.message), None)
             return InvalidRequestError(
-                error.message, status=error.status, code=error.code, parameter=wanted, try_next=True
+                error.message,
+                status=error.status,
+                code=error.code,
+                parameter="tools" if wanted == "tool" else wanted,
+                try_next=True,
             )
         return error
 

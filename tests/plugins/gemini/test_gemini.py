@@ -38,7 +38,6 @@ from pointsman.testing import Fault, FaultServer, WireError, faults
 from pointsman.testing.answers import Answer, Ask
 from pointsman.testing.gemini_content import GenerateContent
 from pointsman_gemini import Gemini
-from pointsman_gemini._content import chunks
 
 Serve = Callable[..., FaultServer]
 KEY = "AQ.0123456789abcdefghij"
@@ -198,28 +197,6 @@ def test_an_id_that_is_none_is_refused_before_sending(fault_server: Serve, model
     assert not server.log
 
 
-def test_what_models_do_not_take_is_not_sent(fault_server: Serve) -> None:
-    """The router drops what shapes the sampling, with a warning, and refuses before sending what it may not drop."""
-    server = fault_server()
-    with Router({"gemini": provider(server, model="gemini-3.8-flash")}) as router:
-        answer = router.generate("hi", temperature=0.5, top_p=0.5, frequency_penalty=0.1)
-        assert len(answer.warnings) == 3
-        assert server.asked[-1].body.keys() == {"contents"}
-        with pytest.raises(InvalidRequestError, match="stop: found 6"):
-            router.generate("hi", stop=list("abcdef"))
-        assert router.generate("hi", stop=list("abcde")).text  # what was too much says nothing of the option
-    with pytest.raises(InvalidRequestError, match=r"schema: .* takes none beside tools"):
-        provider(server).generate(ask(tools=(TOOL,), schema=SCHEMA))
-    assert len(server.asked) == 2
-    one = provider(server)
-    assert one.unsupported(OLD) == {"frequency_penalty", "presence_penalty"}
-    assert one.unsupported("gemini-2.0-flash") == {"reasoning_effort"}
-    assert "temperature" not in one.unsupported("gemini-3.5-flash")
-    assert "temperature" in one.unsupported("gemini-3.5-flash-lite")
-    assert one.unsupported("somebody-elses") == frozenset()
-    assert provider(server, refuses=["stop"]).unsupported(NEW) == {"stop"}
-
-
 def test_a_refused_parameter_is_learnt(fault_server: Serve) -> None:
     """What the table does not know is learnt from the 400, in Google's words."""
     told = WireError("Invalid JSON payload received. Unknown name \"topK\" at 'generation_config': ...", status=400)
@@ -263,19 +240,6 @@ def test_reads_thoughts_calls_and_usage(answered: Callable[..., Any]) -> None:
     assert first["thoughtSignature"]
     assert second == {"functionCall": {"id": "fc_2", "name": "look", "args": {}}}
     assert answered(faults.well("No thoughts.")).state is None
-
-
-def test_pieces_become_parts() -> None:
-    """Pieces of one kind are joined; what is signed stands for itself, and what is empty is not kept."""
-    thought = {"text": "c", "thought": True}
-    signed = {"text": "", "thoughtSignature": "s"}
-    pieces: list[Any] = [
-        {}, {"text": "a"}, {"text": "b"}, {"text": ""}, thought, {**thought, "thought": False}, signed, {"text": "d"},
-    ]  # fmt: skip
-    answers: list[Any] = [{"candidates": [{"content": {"parts": [piece]}}]} for piece in pieces]
-    *_, last = chunks([*answers, {"candidates": [{"finishReason": "STOP"}]}])
-    assert last.state
-    assert last.state.data == [{"text": "ab"}, thought, {"text": "c", "thought": False}, signed, {"text": "d"}]
 
 
 @pytest.mark.parametrize("given", ["fc_1", ""])

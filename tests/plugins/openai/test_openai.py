@@ -233,11 +233,11 @@ def test_on_openais_hosts_the_model_decides_which_api(model: str, tools: bool, p
     request = ask(tools=(OPEN_TOOL,) if tools else (), max_tokens=5)
     for base in ("https://api.openai.com/v1", "https://eu.api.openai.com/v1"):
         one = OpenAI(model=model, api_key=KEY, base_url=base)
-        _, wire, body = one.prepared(request, streamed=False)
-        assert path == wire.PATH
-        assert body["max_output_tokens" if path == "responses" else "max_completion_tokens"] == 5
-    _, wire, body = OpenAI(model=model, api_key=KEY, base_url="https://other.example").prepared(request, streamed=False)
-    assert (wire.PATH, body["max_tokens"]) == ("chat/completions", 5)
+        asked = one.asked(request, streamed=False)
+        assert path == asked.path
+        assert asked.body["max_output_tokens" if path == "responses" else "max_completion_tokens"] == 5
+    asked = OpenAI(model=model, api_key=KEY, base_url="https://other.example").asked(request, streamed=False)
+    assert (asked.path, asked.body["max_tokens"]) == ("chat/completions", 5)
 
 
 # What is learnt
@@ -310,10 +310,10 @@ def test_finish_reasons(fault_server: Serve, raw: str, end: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "read"),
-    [('{"a": 1}', '{"a": 1}'), ({"a": 1}, '{"a": 1}'), ("", "{}"), (None, "{}"), ("not json", "not json")],
+    [('{"a": 1}', '{"a": 1}'), ({"a": 1}, '{"a": 1}'), ("", "{}"), (None, "{}")],
 )
 def test_arguments_of_tools_take_many_forms(fault_server: Serve, given: Any, read: str) -> None:
-    """An object becomes JSON, nothing becomes {}, and what the model wrote wrong is kept as it is."""
+    """An object becomes JSON, and nothing becomes {}."""
     calls = [{"id": "c", "function": {"name": "f", "arguments": given}}]
     one = fixed(fault_server, message("stop", tool_calls=calls), delta("stop", tool_calls=calls), "[DONE]")
     for answer in (one.generate(ask()), whole(one.stream(ask()))):

@@ -73,12 +73,29 @@ SAMPLING = {"temperature", "top_p", "frequency_penalty", "presence_penalty", "st
 )
 def test_what_is_known_of_openais_models(model: str | None, names: set[str]) -> None:
     """By families, on OpenAI's hosts only: of the models of other servers a name tells nothing."""
-    assert set(OpenAI(api_key=KEY).unsupported(model)) == names
-    assert set(OpenAI(api_key=KEY, refuses=("seed",)).unsupported(model)) == {"seed"}
+    request = ask(model=model)
+    assert OpenAI(api_key=KEY).unsupported(request) == names
+    assert OpenAI(api_key=KEY, refuses=("seed",)).unsupported(request) == {"seed"}
     elsewhere = OpenAI(base_url="https://other.example", api_key=KEY)
-    assert set(elsewhere.unsupported(model)) == set()
+    assert elsewhere.unsupported(request) == set()
     responses = OpenAI(base_url="https://other.example", api_key=KEY, api="responses")
-    assert set(responses.unsupported(model)) == {"stop", "top_k", "seed", "frequency_penalty", "presence_penalty"}
+    assert responses.unsupported(request) == {"stop", "top_k", "seed", "frequency_penalty", "presence_penalty"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "names"),
+    [
+        ("gpt-6.1-terra", {"reasoning_effort": "none"}, {"top_k", "stop"}),
+        ("gpt-6-astra", {"reasoning_effort": "none"}, {*SAMPLING, "reasoning_effort"}),
+        ("o3", {"reasoning_effort": "none"}, {*SAMPLING, "reasoning_effort"}),
+        ("gpt-5.4-mini", {"tools": (LOOK,)}, {*SAMPLING, "seed"}),
+        ("gpt-4o-mini", {"stop": tuple("abcde")}, {"top_k", "reasoning_effort", "stop"}),
+        ("gpt-4o-mini", {"stop": tuple("abcd")}, {"top_k", "reasoning_effort"}),
+    ],
+)
+def test_what_is_not_taken_so_set_or_together(model: str, options: Any, names: set[str]) -> None:
+    """Sampling works without reasoning; tools of new models need the other API; four stops are the most."""
+    assert OpenAI(api_key=KEY).unsupported(ask(model=model, **options)) == names
 
 
 def test_the_router_knows_before_it_asks(fault_server: Serve) -> None:
@@ -159,7 +176,7 @@ def test_encrypted_thoughts_go_back_unchanged(fault_server: Serve, way: str) -> 
                 list(stream)
             assert stream.completion is not None
             first = stream.completion
-        assert (first.text, first.state) == ("", State(one.vendor, list(Thinking.items)))
+        assert (first.text, first.state) == ("", State(one.vendor, list(Thinking.items), "gpt-6-sol"))
         if way == "plain":
             assert first.thinking == "Hm.Let me look."
         talk = [Message("user", "Where?"), first.message, Message("tool", "There.", tool_call_id="c1")]
@@ -194,7 +211,7 @@ def test_deepseeks_thoughts_go_back_with_its_calls(fault_server: Serve) -> None:
     server = fault_server([says(answer) for answer in answers])
     one = OpenAI(base_url=server.url, model="m")
     first = one.generate(ask(tools=(LOOK,)))
-    assert first.state == State("127.0.0.1", {"reasoning_content": "Hm."})
+    assert first.state == State("127.0.0.1", {"reasoning_content": "Hm."}, "m")
     talk = (Message("user", "Where?"), first.message, Message("tool", "There.", tool_call_id="c1"))
     second = one.generate(Request(talk, scope=Scope(30)))
     assert (second.thinking, second.state) == ("Hm.", None)
