@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pointsman import Secret
+from pointsman.config import sealed
 
 from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, router_for
 
@@ -49,6 +50,6 @@ class HostedBackend(TextBackend):
         rate_limit_window: float | None = None,
         verbose: bool = False,
     ) -> None:
-        api_key = Secret.of(api_key)  # so that no traceback shows it
+        api_key, options = Secret.of(api_key), sealed(options or {})  # so that no traceback shows a key
         id = id or self.name
-        super().__init__(id, router_for({**locals(), "options": None, **(options or {})}, self.kind))
+        super().__init__(id, router_for(locals(), self.kind))

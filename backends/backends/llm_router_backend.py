@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pointsman import Backend, ConfigError, Router, Secret
+from pointsman.config import sealed
 
 from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed, router_for
+
+_log = logging.getLogger("pointsman.backends")
 
 
 class LLMRouterBackend(TextBackend):
@@ -16,8 +20,8 @@ class LLMRouterBackend(TextBackend):
     :param id: its name.
     :param provider: what is asked first: a provider's name or alias (`openai`, `local`, `workstation` ...).
     :param model: of that provider; without it, the plugin's default.
-    :param fallback_providers: what is asked next, in this order: a name, "provider/model", or another
-        backend. Each uses its own model and key. `close` closes the backends too.
+    :param fallback_providers: what is asked next, in this order: a name, "provider/model", or another backend. Each
+        uses its own model and key: those of the environment, where it is a name. `close` closes the backends too.
     :param api_key: of the first provider; without it, what its plugin finds in the environment.
     :param base_url: of the first provider.
     :param options: further options of the first provider, as in a configuration.
@@ -25,7 +29,8 @@ class LLMRouterBackend(TextBackend):
     :param temperature: from 0 to 2; also of those fallbacks that are names, and so on for the others.
     :param timeout: seconds that one attempt may take.
     :param max_retries: further attempts at each provider, where trying again may help.
-    :param rate_limit: requests in any `rate_limit_window` seconds (60 without it); a call waits for its turn.
+    :param rate_limit: requests of each provider in any `rate_limit_window` seconds (60 without it). Beyond it the next
+        provider is asked; a call waits where there is none.
     :param verbose: show every attempt on stderr.
     :raises ConfigError: an argument is wrong. A plugin that is not installed is told by the call that needs it.
     """
@@ -51,14 +56,17 @@ class LLMRouterBackend(TextBackend):
         rate_limit_window: float | None = None,
         verbose: bool = False,
     ) -> None:
-        api_key = Secret.of(api_key)  # so that no traceback shows it
+        api_key, options = Secret.of(api_key), sealed(options or {})  # so that no traceback shows a key
         if fallback_providers is None or isinstance(fallback_providers, str):
             fallback_providers = [fallback_providers] if fallback_providers else []
-        given = {**locals(), "options": None, **(options or {})}
+        given = sealed(locals())
         names = [one for one in fallback_providers if isinstance(one, str)]
-        router = router_for({**given, "fallback_providers": names}, "llm_router")
+        router = router_for(sealed({**given, "fallback_providers": names}), "llm_router")
         if len(names) < len(fallback_providers):
             router = Router(_chained(router.backends, fallback_providers))
+        for backend in router.backends:
+            if missing := backend.missing or getattr(backend.provider, "missing", ""):
+                _log.warning("%s cannot be asked: %s", backend.id, missing)
         super().__init__(id, router)
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, Unpack
 
 from pointsman import Backend, Completion, ConfigError, Message, Options, Request, Router
+from pointsman.config import sealed
 
 from .exceptions import BatchError
 
@@ -96,15 +97,19 @@ class TextBackend:
 def router_for(arguments: Mapping[str, Any], type: str) -> Router:
     """Return the router for what a constructor was given; arguments that are `None` count as not given.
 
-    :param arguments: the constructor's `locals()`: its arguments are the options of an entry of BACKENDS.
+    :param arguments: the constructor's `locals()`: its arguments are the options of an entry of BACKENDS, and in
+        `options` are further ones.
     :param type: of that entry.
     :raises ConfigError: with every argument that is wrong. A plugin that is not installed is told by the call.
     """
-    given = {name: arg for name, arg in arguments.items() if arg is not None and name not in ("self", "__class__")}
+    owner = arguments["self"].__class__.__name__
+    given = sealed({**arguments, **(arguments["options"] or {}), "options": None})  # no traceback shows what is in it
+    del arguments
+    named = ((name, value) for name, value in given.items() if value is not None and name not in ("self", "__class__"))
+    entry = sealed({**dict(named), "type": type})
     try:
-        return Router.from_config({"BACKENDS": [{**given, "type": type}]})
+        return Router.from_config({"BACKENDS": [entry]})
     except ConfigError as error:
-        owner = arguments["self"].__class__.__name__
         problems = [problem.replace("BACKENDS[0]", owner) for problem in error.problems]
     raise ConfigError(*problems)
 

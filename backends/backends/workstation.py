@@ -49,4 +49,4 @@ class WorkstationBackend(TextBackend):
         max_retries: int | None = None,
         verbose: bool = False,
     ) -> None:
-        super().__init__(id, router_for(locals(), "local"))
+        super().__init__(id, router_for({**locals(), "options": None}, "local"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias, overload
 
 from attrs import NOTHING, define, field, frozen
 
@@ -67,6 +67,10 @@ class Settings:
     stores: tuple[Mapping[str, Any], ...] = ()
 
 
+@overload
+def sealed(source: Mapping[str, Any]) -> Mapping[str, Any]: ...
+@overload
+def sealed(source: Source) -> Source: ...
 def sealed(source: Source) -> Source:
     """Return `source` in a form whose repr shows no key: for the frames that a traceback may show."""
     return Written(source) if isinstance(source, Mapping) else source
@@ -197,7 +201,7 @@ class _Reader(Walk):
         try:
             provider = cls(**options) if cls and not missing else None
             if cls and handed and given["type"] == "openai" and getattr(provider, "model", "") is None:
-                provider = cls(**options, model=handed)  # its models have the names that Copilot's and Codex's have
+                provider = cls(**options, model=handed)
             if "fallback" in path and "no model" in (lacks := str(getattr(provider, "missing", ""))):
                 missing = lacks.replace("set the option model", f'write "{entry["type"]}/MODEL"')
             return Backend(provider, missing=missing, **given)
@@ -243,7 +247,7 @@ class _Unfolded(NamedTuple):
     path: str
     named: str  #: where its type stands
     entry: Mapping[str, Any]
-    handed: str | None = None  #: the model of the first provider of its chain
+    handed: str | None = None  #: the model of its chain, where it has the name that OpenAI gave it
 
 
 def _unfolded(sections: Mapping[str, Any]) -> Iterator[_Unfolded]:
@@ -262,10 +266,11 @@ def _unfolded(sections: Mapping[str, Any]) -> Iterator[_Unfolded]:
         first = {"type" if name == "provider" else name: value for name, value in own.items()}
         yield _Unfolded(path, f"{path}.provider", first)
         shared = {name: value for name, value in own.items() if name in COMMON - {"model", "prices"}}
+        handed = own.get("model") if type_named(str(own.get("provider"))) in ("codex", "copilot") else None
         fallbacks = entry.get("fallback_providers") or []
         for place, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
             here = f"{path}.fallback_providers[{place}]"
-            yield _Unfolded(here, here, _fallback(name, by_id, own, shared), own.get("model"))
+            yield _Unfolded(here, here, _fallback(name, by_id, own, shared), handed)
 
 
 def _fallback(

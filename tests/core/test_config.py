@@ -116,6 +116,71 @@ def test_a_fallback_provider_shares_the_common_options_but_neither_model_nor_key
     assert (second.type, second.model) == ("openai", None)
 
 
+def chain(*fallbacks: str, **options: Any) -> dict[str, Any]:
+    """Return an entry of the complaint generator's form."""
+    first = {"id": "r", "type": "llm_router", "provider": "copilot_cli", "model": "gpt-5-mini"}
+    return {**first, "fallback_providers": list(fallbacks), **options}
+
+
+def test_a_fallback_may_be_another_entry() -> None:
+    """Where a fallback is the id of an entry, it has all the options of that one, in the place of the chain."""
+    spare = {"id": "spare", "type": "echo", "model": "loud", "suffix": "?", "priority": 5, "max_tokens": 7}
+    *_, last = load({"BACKENDS": [spare, chain("spare", priority=3, max_tokens=9)]}).backends
+    assert (last.id, last.type, last.model, last.priority) == ("r/spare", "echo", "loud", 3)
+    assert (last.provider, last.defaults) == (Echo(suffix="?"), {"max_tokens": 7})
+
+
+def test_openai_is_asked_for_copilots_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copilot's models have OpenAI's names: without a model of its own, OpenAI is asked the same one."""
+    (_, second) = load({"BACKENDS": [chain("openai")]}).backends
+    assert second.model == "gpt-5-mini"
+    monkeypatch.setenv("OPENAI_MODEL", "gpt-6-sol")
+    (_, second) = load({"BACKENDS": [chain("openai")]}).backends
+    assert second.model == "gpt-6-sol"
+    (_, second) = load({"BACKENDS": [chain("openai/gpt-x")]}).backends
+    assert second.model == "gpt-x"
+
+
+def test_a_fallback_without_a_model_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other vendors no model is known: the backend is there, and says what to write."""
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
+    (_, second) = load({"BACKENDS": [chain("huggingface")]}).backends
+    assert second.missing == 'no model: write "huggingface/MODEL", or HF_MODEL'
+    monkeypatch.setenv("HF_MODEL", "openai/gpt-oss-20b")
+    (_, second) = load({"BACKENDS": [chain("huggingface")]}).backends
+    assert (second.missing, second.model) == ("", "openai/gpt-oss-20b")
+
+
+def test_each_fallback_is_listed_once() -> None:
+    """The same name twice is told, and is not a matter of ids that nobody has written."""
+    with pytest.raises(ConfigError, match="each provider is listed once"):
+        load({"BACKENDS": [chain("openai", "openai")]})
+
+
+@pytest.mark.parametrize(
+    ("written", "advice"),
+    [
+        ("opneai", "did you mean 'openai'?"),
+        ("hugging_face", "did you mean 'huggingface'?"),
+        ("llm-router", "did you mean 'llm_router'?"),
+        ("azure", "expected one of"),
+        ("vllm", "expected one of"),
+    ],
+)
+def test_a_type_that_nobody_knows_is_told_with_what_there_is(written: str, advice: str) -> None:
+    """Aliases and types that are not installed count among the names; what is far from all is none of them."""
+    with pytest.raises(ConfigError) as caught:
+        load({"BACKENDS": [{"id": "a", "type": written}]})
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["OpenAI", "HuggingFace", "Anthropic", "Copilot_CLI", " gemini "])
+def test_the_case_of_a_type_does_not_matter(written: str) -> None:
+    """Names that people write otherwise are known all the same."""
+    (only,) = load({"BACKENDS": [{"id": "a", "type": written}]}).backends
+    assert only.type in ("openai", "hf", "claude", "copilot", "gemini")
+
+
 def test_toml_has_the_same_keys(tmp_path: Path) -> None:
     """A TOML file gives the same values as the JSON of the same form."""
     (tmp_path / "p.toml").write_text(TOML)

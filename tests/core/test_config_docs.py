@@ -11,6 +11,11 @@ import pytest
 from pointsman import Router
 from pointsman.config import ALIASES, COMMON, load
 from pointsman.errors import ConfigError
+from pointsman.service import Service
+from pointsman_claude import Claude
+from pointsman_codex import Codex
+from pointsman_copilot import Copilot
+from pointsman_gemini import Gemini
 from pointsman_hf import HuggingFace
 from pointsman_local import Local
 from pointsman_openai import OpenAI
@@ -20,6 +25,10 @@ TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 (MISTAKES,) = (index for index, (language, _) in enumerate(BLOCKS) if language == "text")
 EXAMPLES = [block for index, block in enumerate(BLOCKS) if block[0] in ("toml", "json") and index != MISTAKES - 1]
+
+SERVICES: dict[str, type[Service]] = {
+    "openai": OpenAI, "openrouter": OpenRouter, "hf": HuggingFace, "claude": Claude, "gemini": Gemini
+}  # fmt: skip
 
 
 def section(title: str) -> str:
@@ -74,10 +83,20 @@ def test_the_tables_name_every_option_and_no_other() -> None:
     assert sorted(names("What every backend has")) == sorted(COMMON)
     of_programs = {"self", "backends", "clock", "_catalogue"}
     assert sorted(names("ROUTER")) == sorted(signature(Router.__init__).parameters.keys() - of_programs)
-    assert set(names("openai")) == options(OpenAI)
-    assert set(names("openrouter")) == options(OpenRouter)
-    assert set(names("hf")) == options(HuggingFace)
-    assert set(names("local")) == options(Local)
+    shared = options(Service)
+    assert set(names("Services on HTTP")) - set(SERVICES) == shared
+    for title, cls in SERVICES.items():
+        assert set(names(title)) == options(cls) - shared
+    for title, cls in {"codex": Codex, "copilot": Copilot, "local": Local}.items():
+        assert set(names(title)) == options(cls)
+
+
+def test_the_variables_are_those_that_count() -> None:
+    """The table of variables says what the classes say."""
+    row = r"^\| `(\w+)` \| (`[^|]*`) \| `(\w+)` \| `(\w+)` \|$"
+    found = {name: (re.findall(r"\w+", keys), model, url) for name, keys, model, url in
+             re.findall(row, section("Services on HTTP"), re.MULTILINE)}  # fmt: skip
+    assert found == {name: (list(cls.KEYS), cls.MODEL, cls.URL) for name, cls in SERVICES.items()}
 
 
 def test_the_aliases_are_as_documented() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DEMONSTRATION = """
 A small demonstration model answered; it is often wrong. For a real one:
-  - set the key of a provider:  export OPENAI_API_KEY=...
+  - set the key of a provider:  export OPENAI_API_KEY=... OPENAI_MODEL=...
   - or name a GGUF model:       export POINTSMAN_MODEL=/path/to/model.gguf
   - or write pointsman.toml; docs/configuration.md says how.
 `pointsman order` shows who would answer next, and why."""
@@ -35,6 +35,7 @@ A small demonstration model answered; it is often wrong. For a real one:
 @click.option("--model", metavar="NAME", help="Model for the first backend of the order.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Longest time to wait, in all.")
 @click.option("--local-only", is_flag=True, help="Send nothing off this machine.")
+@click.option("--drop-unsupported", is_flag=True, help="Leave out what a model does not take.")
 @config_option
 def generate(
     prompt: tuple[str, ...],
