@@ -7,7 +7,11 @@ are called as said below. All hooks are called from many threads at once.
 Beside its hooks, the router reads these attributes of a provider, each of them optional:
 
 - `model`: the model that this backend asks by default (usually a field).
-- `capabilities`: a set of "tools", "schema", "images". A request that needs one goes only there.
+- `capabilities`: a set of "tools", "schema", "images", "continuation" (it goes on with a last message of the
+  assistant, from its last character). A request that needs one goes only there.
+- `unsupported(request)`: a method that returns the names of the options of `request` which its model does not take, so
+  set or together; `request.model` is the one that will be asked.
+- `vendor`: whose `State` it can read; its type by default.
 - `local`: True if nothing leaves this machine. `local_only` requests go only there.
 - `context_window`: tokens that fit the model, or None if unknown.
 - `missing`: what a person must add (a key, a file), or "": as far as can be known without connecting.
