@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pointsman import Chunk, Completion, ContentFilterError, ToolCall, UnusableAnswer, Usage, collect
+from pointsman import Chunk, Completion, ContentFilterError, ToolCall, UnusableAnswer, Usage
 from pointsman.http import Events, charged
 from pointsman.service import Keep
 from pointsman.values import FinishReason
@@ -31,9 +31,11 @@ def completion(data: Any, headers: Mapping[str, str], keep: Keep) -> Completion:
     if not isinstance(data, dict) or not isinstance(data.get("content"), list):
         raise UnusableAnswer("the answer holds no content: is base_url that of the Messages API?")
     blocks = data["content"]
-    said = ("".join(block[kind] for block in blocks if block["type"] == kind) for kind in ("text", "thinking"))
+    text, thinking = ("".join(one[kind] for one in blocks if one["type"] == kind) for kind in ("text", "thinking"))
     with charged(lambda: _usage(data)):
-        return collect([_last(data, blocks, headers, keep), Chunk(next(said), thinking=next(said))])
+        end = _last(data, blocks, headers, keep)
+    known = end.usage, end.model, thinking, end.raw_finish_reason, end.request_id
+    return Completion(text, end.finish_reason or "error", end.tool_calls, *known, state=end.state)
 
 
 def chunks(events: Events, keep: Keep) -> Iterator[Chunk]:

@@ -8,7 +8,8 @@ is learnt from its answer.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from pointsman import Request
 from pointsman.schemas import expressible
@@ -19,57 +20,61 @@ Form = Literal["adaptive", "budget", "none"]
 SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 #: The Messages API has no such options, whatever the model.
 ABSENT = frozenset({"frequency_penalty", "presence_penalty", "seed"})
-_THOUGHTLESS = re.compile(r"claude-(3-(?!7)|3$|2|instant)")
-_BUDGET = re.compile(r"claude-3-7|(opus|sonnet|haiku)-4(-[0-5]\b|-20\d{6}|@|$)|claude-4-")
-_UNSAMPLED = re.compile(r"opus-4-[78]|(opus|sonnet|haiku)-[5-9]|fable|mythos")
-#: Takes a temperature or a `top_p`, and not both.
-_ONE_OF_TWO = re.compile(r"opus-4-1|(opus|sonnet|haiku)-4-[56]")
-_WITHOUT_SCHEMA = re.compile(r"claude-3|(opus|sonnet)-4(-0\b|-20\d{6}|@|$)|claude-4-")
-#: Cannot be made to call a tool, nor not to think.
-_FREE = re.compile(r"(opus|sonnet)-5-5|(fable|mythos)-5-1")
-#: What its client never waits for in one piece.
-SLOW = re.compile(r"opus-4(-[01]\b|-20\d{6}|@|$)|claude-4-opus")
-#: The longest answers, thoughts included, in tokens.
-_LONGEST = {
-    re.compile(r"claude-3-(opus|sonnet|haiku)|claude-2"): 4_096,
-    re.compile(r"claude-3-5"): 8_192,
-    SLOW: 32_000,
-    _BUDGET: 64_000,
-}
-_LONGEST_OF_NEW = 128_000
+_THOUGHTLESS = r"claude-(3-(?!7)|3$|2|instant)"
+_BUDGET = r"claude-3-7|(opus|sonnet|haiku)-4(-[0-5]\b|-20\d{6}|@|$)|claude-4-"
+_SLOW = r"opus-4(-[01]\b|-20\d{6}|@|$)|claude-4-opus"
+_OLD = r"claude-3-(opus|sonnet|haiku)|claude-2"
+#: The longest answers, thoughts included, in tokens; those of new models last.
+_LONGEST = {_OLD: 4_096, "claude-3-5": 8_192, _SLOW: 32_000, _BUDGET: 64_000, "": 128_000}
 
 
-def named(model: str) -> str:
-    """Return the name as the patterns above have it: other services write dots."""
-    return model.lower().replace(".", "-")
+class Family(NamedTuple):
+    """What is known of a model."""
+
+    form: Form
+    longest: int  #: tokens of an answer
+    unsampled: bool  #: takes no sampling parameters
+    one_of_two: bool  #: takes a temperature or a `top_p`, and not both
+    without_schema: bool
+    free: bool  #: cannot be made to call a tool, nor not to think
+    slow: bool  #: Anthropic's own client never waits for a long answer of it in one piece
 
 
-def form_of(model: str) -> Form:
-    """Return how this model thinks."""
-    return "none" if _THOUGHTLESS.search(named(model)) else "budget" if _BUDGET.search(named(model)) else "adaptive"
+@lru_cache(256)
+def family(model: str) -> Family:
+    """Return what is known of a model by its name; other services write it with dots."""
+    name = model.lower().replace(".", "-")
 
+    def fits(pattern: str) -> bool:
+        return re.search(pattern, name) is not None
 
-def longest(model: str) -> int:
-    """Return the tokens that an answer of this model may have."""
-    return next((tokens for family, tokens in _LONGEST.items() if family.search(named(model))), _LONGEST_OF_NEW)
+    return Family(
+        form="none" if fits(_THOUGHTLESS) else "budget" if fits(_BUDGET) else "adaptive",
+        longest=next(tokens for pattern, tokens in _LONGEST.items() if fits(pattern)),
+        unsampled=fits("opus-4-[78]|(opus|sonnet|haiku)-[5-9]|fable|mythos"),
+        one_of_two=fits("opus-4-1|(opus|sonnet|haiku)-4-[56]"),
+        without_schema=fits(r"claude-3|(opus|sonnet)-4(-0\b|-20\d{6}|@|$)|claude-4-"),
+        free=fits("(opus|sonnet)-5-5|(fable|mythos)-5-1"),
+        slow=fits(_SLOW),
+    )
 
 
 def untaken(request: Request, model: str, version: str, form: Form) -> set[str]:
     """Return the options of this request that the model does not take in this version of the API."""
-    model, names = named(model), set[str]()
+    known, names = family(model), set[str]()
     thinks = request.reasoning_effort not in (None, "none")
     forced = request.tool_choice not in (None, "auto", "none")
-    if version >= "2026-10-21" or _UNSAMPLED.search(model) or (thinks and form != "none"):
+    if version >= "2026-10-21" or known.unsampled or (thinks and form != "none"):
         names |= SAMPLING  # it thinks at its own temperature only
     elif request.temperature is not None and request.temperature > 1:
         names.add("temperature")  # the scale ends at 1, which is what it takes by itself
-    elif None not in (request.temperature, request.top_p) and _ONE_OF_TWO.search(model):
+    elif known.one_of_two and None not in (request.temperature, request.top_p):
         names.add("top_p")
-    if request.schema is not None and (_WITHOUT_SCHEMA.search(model) or not expressible(request.schema)):
+    if request.schema is not None and (known.without_schema or not expressible(request.schema)):
         names.add("schema")
-    if forced and _FREE.search(model):
+    if forced and known.free:
         names.add("tool_choice")
     begun = request.messages[-1].role == "assistant"
-    if (thinks and (form == "none" or forced or begun)) or (request.reasoning_effort == "none" and _FREE.search(model)):
+    if (thinks and (form == "none" or forced or begun)) or (request.reasoning_effort == "none" and known.free):
         names.add("reasoning_effort")
     return names

@@ -33,7 +33,7 @@ def body(request: Request, model: str, form: _models.Form, *, cache: bool) -> tu
 
     :param form: how the model is told to think.
     """
-    longest = _models.longest(model)
+    longest = _models.family(model).longest
     sent: dict[str, Any] = {"model": model, "max_tokens": request.max_tokens or min(_MAX_TOKENS, longest)}
     if system := request.instructions:
         sent["system"] = [{"type": "text", "text": system}]

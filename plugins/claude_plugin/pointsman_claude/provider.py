@@ -48,7 +48,7 @@ class Claude(Service):
     @capabilities.default
     def _able(self) -> frozenset[Capability]:
         able: frozenset[Capability] = frozenset({"tools", "schema", "images"})
-        older = self.model is not None and _models.form_of(self.model) != "adaptive"
+        older = self.model is not None and _models.family(self.model).form != "adaptive"
         return able | {"continuation"} if older else able
 
     def problem(self) -> str:
@@ -70,7 +70,7 @@ class Claude(Service):
         """Return the request as it is sent."""
         model = request.model or self.model or ""
         body, warnings = _request.body(request, model, self._form(model), cache=self.cache)
-        streamed = streamed or body["max_tokens"] > (_LONG_OF_SLOW if _models.SLOW.search(model) else _LONG)
+        streamed = streamed or body["max_tokens"] > (_LONG_OF_SLOW if _models.family(model).slow else _LONG)
         return Asked("v1/messages", {**body, "stream": True} if streamed else body, _answer, streamed, warnings)
 
     def connected(self) -> Client:
@@ -87,4 +87,4 @@ class Claude(Service):
 
     def _form(self, model: str) -> _models.Form:
         learnt: Iterator[_models.Form] = (form for form in ("adaptive", "budget") if (model, form) in self._learnt)
-        return self.thinking or next(learnt, None) or _models.form_of(model)
+        return self.thinking or next(learnt, None) or _models.family(model).form

@@ -24,7 +24,16 @@ from pointsman.service import HEALTH_S, root_of
 from pointsman_openai.wire import Compatible
 
 #: Preferences of the field `provider` (OpenRouter's documentation, August 2026). Others are sent as they are.
-_PREFERENCES = {"order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "zdr", "max_price"}
+_PREFERENCES = {
+    "order",
+    "only",
+    "ignore",
+    "allow_fallbacks",
+    "require_parameters",
+    "data_collection",
+    "zdr",
+    "max_price",
+}
 #: `pricing` of a model -> prices of `ModelInfo`.
 _PRICES = {"prompt": "input", "completion": "output", "input_cache_read": "cached"}
 
