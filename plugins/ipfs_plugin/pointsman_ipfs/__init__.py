@@ -1,0 +1,1 @@
+"""Pointsman stores that keep bytes under IPFS content identifiers."""
