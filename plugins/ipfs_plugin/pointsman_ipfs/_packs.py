@@ -1,0 +1,320 @@
+"""Packs: the files that hold the blocks. Each is a CARv1 file, to which blocks are added and never anything changed.
+
+So that a pack says by itself how far it counts, whatever the machine went through, what was added together is followed by
+a mark: a block of DAG-CBOR that names the pack and its own place in it (so that nobody's content can be taken for one),
+and the roots that are pinned from there on, or no more. What stands behind the last mark was never acknowledged.
+
+Any program that reads CAR files reads a pack; it has a placeholder for a root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from pointsman import UnavailableError
+
+from .cbor import Ref, encode
+
+#: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
+HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
+_MARK_CID = b"\x01\x71\x12\x20"  # DAG-CBOR, SHA-256
+_LONGEST = 4 << 20  #: bytes of a record; a block of Kubo's has 2 MiB at most
+_END = ".car"
+
+
+class Record(NamedTuple):
+    """A block in a pack."""
+
+    cid: bytes
+    offset: int  #: of its data
+    length: int
+
+
+class Mark(NamedTuple):
+    """What is said between blocks: up to here it counts."""
+
+    seq: int  #: marks of all packs in their order
+    pins: tuple[bytes, ...] = ()
+    unpins: tuple[bytes, ...] = ()
+    whole: bool = False  #: `pins` are all there are; what any earlier mark says does not count
+
+
+def framed(cid: bytes, data: bytes) -> bytes:
+    """Return a block as a CAR file has it."""
+    return head_of(cid, len(data)) + data
+
+
+def head_of(cid: bytes, length: int) -> bytes:
+    """Return what stands before the data of a block."""
+    return varint(len(cid) + length) + cid
+
+
+def varint(number: int) -> bytes:
+    """Return an unsigned LEB128."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+class Pack:
+    """A pack that this process writes: no other one may, as long as it lives. Not thread-safe.
+
+    :param file: open for reading and writing, and locked.
+    :param size: bytes that count.
+    """
+
+    def __init__(self, path: Path, file: int, size: int) -> None:
+        self.path, self.name = path, path.stem
+        self.size = size
+        self.abandoned = False
+        self._file = file
+        self._broken = False
+
+    @classmethod
+    def create(cls, folder: Path) -> Pack:
+        """Return a new pack. It is durable, as an empty one, when this returns."""
+        path = folder / f"{uuid4().hex}{_END}"
+        unseen = path.with_suffix(".new")  # nobody looks into it before it is locked and has its header
+        file = os.open(unseen, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(file, HEADER)
+            os.rename(unseen, path)
+            sync_folder(folder)
+        except BaseException:
+            os.close(file)
+            with suppress(OSError):
+                unseen.unlink()
+            raise
+        return cls(path, file, len(HEADER))
+
+    @classmethod
+    def adopt(cls, path: Path, size: int) -> Pack | None:
+        """Return the pack of a process that is gone, to go on with it; None if its writer lives, or more stands in it."""
+        file = locked(path)
+        if file is None:
+            return None
+        if os.fstat(file).st_size == size:
+            return cls(path, file, size)
+        os.close(file)
+        return None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be written to: nothing has failed so far."""
+        return not self._broken
+
+    def append(self, data: bytes) -> int:
+        """Write at the end; return where that was. Nothing of it counts before a mark stands behind it.
+
+        :raises UnavailableError: it could not be written, a full disk say; nothing of it is there.
+        """
+        start, place, rest = self.size, self.size, memoryview(data)
+        try:
+            while rest:
+                written = os.pwrite(self._file, rest, place)
+                place, rest = place + written, rest[written:]
+        except OSError as error:
+            self.cut(start)
+            raise unwritten(self.path, error) from error
+        self.size = place
+        return start
+
+    def add(self, data: bytes, mark: Mark) -> int:
+        """Write at the end, say that it counts and what is pinned from now on, and make it durable; return where it is.
+
+        :raises UnavailableError: that failed. Where it may have reached the disk, the pack is not used again.
+        """
+        start = self.append(data + marked(self.name, self.size + len(data), mark))
+        try:
+            sync_file(self._file)
+        except OSError as error:
+            self._broken = True
+            self.cut(start)
+            raise unwritten(self.path, error) from error
+        return start
+
+    def cut(self, size: int) -> None:
+        """Take back what was written behind `size`."""
+        self.size = size
+        try:
+            os.ftruncate(self._file, size)
+        except OSError:
+            self._broken = True  # what is there has no mark: whoever opens the store next takes it away
+
+    def abandon(self) -> None:
+        """Take the whole pack away. Repeating it changes nothing."""
+        if not self.abandoned:
+            self.abandoned, self._broken = True, True
+            with suppress(OSError):
+                self.path.unlink()
+
+    def close(self) -> None:
+        """Let it go: it is unlocked."""
+        os.close(self._file)
+
+    def fileno(self) -> int:
+        """The open file."""
+        return self._file
+
+
+def marked(name: str, offset: int, mark: Mark) -> bytes:
+    """Return a mark as it stands in the pack of this name at this place."""
+    said: dict[str, Any] = {"pack": name, "at": offset, "seq": mark.seq}
+    said |= {"pins": [Ref(cid) for cid in mark.pins]} if mark.pins or mark.whole else {}
+    said |= {"unpins": [Ref(cid) for cid in mark.unpins]} if mark.unpins else {}
+    data = encode(said | ({"whole": True} if mark.whole else {}))
+    return framed(_MARK_CID + sha256(data).digest(), data)
+
+
+def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tuple[int, Mark]]:
+    """Yield what stands in a pack, without reading the blocks: records, and marks each with the place where they end.
+
+    It ends at the first thing that is no record.
+    """
+    place = max(start, len(HEADER))
+    while place < end:
+        head = os.pread(file, 128, place)
+        length, used = _varint_at(head)
+        if not 0 < length <= _LONGEST or place + used + length > end:
+            return
+        cid = _cid_at(head[used:])
+        if cid is None or len(cid) > length:
+            return
+        data, size = place + used + len(cid), length - len(cid)
+        mark = None
+        if cid.startswith(_MARK_CID):
+            mark = _mark_in(os.pread(file, size, data), cid, path.stem, place)
+        yield (place + used + length, mark) if mark is not None else Record(cid, data, size)
+        place += used + length
+
+
+def _mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
+    """Return the mark that a block of DAG-CBOR is, None if it is somebody's content."""
+    if not data.startswith((b"\xa3bat", b"\xa4bat", b"\xa5bat", b"\xa6bat")) or sha256(data).digest() != cid[4:]:
+        return None
+    import dag_cbor
+
+    try:
+        said: Any = dag_cbor.decode(data)
+        if (said["pack"], said["at"]) != (name, place):
+            return None
+        pins, unpins = (tuple(bytes(link) for link in said.get(kind, ())) for kind in ("pins", "unpins"))
+        return Mark(said["seq"], pins, unpins, said.get("whole") is True)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _varint_at(head: bytes) -> tuple[int, int]:
+    """Return the number at the beginning, and of how many bytes it is; (0, 0) if there is none."""
+    number = 0
+    for n, byte in enumerate(head[:9]):
+        number |= (byte & 0x7F) << 7 * n
+        if byte < 0x80:
+            return number, n + 1
+    return 0, 0
+
+
+def _cid_at(head: bytes) -> bytes | None:
+    """Return the binary CID at the beginning: version 0 or 1, of SHA-256."""
+    if head[:2] == b"\x12\x20":
+        return head[:34] if len(head) >= 34 else None
+    if head[:1] == b"\x01" and head[2:4] == b"\x12\x20":
+        return head[:36] if len(head) >= 36 else None
+    return None
+
+
+def locked(path: Path) -> int | None:
+    """Return the file of a pack, open and locked for writing; None if its writer lives, or it is gone."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:
+            return file
+    except BlockingIOError:
+        pass
+    os.close(file)
+    return None
+
+
+def recovered(path: Path, size: int) -> tuple[int, list[Record | tuple[int, Mark]]] | None:
+    """Bring a pack whose writer is gone to its last mark; return its size, and what counts in it behind `size`.
+
+    None if its writer lives. A pack in which nothing counts is taken away: its size is 0 then.
+    """
+    file = locked(path)
+    if file is None:
+        return None
+    try:
+        found, counts = list[Record | tuple[int, Mark]](), size
+        pending: list[Record | tuple[int, Mark]] = []
+        for one in scanned(path, file, size, os.fstat(file).st_size):
+            pending.append(one)
+            if not isinstance(one, Record):
+                found, pending, counts = found + pending, [], one[0]
+        if counts <= len(HEADER):
+            path.unlink()
+            return 0, []
+        os.ftruncate(file, counts)
+        sync_file(file)
+        return counts, found
+    finally:
+        os.close(file)
+
+
+def packs_in(folder: Path) -> Iterable[Path]:
+    """Return the packs in a folder, and take away those that were never finished."""
+    for unseen in folder.glob("*.new"):
+        if (file := locked(unseen)) is not None:
+            with suppress(OSError):
+                unseen.unlink()
+            os.close(file)
+    return sorted(folder.glob(f"*{_END}"))
+
+
+def sync_file(file: int) -> None:
+    """Wait until the disk has all of a file that reading it back needs. Raises OSError."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: its fsync stops at the disk's own cache
+        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(file)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder. Raises OSError."""
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def unwritten(path: Path, error: OSError) -> UnavailableError:
+    """Return what it means that something could not be written."""
+    where = path if path.is_dir() else path.parent
+    text = f"{where} cannot be written: {error.strerror or error}; make room there, or choose another path"
+    return UnavailableError(text, retry_same=False, code=None if error.errno is None else str(error.errno))
+
+
+def joined(records: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, list[Record]]:
+    """Return blocks as one run of bytes, and where each of them stands in it."""
+    out, places, at = [], [], 0
+    for cid, data in records:
+        head = head_of(cid, len(data))
+        places.append(Record(cid, at + len(head), len(data)))
+        out += (head, data)
+        at += len(head) + len(data)
+    return b"".join(out), places

@@ -1,0 +1,301 @@
+"""How blocks get into packs: small things of many threads together, with one wait for the disk; large ones by themselves."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
+from itertools import islice
+from pathlib import Path
+from queue import Queue
+from time import perf_counter, time_ns
+from typing import TypeAlias
+
+from attrs import define, field
+from pointsman import UnavailableError
+from pointsman.scope import Bell
+
+from ._index import Index
+from ._packs import Mark, Pack, Record, head_of, joined, packs_in, scanned, sync_file, unwritten
+
+Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
+
+#: A pack is not added to beyond so many bytes, and one that others have left is gone on with up to half of it.
+_FULL = 256 << 20
+#: Bytes that are written together at most.
+_BATCH = 16 << 20
+#: Of a large put: pieces that may wait to be written; blocks looked up together; bytes after which the disk is told to
+#: begin; digests that are remembered.
+_AHEAD, _TOGETHER, _STRIDE, _REMEMBERED = 16, 32, 32 << 20, 1 << 17
+#: Rows of the index that are entered in one go.
+_ROWS = 20_000
+
+
+@define(eq=False)
+class _Entry:
+    """What one thread adds."""
+
+    blocks: Blocks
+    pins: tuple[bytes, ...]
+    unpins: tuple[bytes, ...] = ()
+    done: bool = False
+    error: UnavailableError | None = field(default=None)
+    bell: Bell = field(factory=Bell)  #: rings when it is done, or when its thread is to write for all that wait
+
+
+class Writer:
+    """Adds blocks to the packs of one store. Thread-safe; not to be used in a forked child.
+
+    :param folder: of the packs.
+    """
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self._folder, self._index = folder, index
+        self._queue: deque[_Entry] = deque()
+        self._lock = threading.Lock()  # over the queue and what follows
+        self._led = False  #: whether somebody writes for all that wait
+        self._gathering: Bell | None = None  #: of that one, while it gives the others a moment to come
+        self._together, self._took = 1, 0.0  #: of the last batch: how many, and how long it took in seconds
+        self._pack: Pack | None = None
+        self._last = 0
+
+    def add(self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
+        """Make these blocks durable, with their pins: all of it or nothing.
+
+        :raises UnavailableError: they could not be written.
+        """
+        entry = _Entry(blocks, pins, unpins)
+        with self._lock:
+            self._queue.append(entry)
+            waits, self._led = self._led, True
+            if self._gathering is not None and len(self._queue) >= self._together:
+                self._gathering.set()
+        if waits:
+            entry.bell.wait()
+        if not entry.done:
+            self._lead(entry.bell)
+        if entry.error is not None:
+            raise copy(entry.error)
+
+    def large(self) -> Large:
+        """Return what takes many blocks, in a pack of its own."""
+        since = self._index.next_seq()
+        pack = Pack.create(self._folder)
+        try:
+            self._index.running(pack.name, since)
+        except BaseException:
+            pack.path.unlink()
+            pack.close()
+            raise
+        return Large(pack, self._index, self)
+
+    def next_mark(self) -> int:
+        """Return a number for the next mark: larger than any before, of this process and as far as clocks go of others."""
+        self._last = max(self._last + 1, time_ns())
+        return self._last
+
+    def close(self) -> None:
+        """Let the pack go."""
+        with self._lock:
+            pack, self._pack = self._pack, None
+        if pack is not None:
+            pack.close()
+
+    def _lead(self, bell: Bell) -> None:
+        """Write what waits, tell everybody how that went, and let the next one lead.
+
+        Those who were there the last time may be about to come again: the disk waits once for all that come together.
+        """
+        with self._lock:
+            self._gathering = bell if len(self._queue) < self._together else None
+        if self._gathering is not None:
+            bell.wait(self._took / 4)
+        batch, size, began = list[_Entry](), 0, perf_counter()
+        with self._lock:
+            self._gathering = None
+            while self._queue and size < _BATCH:
+                batch.append(self._queue.popleft())
+                size += sum(len(data) for _, data in batch[-1].blocks)
+        error: UnavailableError | None = UnavailableError("the write was interrupted")
+        try:
+            self._write([block for entry in batch for block in entry.blocks], batch)
+            error = None
+        except UnavailableError as failed:
+            error = failed
+        except OSError as failed:
+            error = unwritten(self._folder, failed)
+        finally:
+            self._together, self._took = len(batch), perf_counter() - began
+            with self._lock:
+                after = self._queue[0] if self._queue else None
+                self._led = after is not None
+            for entry in batch:
+                entry.error, entry.done = error, True
+                entry.bell.set()
+            if after is not None:
+                after.bell.set()
+
+    def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
+        every = {cid[-32:]: (cid, data) for cid, data in blocks}
+        needed = self._index.known(list(every))
+        fresh = [block for digest, block in every.items() if digest not in needed]
+        pins, unpins = (tuple(cid for entry in batch for cid in getattr(entry, name)) for name in ("pins", "unpins"))
+        pack = self._current()
+        start, places = pack.size, list[Record]()
+        try:
+            while True:
+                data, relative = joined(fresh)
+                mark = Mark(self.next_mark(), pins, unpins)
+                at = pack.add(data, mark)
+                places += (Record(cid, at + offset, length) for cid, offset, length in relative)
+                gone = self._index.entered(pack.name, pack.size, places, mark, list(needed))
+                if not gone:
+                    return
+                # They were collected between our look and now: they are written anew, and what was written stays.
+                fresh, needed = [every[digest] for digest in gone], needed - gone
+        except BaseException:
+            if pack.usable:
+                pack.cut(start)
+            raise
+
+    def _current(self) -> Pack:
+        """Return the pack to add to."""
+        if self._pack is not None and self._pack.usable and self._pack.size < _FULL:
+            return self._pack
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
+        self._pack = self._left_by_others() or Pack.create(self._folder)
+        return self._pack
+
+    def _left_by_others(self) -> Pack | None:
+        sizes = self._index.sizes()
+        for path in packs_in(self._folder):
+            size = sizes.get(path.stem, 0)
+            if 0 < size < _FULL // 2 and (pack := Pack.adopt(path, size)) is not None:
+                return pack
+        return None
+
+
+class Large:
+    """Takes the blocks of one large put: they are written while the next ones are made. Use it in one thread.
+
+    Nothing of it is there before `finish` returns.
+    """
+
+    def __init__(self, pack: Pack, index: Index, writer: Writer) -> None:
+        self._pack, self._index, self._writer = pack, index, writer
+        self._waiting: list[tuple[bytes, bytes]] = []
+        self._seen: set[bytes] = set()
+        self._pieces: Queue[bytes | None] = Queue(_AHEAD)
+        self._strides: Queue[bool] = Queue()
+        self._error: BaseException | None = None
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._sync)]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, cid: bytes, data: bytes) -> None:
+        """Take a block.
+
+        :raises UnavailableError: an earlier one could not be written.
+        """
+        if cid[-32:] in self._seen:
+            return
+        if len(self._seen) < _REMEMBERED:
+            self._seen.add(cid[-32:])
+        self._waiting.append((cid, data))
+        if len(self._waiting) >= _TOGETHER or len(data) >= _STRIDE // _TOGETHER:
+            self._hand_on()
+
+    def finish(self, pins: tuple[bytes, ...]) -> None:
+        """Make all of it durable, and pin these roots.
+
+        :raises UnavailableError: it could not be written; nothing of it is there.
+        """
+        try:
+            self._hand_on()
+            self._end()
+            mark = Mark(self._writer.next_mark(), pins)
+            self._pack.add(b"", mark)
+            enter(self._index, self._pack, mark)
+        except BaseException:
+            self.abandon()
+            raise
+        self._index.running(self._pack.name, None)
+        self._pack.close()
+
+    def abandon(self) -> None:
+        """Take all of it back. Repeating it changes nothing."""
+        if self._pack.abandoned:
+            return
+        self._pack.abandon()
+        self._error = self._error or UnavailableError("the put was abandoned")
+        self._end(quietly=True)
+        self._pack.close()
+        with suppress(UnavailableError):
+            self._index.running(self._pack.name, None)
+
+    def _hand_on(self) -> None:
+        """Let what waits be written, but for what the store has."""
+        blocks, self._waiting = self._waiting, []
+        digests = [cid[-32:] for cid, _ in blocks]
+        known = self._index.known(digests)
+        if known:
+            known = self._index.touch(list(known))
+        for cid, data in blocks:
+            if self._error is not None:
+                self._raise()
+            if cid[-32:] not in known:
+                self._pieces.put(head_of(cid, len(data)))
+                self._pieces.put(data)
+
+    def _end(self, *, quietly: bool = False) -> None:
+        self._pieces.put(None)
+        for thread in self._threads:
+            thread.join()
+        if self._error is not None and not quietly:
+            self._raise()
+
+    def _raise(self) -> None:
+        error = self._error
+        if isinstance(error, UnavailableError):
+            raise error
+        if isinstance(error, OSError):
+            raise unwritten(self._pack.path, error) from error
+        raise UnavailableError(f"the put failed: {error!r}") from error
+
+    def _write(self) -> None:
+        """In a thread of its own: write the pieces as they come."""
+        since = 0
+        while (piece := self._pieces.get()) is not None:
+            if self._error is None:
+                try:
+                    self._pack.append(piece)
+                except BaseException as error:
+                    self._error = error
+                since += len(piece)
+                if since >= _STRIDE:
+                    self._strides.put(True)
+                    since = 0
+        self._strides.put(False)
+
+    def _sync(self) -> None:
+        """In a thread of its own: let the disk work while there is more to come."""
+        while self._strides.get():
+            try:
+                sync_file(self._pack.fileno())
+            except OSError as error:
+                self._error = self._error or error
+
+
+def enter(index: Index, pack: Pack, mark: Mark, start: int = 0) -> None:
+    """Enter what a pack holds from `start` on, the last of it with the mark."""
+    records = (one for one in scanned(pack.path, pack.fileno(), start, pack.size) if isinstance(one, Record))
+    while True:
+        some = list(islice(records, _ROWS))
+        last = len(some) < _ROWS
+        index.entered(pack.name, pack.size if last else 0, some, mark if last else Mark(0))
+        if last:
+            return

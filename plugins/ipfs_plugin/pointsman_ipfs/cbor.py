@@ -1,0 +1,95 @@
+"""DAG-CBOR, written fast: the canonical form of the IPLD specification, byte for byte that of the library `dag-cbor`.
+
+That library reads it. Writing is here, since a receipt is written in the path of every call.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import isfinite
+from struct import pack
+from typing import Any
+
+
+class Ref(bytes):
+    """A binary CID that stands for the block it names: a link, and not bytes."""
+
+    __slots__ = ()
+
+
+def encode(value: Any) -> bytes:
+    """Return the canonical DAG-CBOR of None, truths, numbers, text, bytes, links (`Ref`), lists and mappings of these.
+
+    :raises TypeError: it holds anything else, or a key that is no text.
+    :raises ValueError: it holds a number that DAG-CBOR has no place for: an infinite one, or an integer over 64 bits.
+    """
+    out: list[bytes] = []
+    _write(value, out)
+    return b"".join(out)
+
+
+def _write(value: Any, out: list[bytes]) -> None:
+    kind = value.__class__
+    if kind is str:
+        out.append(_short(value) if len(value) < 32 else _text(value))
+    elif kind is dict:
+        out.append(_head(0xA0, len(value)))
+        for name in sorted(value, key=_order):
+            out.append(_short(name))
+            _write(value[name], out)
+    elif kind is int:
+        out.append(_integer(value))
+    elif value is None or value is True or value is False:
+        out.append(b"\xf6" if value is None else b"\xf5" if value else b"\xf4")
+    elif kind is list or kind is tuple:
+        out.append(_head(0x80, len(value)))
+        for one in value:
+            _write(one, out)
+    elif kind is Ref:
+        out += (b"\xd8\x2a", _head(0x40, len(value) + 1), b"\x00", value)
+    elif kind is bytes:
+        out += (_head(0x40, len(value)), value)
+    elif kind is float:
+        if not isfinite(value):
+            raise ValueError(f"DAG-CBOR has no number {value}")
+        out.append(b"\xfb" + pack(">d", value))
+    else:
+        raise TypeError(f"DAG-CBOR has no place for {kind.__name__}")
+
+
+@lru_cache(4096)
+def _order(name: str) -> tuple[int, bytes]:
+    """The canonical order of keys: the shorter one first, then by bytes."""
+    if name.__class__ is not str:
+        raise TypeError(f"DAG-CBOR has no key of {name.__class__.__name__}: found {name!r:.60}, expected text")
+    raw = name.encode()
+    return len(raw), raw
+
+
+@lru_cache(4096)
+def _short(text: str) -> bytes:
+    return _text(text)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return _head(0x60, len(raw)) + raw
+
+
+def _integer(number: int) -> bytes:
+    if not -(1 << 64) <= number < 1 << 64:
+        raise ValueError(f"DAG-CBOR has no integer {number}: it takes 64 bits")
+    return _head(0x00, number) if number >= 0 else _head(0x20, -1 - number)
+
+
+def _head(kind: int, count: int) -> bytes:
+    """Return the first bytes of an item: its kind, and its size or value in as few bytes as can be."""
+    if count < 24:
+        return bytes((kind | count,))
+    if count < 0x100:
+        return bytes((kind | 24, count))
+    if count < 0x1_0000:
+        return pack(">BH", kind | 25, count)
+    if count < 0x1_0000_0000:
+        return pack(">BI", kind | 26, count)
+    return pack(">BQ", kind | 27, count)
