@@ -37,6 +37,8 @@ _ENTER_BLOCK = """INSERT INTO blocks VALUES(?, ?, ?, ?, ?, ?)
 #: What was damaged and is there again is pinned as it was.
 _MENDED = """UPDATE blocks SET pin=(SELECT pin FROM damaged WHERE damaged.digest=blocks.digest AND damaged.pin IS NOT NULL)
     WHERE pin IS NULL AND digest IN (SELECT digest FROM damaged WHERE pin IS NOT NULL)"""
+_LOST = """INSERT INTO damaged SELECT digest, name, offset, length, pin, ?2 FROM blocks JOIN packs ON pack=packs.id
+    WHERE name=?1"""
 _BUSY_S = 60.0
 _MANY = 500  #: variables of one statement
 
@@ -47,6 +49,15 @@ class Place(NamedTuple):
     pack: str
     offset: int
     length: int
+
+
+class Written(NamedTuple):
+    """What was added to a pack at once."""
+
+    pack: str
+    size: int  #: how far the pack counts now
+    records: Sequence[Record]
+    mark: Mark
 
 
 class Index:
@@ -151,34 +162,21 @@ class Index:
         with self.changing() as (db, seq):
             return _touch(db, seq, digests)
 
-    def entered(
-        self, pack: str, size: int, records: Iterable[Record], mark: Mark, needed: Sequence[bytes] = ()
-    ) -> set[bytes]:
-        """Enter what was added to a pack: its blocks, its size, the pins. Return those of `needed` that are gone.
-
-        If any is, nothing is entered.
-        """
-        roots = {cid[-32:]: cid for cid in mark.pins}
+    def entered(self, written: Sequence[Written]) -> None:
+        """Enter what was added to packs: the blocks, how far each pack counts, the pins."""
         with self.changing() as (db, seq):
-            gone = set(needed) - _touch(db, seq, needed) if needed else set()
-            if gone:
-                return gone
-            (id_,) = db.execute(_ENTER_PACK, (pack, size)).fetchone()
-            rows = [
-                (digest := record.cid[-32:], id_, record.offset, record.length, seq, roots.pop(digest, None))
-                for record in records
-            ]
-            db.executemany(_ENTER_BLOCK, rows)
-            if roots or mark.unpins or mark.whole:
-                _pin(db, seq, Mark(mark.seq, tuple(roots.values()), mark.unpins, mark.whole))
+            for one in written:
+                roots = {cid[-32:]: cid for cid in one.mark.pins}
+                (id_,) = db.execute(_ENTER_PACK, (one.pack, one.size)).fetchone()
+                rows = [
+                    (digest := record.cid[-32:], id_, record.offset, record.length, seq, roots.pop(digest, None))
+                    for record in one.records
+                ]
+                db.executemany(_ENTER_BLOCK, rows)
+                if roots or one.mark.unpins or one.mark.whole:
+                    _pin(db, seq, one.mark)
             if self._any_damage:
                 db.execute(_MENDED)
-            return gone
-
-    def pinned(self, mark: Mark) -> None:
-        """Enter pins alone."""
-        with self.changing() as (db, seq):
-            _pin(db, seq, mark)
 
     def pins(self) -> Iterator[bytes]:
         """Yield the binary CIDs of what is pinned."""
@@ -250,6 +248,14 @@ class Index:
                 (pack, since),
             )
             db.execute("DELETE FROM packs WHERE name=? AND since IS NULL AND size=0", (pack,))
+
+    def lost_pack(self, pack: str) -> None:
+        """Strike out a pack that is gone, with all that it held: what was pinned of it is remembered."""
+        with self.changing() as (db, _):
+            db.execute(_LOST, (pack, time()))
+            db.execute("DELETE FROM blocks WHERE pack IN (SELECT id FROM packs WHERE name=?)", (pack,))
+            db.execute("DELETE FROM packs WHERE name=?", (pack,))
+            self._any_damage = True
 
     def close(self) -> None:
         """Close the connections."""

@@ -25,6 +25,7 @@ from .cbor import Ref, encode
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
 _MARK_CID = b"\x01\x71\x12\x20"  # DAG-CBOR, SHA-256
+_ROOM = 1 << 20  #: zeros behind the end, at most
 _LONGEST = 4 << 20  #: bytes of a record; a block of Kubo's has 2 MiB at most
 _END = ".car"
 
@@ -78,6 +79,7 @@ class Pack:
         self.size = size
         self.abandoned = False
         self._file = file
+        self._room = size  #: bytes that the file has, those behind `size` zeros
         self._broken = False
 
     @classmethod
@@ -135,7 +137,10 @@ class Pack:
 
         :raises UnavailableError: that failed. Where it may have reached the disk, the pack is not used again.
         """
-        start = self.append(data + marked(self.name, self.size + len(data), mark))
+        data += marked(self.name, self.size + len(data), mark)
+        if self.size + len(data) > self._room:
+            self._make_room(len(data))
+        start = self.append(data)
         try:
             sync_file(self._file)
         except OSError as error:
@@ -144,9 +149,18 @@ class Pack:
             raise unwritten(self.path, error) from error
         return start
 
+    def _make_room(self, more: int) -> None:
+        """Lay zeros behind the end: writing over them leaves the file's size and places as they are, which the disk is
+        then not told, so that a small addition costs it one write.
+        """
+        room = min(max(self.size // 8, 1 << 14), _ROOM)
+        with suppress(OSError):
+            os.pwrite(self._file, bytes(room), self.size + more)
+            self._room = self.size + more + room
+
     def cut(self, size: int) -> None:
         """Take back what was written behind `size`."""
-        self.size = size
+        self.size = self._room = size
         try:
             os.ftruncate(self._file, size)
         except OSError:
@@ -161,6 +175,8 @@ class Pack:
 
     def close(self) -> None:
         """Let it go: it is unlocked."""
+        if self._room > self.size and not self._broken:
+            self.cut(self.size)
         os.close(self._file)
 
     def fileno(self) -> int:
@@ -250,27 +266,22 @@ def locked(path: Path) -> int | None:
     return None
 
 
-def recovered(path: Path, size: int) -> tuple[int, list[Record | tuple[int, Mark]]] | None:
-    """Bring a pack whose writer is gone to its last mark; return its size, and what counts in it behind `size`.
+def counted(path: Path, file: int, start: int, end: int) -> int:
+    """Return where the last mark between these places ends; `start` if there is none."""
+    return max((one[0] for one in scanned(path, file, start, end) if not isinstance(one, Record)), default=start)
 
-    None if its writer lives. A pack in which nothing counts is taken away: its size is 0 then.
-    """
+
+def recovered(path: Path, counts: int) -> None:
+    """Cut a pack whose writer is gone to what counts of it; take it away if nothing does."""
     file = locked(path)
     if file is None:
-        return None
+        return
     try:
-        found, counts = list[Record | tuple[int, Mark]](), size
-        pending: list[Record | tuple[int, Mark]] = []
-        for one in scanned(path, file, size, os.fstat(file).st_size):
-            pending.append(one)
-            if not isinstance(one, Record):
-                found, pending, counts = found + pending, [], one[0]
         if counts <= len(HEADER):
             path.unlink()
-            return 0, []
-        os.ftruncate(file, counts)
-        sync_file(file)
-        return counts, found
+        elif os.fstat(file).st_size > counts:
+            os.ftruncate(file, counts)
+            sync_file(file)
     finally:
         os.close(file)
 

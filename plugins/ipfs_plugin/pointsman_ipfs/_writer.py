@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from itertools import islice
-from pathlib import Path
 from queue import Queue
 from time import perf_counter, time_ns
 from typing import TypeAlias
@@ -17,8 +15,8 @@ from attrs import define, field
 from pointsman import UnavailableError
 from pointsman.scope import Bell
 
-from ._index import Index
-from ._packs import Mark, Pack, Record, head_of, joined, packs_in, scanned, sync_file, unwritten
+from ._packs import Mark, Pack, Record, head_of, joined, packs_in, sync_file, unwritten
+from ._places import Places
 
 Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
 
@@ -29,8 +27,8 @@ _BATCH = 16 << 20
 #: Of a large put: pieces that may wait to be written; blocks looked up together; bytes after which the disk is told to
 #: begin; digests that are remembered.
 _AHEAD, _TOGETHER, _STRIDE, _REMEMBERED = 16, 32, 32 << 20, 1 << 17
-#: Rows of the index that are entered in one go.
-_ROWS = 20_000
+#: Bytes of a block that is worth looking up before it is written again.
+_WORTH = 1 << 16
 
 
 @define(eq=False)
@@ -46,13 +44,10 @@ class _Entry:
 
 
 class Writer:
-    """Adds blocks to the packs of one store. Thread-safe; not to be used in a forked child.
+    """Adds blocks to the packs of one store. Thread-safe; not to be used in a forked child."""
 
-    :param folder: of the packs.
-    """
-
-    def __init__(self, folder: Path, index: Index) -> None:
-        self._folder, self._index = folder, index
+    def __init__(self, places: Places) -> None:
+        self._places, self._index = places, places.index
         self._queue: deque[_Entry] = deque()
         self._lock = threading.Lock()  # over the queue and what follows
         self._led = False  #: whether somebody writes for all that wait
@@ -82,14 +77,14 @@ class Writer:
     def large(self) -> Large:
         """Return what takes many blocks, in a pack of its own."""
         since = self._index.next_seq()
-        pack = Pack.create(self._folder)
+        pack = Pack.create(self._places.folder)
         try:
             self._index.running(pack.name, since)
         except BaseException:
             pack.path.unlink()
             pack.close()
             raise
-        return Large(pack, self._index, self)
+        return Large(pack, self._places, self)
 
     def next_mark(self) -> int:
         """Return a number for the next mark: larger than any before, of this process and as far as clocks go of others."""
@@ -125,7 +120,7 @@ class Writer:
         except UnavailableError as failed:
             error = failed
         except OSError as failed:
-            error = unwritten(self._folder, failed)
+            error = unwritten(self._places.folder, failed)
         finally:
             self._together, self._took = len(batch), perf_counter() - began
             with self._lock:
@@ -139,26 +134,22 @@ class Writer:
 
     def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
         every = {cid[-32:]: (cid, data) for cid, data in blocks}
-        needed = self._index.known(list(every))
-        fresh = [block for digest, block in every.items() if digest not in needed]
+        generation, known = self._places.generation, self._known(every)
+        data, relative = joined([block for digest, block in every.items() if digest not in known])
         pins, unpins = (tuple(cid for entry in batch for cid in getattr(entry, name)) for name in ("pins", "unpins"))
-        pack = self._current()
-        start, places = pack.size, list[Record]()
-        try:
-            while True:
-                data, relative = joined(fresh)
-                mark = Mark(self.next_mark(), pins, unpins)
-                at = pack.add(data, mark)
-                places += (Record(cid, at + offset, length) for cid, offset, length in relative)
-                gone = self._index.entered(pack.name, pack.size, places, mark, list(needed))
-                if not gone:
-                    return
-                # They were collected between our look and now: they are written anew, and what was written stays.
-                fresh, needed = [every[digest] for digest in gone], needed - gone
-        except BaseException:
-            if pack.usable:
-                pack.cut(start)
-            raise
+        mark, pack = Mark(self.next_mark(), pins, unpins), self._current()
+        at = pack.add(data, mark)
+        places = [Record(cid, at + offset, length) for cid, offset, length in relative]
+        self._places.wrote(pack.name, pack.size, places, mark)
+        if known and self._places.generation != generation:  # what we took to be there may have been collected
+            self._places.flush()
+            if gone := known - self._index.touch(list(known)):
+                self._write([every[digest] for digest in gone], batch)
+
+    def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> set[bytes]:
+        """Return what the store has of these: of small blocks what was written a moment ago, of large ones all."""
+        large = [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]
+        return self._places.recent(every) | (self._index.touch(large) if large else set())
 
     def _current(self) -> Pack:
         """Return the pack to add to."""
@@ -167,12 +158,12 @@ class Writer:
         if self._pack is not None:
             self._pack.close()
             self._pack = None
-        self._pack = self._left_by_others() or Pack.create(self._folder)
+        self._pack = self._left_by_others() or Pack.create(self._places.folder)
         return self._pack
 
     def _left_by_others(self) -> Pack | None:
         sizes = self._index.sizes()
-        for path in packs_in(self._folder):
+        for path in packs_in(self._places.folder):
             size = sizes.get(path.stem, 0)
             if 0 < size < _FULL // 2 and (pack := Pack.adopt(path, size)) is not None:
                 return pack
@@ -185,8 +176,8 @@ class Large:
     Nothing of it is there before `finish` returns.
     """
 
-    def __init__(self, pack: Pack, index: Index, writer: Writer) -> None:
-        self._pack, self._index, self._writer = pack, index, writer
+    def __init__(self, pack: Pack, places: Places, writer: Writer) -> None:
+        self._pack, self._places, self._index, self._writer = pack, places, places.index, writer
         self._waiting: list[tuple[bytes, bytes]] = []
         self._seen: set[bytes] = set()
         self._pieces: Queue[bytes | None] = Queue(_AHEAD)
@@ -219,7 +210,7 @@ class Large:
             self._end()
             mark = Mark(self._writer.next_mark(), pins)
             self._pack.add(b"", mark)
-            enter(self._index, self._pack, mark)
+            self._places.enter(self._pack.path, self._pack.fileno(), 0, self._pack.size)
         except BaseException:
             self.abandon()
             raise
@@ -288,14 +279,3 @@ class Large:
                 sync_file(self._pack.fileno())
             except OSError as error:
                 self._error = self._error or error
-
-
-def enter(index: Index, pack: Pack, mark: Mark, start: int = 0) -> None:
-    """Enter what a pack holds from `start` on, the last of it with the mark."""
-    records = (one for one in scanned(pack.path, pack.fileno(), start, pack.size) if isinstance(one, Record))
-    while True:
-        some = list(islice(records, _ROWS))
-        last = len(some) < _ROWS
-        index.entered(pack.name, pack.size if last else 0, some, mark if last else Mark(0))
-        if last:
-            return

@@ -1,0 +1,188 @@
+"""Where blocks are: what this process has just written, what the index says, and what the index does not know yet.
+
+An acknowledged put is in its pack, durable, with its mark. The index follows within moments, since nobody should wait for
+it: a thread of ours enters what we have written, and whoever misses something looks first whether any pack has grown.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from pointsman import UnavailableError
+
+from ._index import Index, Place, Written
+from ._packs import Mark, Record, counted, packs_in, recovered, scanned
+
+#: Seconds that what was written waits to be entered, so that it is entered together.
+_GATHER_S = 0.02
+#: Blocks that are remembered beyond those that wait: of small things that are put again and again.
+_REMEMBERED = 1 << 14
+#: Rows of the index that are entered in one go.
+_ROWS = 20_000
+
+
+class Places:
+    """The places of the blocks of one store. Thread-safe; after a fork the child makes its own.
+
+    :raises UnavailableError: the store cannot be opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "packs"
+        self.index = Index(root / "index.sqlite")
+        self._lock = threading.Lock()  # over what follows
+        self._recent: dict[bytes, Place] = {}
+        self._waiting: list[Written] = []
+        self._entering = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wanted = threading.Event()
+        self._closed = False
+        self._collected = root / "collected"  #: whose time is the generation
+        with suppress(FileExistsError):
+            self._collected.touch(mode=0o600, exist_ok=False)
+        self._seen = self.generation
+        self.recover()
+
+    # -- what is where -----------------------------------------------------------------------------
+
+    def find(self, digest: bytes) -> Place | None:
+        """Return where a block stands, None if it is nowhere."""
+        place = self._recent.get(digest) or self.index.place(digest)
+        if place is None and self.catch_up():
+            place = self.index.place(digest)
+        return place
+
+    def recent(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Return those of the digests whose blocks this process wrote a moment ago."""
+        if self.generation != self._seen:
+            with self._lock:
+                self._seen = self.generation
+                waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
+                self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
+                return set()
+        return self._recent.keys() & set(digests)
+
+    @property
+    def generation(self) -> int:
+        """Changes when a collection begins, and when it ends: what was there before may then be gone."""
+        return os.stat(self._collected).st_mtime_ns
+
+    def new_generation(self) -> None:
+        """Begin a collection, or end it."""
+        old = self.generation
+        while self.generation == old:
+            os.utime(self._collected)
+
+    # -- what is new -------------------------------------------------------------------------------
+
+    def wrote(self, pack: str, size: int, records: Sequence[Record], mark: Mark) -> None:
+        """Note what this process has written, durably. It is found from now on, and entered into the index soon."""
+        with self._lock:
+            for record in records:
+                self._recent[record.cid[-32:]] = Place(pack, record.offset, record.length)
+            self._waiting.append(Written(pack, size, records, mark))
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._enter_soon, name="pointsman-blocks", daemon=True)
+                self._thread.start()
+        self._wanted.set()
+
+    def flush(self) -> None:
+        """Enter what waits into the index.
+
+        :raises UnavailableError: that failed; it waits on.
+        """
+        with self._entering:
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+            try:
+                self._enter(waiting)
+            except BaseException:
+                with self._lock:
+                    self._waiting = waiting + self._waiting
+                raise
+            with self._lock:
+                for digest in list(islice(self._recent, max(0, len(self._recent) - _REMEMBERED))):
+                    del self._recent[digest]
+
+    def _enter(self, waiting: Sequence[Written]) -> None:
+        while waiting:
+            many, rows = 0, 0
+            while many < len(waiting) and rows < _ROWS:
+                rows += len(waiting[many].records)
+                many += 1
+            self.index.entered(waiting[:many])
+            waiting = waiting[many:]
+
+    def _enter_soon(self) -> None:
+        """In a thread of its own: enter what was written, until the store is closed."""
+        while not self._closed:
+            self._wanted.wait()
+            self._wanted.clear()
+            if not self._closed:
+                threading.Event().wait(_GATHER_S)
+                with suppress(UnavailableError):  # a full disk: it waits on, and whoever needs it is told
+                    self.flush()
+
+    # -- what others have written ------------------------------------------------------------------
+
+    def catch_up(self) -> bool:
+        """Enter what any pack has beyond what the index knows; say whether there was anything."""
+        grown = bool(self._waiting)
+        self.flush()
+        sizes = self.index.sizes()
+        for path in packs_in(self.folder):
+            known = sizes.get(path.stem, 0)
+            with suppress(FileNotFoundError):
+                if path.stat().st_size > known:
+                    grown = self._read_on(path, known) or grown
+        return grown
+
+    def _read_on(self, path: Path, known: int) -> bool:
+        """Enter what a pack has behind `known`, up to its last mark; its writer may live."""
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            end = counted(path, file, known, os.fstat(file).st_size)
+            if end > known:
+                self.enter(path, file, known, end)
+            return end > known
+        finally:
+            os.close(file)
+
+    def enter(self, path: Path, file: int, start: int, end: int) -> None:
+        """Enter what a pack holds from `start` to the mark that ends at `end`."""
+        some: list[Record] = []
+        for one in scanned(path, file, start, end):
+            if isinstance(one, Record):
+                some.append(one)
+            if not isinstance(one, Record) or len(some) >= _ROWS:
+                place, mark = (0, Mark(0)) if isinstance(one, Record) else one
+                self.index.entered([Written(path.stem, place, some, mark)])
+                some = []
+
+    def recover(self) -> None:
+        """Bring packs whose writers are gone to their last mark, and the index to where the packs are."""
+        sizes = self.index.sizes()
+        for path in packs_in(self.folder):
+            known = sizes.pop(path.stem, 0)
+            with suppress(FileNotFoundError):
+                if path.stat().st_size != known:
+                    self._read_on(path, known)
+                    recovered(path, self.index.sizes().get(path.stem, 0))
+        for gone in sizes:
+            if not (self.folder / f"{gone}.car").exists():
+                self.index.lost_pack(gone)
+
+    def close(self) -> None:
+        """Enter what waits, and end the thread."""
+        self._closed = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join()
+        with suppress(UnavailableError):
+            self.flush()
+        self.index.close()
