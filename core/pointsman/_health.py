@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from ._backends import Backend, Registry
+from .errors import BackendError
 from .scope import Clock
 from .secret import redact
 from .values import Health
@@ -73,6 +74,8 @@ class Monitor:
             return
         try:
             health = self._registry.health(backend)
+        except BackendError as error:
+            health = Health.unavailable(error.message)
         except BaseException as error:  # nobody else hears what is raised in this thread
             health = Health.unavailable(f"health raised {type(error).__name__}: {redact(str(error))}")
         self._note(backend, health)

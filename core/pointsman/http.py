@@ -89,6 +89,7 @@ class Client:
         if auth is not None and auth[2] is not None:
             self._headers[auth[0].lower()] = Secret(auth[1] + auth[2].reveal())
             self._key = auth[2]  # a key is masked in messages as long as somebody holds it
+            _check_header(auth[0], self._headers[auth[0].lower()], "the key, sent as the header")
         for name, value in self._headers.items():
             _check_header(name, value)
 
@@ -220,13 +221,13 @@ def _refusal(exchange: Exchange) -> e.BackendError:
     return e.UnavailableError(what, status=status, retry_same=False)
 
 
-def _check_header(name: str, value: str | Secret) -> None:
+def _check_header(name: str, value: str | Secret, what: str = "header") -> None:
     bad = re.search("[\\r\\n\\0]|[^\\0-\\xff]", revealed(value))
     if bad is None and re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
         return
     problem = f"character {bad.start() + 1} of its value" if bad else "its name"
     del value, bad  # neither may be seen in the traceback
-    raise e.ConfigError(f"header {name!r}: {problem} cannot be sent: only Latin-1 without line breaks can")
+    raise e.ConfigError(f"{what} {name!r}: {problem} cannot be sent: only Latin-1 without line breaks can")
 
 
 @contextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pointsman.errors import AllBackendsFailed, BackendError, ConfigError
+from pointsman.errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError, ModelNotFoundError
 
 from ._output import complain, note
+
+#: What no waiting mends.
+_TO_MEND = (AuthenticationError, ModelNotFoundError)
 
 
 def tell(error: BackendError | ConfigError) -> int:
@@ -19,15 +22,16 @@ def tell(error: BackendError | ConfigError) -> int:
         for problem in problems if len(problems) > 1 else ():
             note(f"  - {problem}")
         return 2
+    errors = error.exceptions if isinstance(error, AllBackendsFailed) else (error,)
     if isinstance(error, AllBackendsFailed):
         complain("no backend answered:")
-        for one in error.exceptions:
+        for one in errors:
             note(f"  - {one}")
     else:
         complain(str(error))
     for line in getattr(error, "__notes__", ()):
         note(f"  {line}")
-    if error.retry_after:
+    if error.retry_after and not all(isinstance(one, _TO_MEND) for one in errors):
         note(f"  try again in {error.retry_after:.0f} s")
     note("  `pointsman health` says how each backend is; POINTSMAN_LOG=debug shows every attempt")
     return 1

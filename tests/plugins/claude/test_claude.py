@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import anthropic
 import pytest
@@ -30,8 +30,11 @@ from pointsman import (
     UnavailableError,
     UnusableAnswer,
     Usage,
+    collect,
 )
 from pointsman.testing import Fault, FaultServer, WireError, faults
+from pointsman.testing.answers import Answer, Ask, Event
+from pointsman.testing.anthropic_messages import Messages
 from pointsman_claude import Claude
 
 Serve = Callable[..., FaultServer]
@@ -178,6 +181,40 @@ def test_reads_thoughts_calls_and_usage(answered: Callable[..., Any]) -> None:
     assert [block["type"] for block in found.state.data] == ["thinking", "text", "tool_use"]
     assert found.state.data[0]["signature"]
     assert answered(faults.well("No thoughts.")).state is None
+
+
+class Ending(Messages):
+    """Thinks where nobody may read it, and ends its answers with the word that was asked for."""
+
+    HIDDEN: ClassVar[dict[str, Any]] = {"type": "redacted_thinking", "data": "c2VjcmV0"}
+
+    def body(self, answer: Answer, ask: Ask) -> Any:
+        whole = super().body(answer, ask)
+        return whole | {"content": [self.HIDDEN, *whole["content"]], "stop_reason": ask.model}
+
+    def events(self, answer: Answer, ask: Ask) -> list[Event]:
+        events = super().events(answer, ask)
+        first = {"index": 7, "content_block": self.HIDDEN, "type": "content_block_start"}
+        for event in events:
+            if isinstance(event.data, dict) and event.data["type"] == "message_delta":
+                event.data["delta"]["stop_reason"] = ask.model
+        return [events[0], Event(first, "lifecycle", "content_block_start"), *events[1:]]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("raw", "end"),
+    [("end_turn", "stop"), ("stop_sequence", "stop"), ("max_tokens", "length"), ("pause_turn", "error"),
+     ("model_context_window_exceeded", "length"), ("a_new_word", "stop")],
+)  # fmt: skip
+def test_stop_reasons(fault_server: Serve, raw: str, end: str, streamed: bool) -> None:
+    """Each has its meaning and is kept as it came; thoughts that nobody may read are kept for the next turn."""
+    one = provider(fault_server(faults.well("Text."), wires={"/v1/messages": Ending()}), model=raw)
+    found = collect(one.stream(ask())) if streamed else one.generate(ask())
+    assert (found.text, found.thinking) == ("Text.", "")
+    assert (found.finish_reason, found.raw_finish_reason) == (end, raw)
+    assert found.state is not None
+    assert Ending.HIDDEN in found.state.data
 
 
 def test_its_own_turn_goes_back_unchanged(fault_server: Serve) -> None:

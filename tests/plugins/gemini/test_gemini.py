@@ -33,9 +33,10 @@ from pointsman import (
     UnavailableError,
     UnusableAnswer,
     Usage,
+    collect,
 )
 from pointsman.testing import Fault, FaultServer, WireError, faults
-from pointsman.testing.answers import Answer, Ask
+from pointsman.testing.answers import Answer, Ask, Event
 from pointsman.testing.gemini_content import GenerateContent
 from pointsman_gemini import Gemini
 
@@ -380,6 +381,27 @@ def test_finish_reasons_that_are_none(fault_server: Serve, raw: str, kind: type[
         one.generate(ask())
     assert type(caught.value) is kind
     assert caught.value.usage == Usage(19, 8, 4, 2)
+
+
+class Blocking(GenerateContent):
+    """Answers no prompt, for the reason that was asked for."""
+
+    def body(self, answer: Answer, ask: Ask) -> Any:
+        return {"promptFeedback": {"blockReason": ask.model}, "usageMetadata": {"promptTokenCount": 9}}
+
+    def events(self, answer: Answer, ask: Ask) -> list[Event]:
+        return [Event(self.body(answer, ask))]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("reason", sorted({word.value for word in types.BlockedReason}))
+def test_a_blocked_prompt_is_told_with_its_reason(fault_server: Serve, reason: str, streamed: bool) -> None:
+    """There is no answer then, under status 200: a refusal, with Google's word for it and what it cost."""
+    path = ":streamGenerateContent" if streamed else ":generateContent"
+    one = provider(fault_server(wires={path: Blocking()}), model=reason)
+    with pytest.raises(ContentFilterError, match=f"the prompt was blocked: {reason}$") as caught:
+        collect(one.stream(ask())) if streamed else one.generate(ask())
+    assert caught.value.usage == Usage(9, 0)
 
 
 def test_the_words_of_success(fault_server: Serve) -> None:

@@ -110,6 +110,29 @@ def test_half_a_call_of_the_other_api(fault_server: Serve) -> None:
         assert caught.value.usage == Usage(7, 3)
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "end"),
+    [("completed", None, "stop"), ("incomplete", "max_output_tokens", "length"),
+     ("incomplete", "content_filter", "content_filter"),
+     *(("incomplete", reason, None) for reason in ("max_messages", "steered", "a_new_word", None)),
+     *((status, None, None) for status in ("failed", "cancelled", "queued", "in_progress", None))],
+)  # fmt: skip
+def test_ends_of_the_other_api(fault_server: Serve, status: Any, reason: Any, end: str | None) -> None:
+    """What is not complete, cut by its length or filtered is no answer; the error says the word and what it cost."""
+    said = {"type": "message", "content": [{"type": "output_text", "text": "Text."}]}
+    usage = {"input_tokens": 7, "output_tokens": 3}
+    body = {"status": status, "incomplete_details": reason and {"reason": reason}, "output": [said], "usage": usage}
+    terminal = {"type": f"response.{status if status in ('completed', 'failed') else 'incomplete'}", "response": body}
+    one = chat(fault_server, body, terminal, path="/responses", api="responses")
+    for way in (lambda: one.generate(ask()), lambda: collect(one.stream(ask()))):
+        if end is None:
+            with pytest.raises(UnusableAnswer, match=repr(reason or status)) as caught:
+                way()
+            assert caught.value.usage == Usage(7, 3)
+        else:
+            assert (way().finish_reason, way().raw_finish_reason) == (end, reason or status)
+
+
 @pytest.mark.parametrize("finish", [None, ""])
 def test_an_answer_without_an_end_is_paid_for(fault_server: Serve, finish: Any) -> None:
     """No finish reason, or an empty one, is a cut answer; what it cost is known all the same."""
