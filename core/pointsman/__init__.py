@@ -9,8 +9,8 @@ from typing import Any
 _WHERE = {
     "errors": (
         "AllBackendsFailed AuthenticationError BackendError BackendTimeout ConfigError ContentFilterError "
-        "ContextLengthError IncompleteAnswer InvalidModelError InvalidRequestError ModelNotFoundError "
-        "PointsmanError QuotaError RateLimitError UnavailableError UnusableAnswer"
+        "ContentNotFoundError ContextLengthError IncompleteAnswer InvalidModelError InvalidRequestError "
+        "ModelNotFoundError PointsmanError QuotaError RateLimitError UnavailableError UnusableAnswer"
     ),
     "values": "Attempt Chunk Completion Health Image Message ModelInfo Options Request State Tool ToolCall Usage",
     "scope": "Clock Scope",

@@ -10,6 +10,7 @@ from .errors import BackendError as BackendError
 from .errors import BackendTimeout as BackendTimeout
 from .errors import ConfigError as ConfigError
 from .errors import ContentFilterError as ContentFilterError
+from .errors import ContentNotFoundError as ContentNotFoundError
 from .errors import ContextLengthError as ContextLengthError
 from .errors import IncompleteAnswer as IncompleteAnswer
 from .errors import InvalidModelError as InvalidModelError

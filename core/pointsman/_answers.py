@@ -10,8 +10,9 @@ from typing import get_args
 
 from attrs import evolve
 
-from ._attempts import Answered, Call, translated
-from ._backends import Backend, Registry
+from ._asking import Asking, Got
+from ._attempts import translated
+from ._backends import Backend, Providers
 from ._pieces import collect, last_of
 from .errors import BackendError, BackendTimeout, ContentFilterError, IncompleteAnswer, UnusableAnswer
 from .scope import Clock
@@ -77,7 +78,7 @@ class Opened:
         self.rest = rest
 
 
-def opened(registry: Registry, backend: Backend, request: Request) -> Opened:
+def opened(registry: Providers, backend: Backend, request: Request) -> Opened:
     """Start a stream and hold it until content comes; then fallback is no longer free.
 
     :raises BackendError: it failed, or ended, before any content.
@@ -149,7 +150,7 @@ class Stream(Iterator[Chunk]):
     `completion` is the whole answer. Leaving it early closes the connection at once.
     """
 
-    def __init__(self, call: Call[Opened], start: Callable[[], Answered[Opened]], ended: Callable[..., Completion]):
+    def __init__(self, call: Asking[Opened], start: Callable[[], Got[Opened]], ended: Callable[..., Completion]):
         self._call = call
         self._start = start
         self._ended = ended
@@ -187,7 +188,7 @@ class Stream(Iterator[Chunk]):
         self._seen.append(chunk)
         return chunk
 
-    def _begin(self, answered: Answered[Opened], *, restarted: bool = False) -> None:
+    def _begin(self, answered: Got[Opened], *, restarted: bool = False) -> None:
         """Hand out this answer from here on."""
         self._answered, self._rest = answered, answered.answer.rest
         self._held.extend(answered.answer.held)

@@ -1,8 +1,8 @@
 """One request, many backends, one answer: the loop that owns everything that may repeat.
 
-A provider says what went wrong; here it is decided what follows: ask again, wait first, ask
-without a parameter, ask the next one, or give up. Every attempt is recorded. Nothing else in the
-project retries.
+A plugin says what went wrong; here it is decided what follows: ask again, wait first, ask the next
+one, or give up. Every attempt is recorded. Nothing else in the project retries. What is peculiar to
+language models stands in `_asking`.
 """
 
 from __future__ import annotations
@@ -13,100 +13,129 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from attrs import frozen
 
 from . import _log
-from ._backends import Backend
 from ._breaker import Breaker
+from ._configured import Configured
 from ._settings import Policy
 from .errors import (
     AllBackendsFailed,
     BackendError,
     BackendTimeout,
-    ContentFilterError,
-    ContextLengthError,
     InvalidRequestError,
-    ModelNotFoundError,
     RateLimitError,
     UnusableAnswer,
 )
-from .scope import Clock
+from .scope import Clock, Scope
 from .secret import redact
-from .values import OPTIONAL, Attempt, Message, Outcome, Request, Usage
+from .values import Attempt, Outcome, Usage
 
 if TYPE_CHECKING:
     from ._limits import Limiter, Slot
 
+M = TypeVar("M", bound=Configured)
 T = TypeVar("T")
 
 #: The first wait of the exponential backoff, the longest, and the longest hint waited out while another backend is
 #: left, in seconds.
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_HINT = 0.5, 8.0, 60.0
-_SORTED = sorted(OPTIONAL)
-#: What an answer is reckoned at, in tokens, where the request sets no limit; and characters of a token.
-_ANSWER_TOKENS, _TOKEN_CHARS = 500, 4
+
+
+class Errand(Protocol):
+    """What is asked, as far as the loop knows it."""
+
+    @property
+    def scope(self) -> Scope:
+        """How long it may take, and whether anybody still waits."""
+
+    @property
+    def model(self) -> str | None:
+        """The model that it is for, where there are models."""
+
+    @property
+    def backend(self) -> str | None:
+        """The id of the only one that is asked, if the caller wants that."""
 
 
 @frozen
 class Shared:
-    """What all calls of one router share."""
+    """What all calls of one router, or store, share."""
 
     policy: Policy
     breaker: Breaker
     clock: Clock
     limiters: Mapping[str, Limiter]  #: of the backends that have limits, by id
-    left_out: Callable[[Request], str]  #: says who cannot serve a request, and why
+    left_out: Callable[[Any], str]  #: says who cannot serve a request, and why
     verbose: bool = False
 
 
-class Answered(NamedTuple, Generic[T]):
+class Answered(NamedTuple, Generic[M, T]):
     """One attempt that got an answer: who gave it, to which request, and when it was asked (`perf_counter`)."""
 
     answer: T
-    backend: Backend
-    request: Request
+    backend: M
+    request: Any
     started: float
 
 
-class Call(Generic[T]):
+class Call(Generic[M, T]):
     """One request on its way. Not thread-safe: it belongs to the thread that runs it.
 
     :param ask: makes one attempt at one backend; raises what went wrong.
-    :param substitute: whether a backend that lacks the model that the request names is asked its own.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        shared: Shared,
-        ask: Callable[[Backend, Request], T],
-        *,
-        streamed: bool,
-        substitute: bool,
-    ) -> None:
+    def __init__(self, request: Errand, shared: Shared, ask: Callable[[M, Any], T], *, streamed: bool = False) -> None:
         self.request = request
         self.shared = shared
         self.attempts: list[Attempt] = []
-        self.warnings: list[str] = []
         self._whole = request  #: what was asked; `request` may be to continue a part of the answer
         self._ask = ask
         self._streamed = streamed
-        self._substitute = substitute
         self._errors: list[BackendError] = []
         self._slot: Slot | None = None
-        self._told_of: set[tuple[str, str]] = set()
-        self._over_limit: list[Backend] = []
+        self._over_limit: list[M] = []
 
-    def setting(self, name: str, backend: Backend | None = None) -> Any:
+    # -- what depends on what is asked ---------------------------------------------------------------
+
+    def _model(self, backend: M) -> str | None:
+        """Return the model that this backend is asked."""
+        return None
+
+    def _fitted(self, backend: M) -> Any:
+        """Return the request as this backend is asked it."""
+        return self.request
+
+    def _tokens(self, limiter: Limiter, backend: M) -> int:
+        """Return what this request is reckoned to cost, in tokens, before anybody knows; 0 if nobody counts them."""
+        return 0
+
+    def _adapted(self, backend: M, request: Any, error: BackendError) -> bool:
+        """Say whether the backend has learnt to be asked otherwise, at once."""
+        return False
+
+    def _may_try_next(self, error: BackendError) -> bool:
+        return error.try_next
+
+    def _failed_at(self, backend: M, error: BackendError) -> None:
+        """Leave out who would fail for the same reason."""
+
+    def _logged(self) -> dict[str, Any]:
+        """Return what the log tells of the request."""
+        return {}
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    def setting(self, name: str, backend: M | None = None) -> Any:
         """Return a setting of `Policy`: the caller's word counts most, then the backend's, then the router's."""
         for one in (self.request, backend):
             if (value := getattr(one, name, None)) is not None:
                 return value
         return getattr(self.shared.policy, name)
 
-    def run(self, order: Sequence[Backend], reserve: Sequence[Backend] = ()) -> Answered[T]:
+    def run(self, order: Sequence[M], reserve: Sequence[M] = ()) -> Answered[M, T]:
         """Ask one backend after another until one answers, and return that.
 
         :param reserve: those that are not well, as far as we know: asked when all others have failed.
@@ -116,7 +145,7 @@ class Call(Generic[T]):
         self._queue, self._reserve = list(order), list(reserve)
         return self.go_on()
 
-    def go_on(self) -> Answered[T]:
+    def go_on(self) -> Answered[M, T]:
         """Do as `run`, with those that have not been asked yet."""
         scope = self.request.scope
         while not scope.expired and (backend := self._turn()) is not None:
@@ -125,27 +154,15 @@ class Call(Generic[T]):
             error = self._errors[-1]
             if scope.cancelled or not self._may_try_next(error):
                 raise self._told(error)
-            if isinstance(error, ContextLengthError):
-                window = error.limit or backend.context_window or 0
-                self._keep(lambda b: (b.context_window or window + 1) > window)  # noqa: B023 - called at once
+            self._failed_at(backend, error)
         raise self._told(self._failure())
 
-    def resume(self, text: str = "") -> Answered[T]:
-        """Do as `go_on`, after an answer that broke; with `text`, only its rest is asked for, where that can be."""
-        asked = self.request = self._whole
-        if text:
-            self._keep(lambda b: "continuation" in b.capabilities)
-            rest = asked.max_tokens and max(1, asked.max_tokens - len(text) // _TOKEN_CHARS)
-            messages = (*asked.messages, Message("assistant", text))
-            self.request = asked.changed({"messages": messages, "max_tokens": rest})
-        return self.go_on()
-
-    def _keep(self, fits: Callable[[Backend], bool]) -> None:
+    def _keep(self, fits: Callable[[M], bool]) -> None:
         self._queue, self._over_limit, self._reserve = (
             [b for b in backends if fits(b)] for backends in (self._queue, self._over_limit, self._reserve)
         )
 
-    def _turn(self) -> Backend | None:
+    def _turn(self) -> M | None:
         """Return who is asked next: who may be asked now; then who must wait for a limit of ours; then the reserve."""
         while self._queue or self._over_limit:
             if self._queue:
@@ -166,16 +183,10 @@ class Call(Generic[T]):
                 return backend
         return None
 
-    def _let_in(self, backend: Backend, woken: threading.Event | None = None) -> bool:
+    def _let_in(self, backend: M, woken: threading.Event | None = None) -> bool:
         return self.shared.breaker.silent or self.shared.breaker.enter(backend.id, self._model(backend), self, woken)
 
-    def _model(self, backend: Backend) -> str | None:
-        return backend.model_for(self.request, first=self._first(backend))
-
-    def _first(self, backend: Backend) -> bool:
-        return not self._errors or self._errors[0].backend == backend.id
-
-    def _after_probe(self, backend: Backend) -> bool:
+    def _after_probe(self, backend: M) -> bool:
         """Wait for the call that probes this backend, if one does; say whether it may be asked then."""
         woken, scope = threading.Event(), self.request.scope
         if not self._let_in(backend, woken):
@@ -190,7 +201,7 @@ class Call(Generic[T]):
         self._errors.append(error)
         return False
 
-    def _no_room(self, backend: Backend) -> bool:
+    def _no_room(self, backend: M) -> bool:
         """Take a place within the limits of a backend while another one may serve; say whether there is none now."""
         limiter = self.shared.limiters.get(backend.id) if self.shared.limiters else None
         if limiter is None or not (self._queue or self._over_limit) or self.setting("on_limit") == "wait":
@@ -201,22 +212,11 @@ class Call(Generic[T]):
             return True
         return False
 
-    def _wait_needed(self, backend: Backend) -> float:
+    def _wait_needed(self, backend: M) -> float:
         limiter = self.shared.limiters.get(backend.id)
         return 0.0 if limiter is None else limiter.wait_needed(self._tokens(limiter, backend))
 
-    def _tokens(self, limiter: Limiter, backend: Backend) -> int:
-        """Return what this request is reckoned to cost, in tokens, before anybody knows; 0 if nobody counts them."""
-        if not limiter.counts_tokens:
-            return 0
-        request = self.request
-        chars = len(request.system or "")
-        for message in request.messages:
-            chars += len(message.text)
-        most = request.max_tokens or backend.defaults.get("max_tokens") or _ANSWER_TOKENS
-        return chars // _TOKEN_CHARS + most
-
-    def _at(self, backend: Backend) -> Answered[T] | None:
+    def _at(self, backend: M) -> Answered[M, T] | None:
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
         last = not (self._queue or self._over_limit)
         tried, learned, request = sum(one.backend == backend.id for one in self.attempts), False, self.request
@@ -251,22 +251,7 @@ class Call(Generic[T]):
         self._verdict(backend, request, error, asked=asked)
         return None
 
-    def _fitted(self, backend: Backend) -> Request:
-        """Return the request as this backend is asked it; warn of what the caller set and its model does not take."""
-        request = backend.fitted(self.request, first=self._first(backend))
-        if request is not self.request and (backend.picky or request.drop_unsupported):
-            for name in _SORTED:
-                if self.request.has(name) and not request.has(name):
-                    self._dropped(backend, name, f"model {request.model!r} does not take {name}; sent without it")
-        return request
-
-    def _dropped(self, backend: Backend, name: str, text: str) -> None:
-        """Warn, once in a call, that a backend is asked without something."""
-        if (backend.id, name) not in self._told_of:
-            self._told_of.add((backend.id, name))
-            self._warn(f"{backend.id}: {text}")
-
-    def broke(self, answered: Answered[T], error: BackendError) -> None:
+    def broke(self, answered: Answered[M, T], error: BackendError) -> None:
         """Record that an answer broke after it had begun. The same backend may be asked again, after all others."""
         self.failed(answered, error)
         backend, breaks = answered.backend, sum(one.backend == answered.backend.id for one in self.attempts)
@@ -275,17 +260,17 @@ class Call(Generic[T]):
             self._reserve.append(backend)
         self._verdict(backend, answered.request, error)
 
-    def _verdict(self, backend: Backend, request: Request, error: BackendError, *, asked: bool = True) -> None:
+    def _verdict(self, backend: M, request: Errand, error: BackendError, *, asked: bool = True) -> None:
         """Note an error that ends what this backend can do for the call, and whether it speaks against the backend."""
         self._errors.append(error)
         scope, breaker = request.scope, self.shared.breaker
         # What the caller ended, by hand or with a time that was too short, says nothing about the backend.
         ended = not asked or scope.cancelled or (scope.expired and isinstance(error, BackendTimeout))
-        if not ended and not isinstance(error, InvalidRequestError | ContentFilterError):
+        if not ended and not error.blameless:
             breaker.failed(backend.id, request.model, error)
         self.leave()
 
-    def failed(self, tried: Answered[Any], error: BackendError) -> None:
+    def failed(self, tried: Answered[M, Any], error: BackendError) -> None:
         """Record an attempt that failed, or was cancelled by the caller."""
         self._settle(error.usage)
         error.backend, error.model = tried.backend.id, tried.request.model
@@ -303,7 +288,7 @@ class Call(Generic[T]):
             slot.leave(usage.total_tokens if usage is not None else None)
 
     def record(
-        self, tried: Answered[Any], model: str | None, outcome: Outcome, error: BackendError | None = None
+        self, tried: Answered[M, Any], model: str | None, outcome: Outcome, error: BackendError | None = None
     ) -> None:
         """Add one attempt to the list, and to the log if anybody reads it."""
         name, reason = (type(error).__name__, error.message[:300]) if error is not None else (None, None)
@@ -313,10 +298,9 @@ class Call(Generic[T]):
         self.attempts.append(made)
         verbose = tried.backend.verbose or self.shared.verbose
         if verbose or _log.wanted():
-            prompt_chars = sum(len(message.text) for message in self.request.messages)
-            _log.attempt(made, verbose=verbose, prompt_chars=prompt_chars)
+            _log.attempt(made, verbose=verbose, **self._logged())
 
-    def _begin(self, backend: Backend, *, last: bool) -> None:
+    def _begin(self, backend: M, *, last: bool) -> None:
         """Start the clock of one attempt: while others wait, it gets no more than half of what is left.
 
         Half to its first content, if it is streamed: what flows then may go on. A whole answer must be there.
@@ -330,7 +314,7 @@ class Call(Generic[T]):
         else:
             scope.begin(min(half, backend.timeout or inf))
 
-    def _wait(self, backend: Backend, error: BackendError, tried: int, *, last: bool) -> float | None:
+    def _wait(self, backend: M, error: BackendError, tried: int, *, last: bool) -> float | None:
         """Return the seconds to wait before this backend is asked again, or None if it is not."""
         allowed = self.setting("max_retries", backend)
         if isinstance(error, UnusableAnswer):
@@ -344,30 +328,6 @@ class Call(Generic[T]):
             wait = random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2.0**tried))
         left = self.request.scope.left()
         return wait if wait < (min(left, threading.TIMEOUT_MAX) if last else min(left / 2, _LONGEST_HINT)) else None
-
-    def _may_try_next(self, error: BackendError) -> bool:
-        if isinstance(error, ContentFilterError):
-            return error.try_next or self.setting("on_refusal") == "next"
-        return error.try_next
-
-    def _adapted(self, backend: Backend, request: Request, error: BackendError) -> bool:
-        """Say whether the backend has learnt to be asked otherwise, at once, and warn the caller of the difference."""
-        model = request.model
-        if name := backend.refuse(error.parameter, request):
-            self._dropped(backend, name, f"model {model!r} refuses {name}; sent without it, now and from here on")
-        elif self._substitute and isinstance(error, ModelNotFoundError) and backend.lack(model, self.request):
-            text = f"it has no model {model!r}; asked its own, {backend.model!r}, now and from here on"
-            self._dropped(backend, "model", text)
-        elif error.parameter == "state" and any(message.state for message in request.messages):
-            self.request = self.request.without_state()
-            self._dropped(backend, "state", f"model {model!r} cannot read its own thoughts any more; sent without them")
-        else:
-            return False
-        return not self.request.scope.cancelled
-
-    def _warn(self, text: str) -> None:
-        self.warnings.append(text)
-        _log.warning(text)
 
     def _failure(self) -> BackendError:
         """Return what the caller gets when all that could be tried has failed."""

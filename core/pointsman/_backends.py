@@ -1,27 +1,24 @@
-"""Configured providers, registered in pluggy under their ids.
-
-pluggy validates and wraps; which backend is called is the router's decision. Each backend is
-called through a caller that sees its hooks and those of the middleware, and of no other backend.
-"""
+"""Configured providers: what is set for each, what each has taught us, and how they are asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import wraps
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from attrs import define, field
 
 from . import _log
-from ._discovery import MIDDLEWARE, PROVIDERS, Catalogue, Holder, check, new_manager
+from ._configured import Configured
+from ._discovery import PROVIDERS, Catalogue
 from ._pieces import chunk_of, collect
-from ._settings import Count, FromZero, Name, OnBreak, Prices, Retries, Seconds
+from ._registry import Registry
+from ._settings import Count, FromZero, OnBreak, Prices, Seconds
 from ._structure import fields_of, misfits
-from .errors import LONG, BackendError, ConfigError, InvalidRequestError
+from .errors import BackendError, ConfigError, InvalidRequestError
 from .scope import Clock
 from .secret import Secret, redact
-from .values import OPTIONAL, Capability, Chunk, Completion, Health, ModelInfo, Request, Usage
+from .values import OPTIONAL, Capability, Chunk, Completion, ModelInfo, Request, Usage
 
 if TYPE_CHECKING:
     from ._limits import Limiter
@@ -37,26 +34,19 @@ PRESETS = {name: fields_of(Request)[name] for name in _PRESET}
 
 
 @define(eq=False, kw_only=True)
-class Backend:
+class Backend(Configured):
     """One configured provider with an id: what the router chooses between.
 
     :raises ConfigError: the provider does not fit, or an argument is wrong.
     """
 
-    #: an instance of a provider class; None only where it is disabled, or `missing` says why there is none
-    provider: object = field(kw_only=False, repr=False)
-    type: str = ""  #: the name of its plugin; the name of its class by default
-    id: Name = ""  #: unique in its router; its type by default
-    priority: float = 100.0  #: lower is asked first
+    GROUP = PROVIDERS
+
     weight: FromZero = field(default=1.0, repr=False)  #: share among equals of priority, for the order `weighted`
     model: str | None = None  #: what it is asked by default; the provider's own `model` otherwise
-    enabled: bool = field(default=True, repr=False)
-    #: of one attempt here, as for a call, which has the last word; `None` leaves it to the router
-    timeout: Seconds | None = field(default=None, repr=False)
     first_token_timeout: Seconds | None = field(default=None, repr=False)
     idle_timeout: Seconds | None = field(default=None, repr=False)
     min_rate: FromZero | None = field(default=None, repr=False)
-    max_retries: Retries | None = field(default=None, repr=False)
     on_break: OnBreak | None = field(default=None, repr=False)
     rate_limit: Count | None = field(default=None, repr=False)  #: requests within any `rate_limit_window`
     rate_limit_window: Seconds = field(default=60.0, repr=False)  #: seconds
@@ -66,19 +56,13 @@ class Backend:
     defaults: Mapping[str, Any] = field(factory=dict, repr=False)
     #: US dollars for a million tokens: {"input": ..., "output": ..., "cached": ...}
     prices: Prices | None = field(default=None, repr=False)
-    verbose: bool = field(default=False, repr=False)  #: show every attempt on stderr
-    missing: str = field(default="", repr=False)  #: why it cannot be used at all: a variable that is not set, say
     #: model -> options that it refused, each with the value that it refused where others may be taken, else None
     refused: dict[str | None, frozenset[tuple[str, Any]]] = field(factory=dict, repr=False, init=False)
     _unsupported: Callable[[Request], Iterable[str]] | None = field(default=None, repr=False, init=False)
     #: models that requests named and it does not have: it is asked its own instead
     lacks: frozenset[str | None] = field(default=frozenset(), repr=False, init=False)
 
-    def __attrs_post_init__(self) -> None:
-        if self.provider is not None or (self.enabled and not self.missing):
-            check(self.provider.__class__, PROVIDERS)
-        self.type = self.type or self.provider.__class__.__name__.lower()
-        self.id = self.id or self.type
+    def _complete(self) -> None:
         self.model = self.model or self._declared("model", None)
         self._unsupported = self._declared("unsupported", None)
         if self._unsupported is not None and not callable(self._unsupported):
@@ -87,10 +71,9 @@ class Backend:
             known = f"expected some of {', '.join(sorted(_CAPABLE))}"
             raise ConfigError(f"backend {self.id!r}: capabilities: found {sorted(unknown)}, {known}")
         self.defaults = {name: value for name, value in self.defaults.items() if value is not None}
-        own = fields_of(Backend)
-        problems = misfits(own, {name: getattr(self, name) for name in own})
-        if problems := [*problems, *misfits(PRESETS, self.defaults, "defaults")]:
-            raise ConfigError(*(f"backend {self.id!r}: {problem}" for problem in problems))
+
+    def _misfits(self) -> list[str]:
+        return misfits(PRESETS, self.defaults, "defaults")
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -99,23 +82,10 @@ class Backend:
         return declared
 
     @property
-    def local(self) -> bool:
-        """Whether nothing that it is asked leaves this machine."""
-        return self._declared("local", False) is True
-
-    @property
     def context_window(self) -> int | None:
         """Tokens that fit its model, if known."""
         window: int | None = self._declared("context_window", None)
         return window
-
-    def _declared(self, name: str, default: Any, *of: Any) -> Any:
-        try:
-            found = getattr(self.provider, name, default)
-            return found(*of) if of else found
-        except Exception as error:  # the fault of a plugin must not cost the caller the answer of another
-            _log.failed(name, error, backend=self.id)
-            return default
 
     def model_for(self, request: Request, *, first: bool = True) -> str | None:
         """Return the model that it is asked: what the request names counts for the first backend of the order."""
@@ -186,34 +156,20 @@ class Backend:
         return (fresh * price_in + cached + usage.output_tokens * price_out) / 1e6
 
 
-class Registry:
-    """Every backend and middleware of one router, in pluggy."""
+class Providers(Registry[Backend]):
+    """Every backend, middleware and the order plugin of one router, in pluggy."""
+
+    HOOKS = ("generate", "stream", "health", "list_models")
+    WHOLE: ClassVar = {"generate": Completion}
+    PIECES: ClassVar = {"stream": Chunk}
 
     def __init__(
         self, backends: Iterable[Backend], middleware: Sequence[tuple[str, object]], order: object, catalogue: Catalogue
     ) -> None:
-        self.backends = tuple(backends)
-        self._catalogue = catalogue
-        self._manager = new_manager()
-        self._holders: dict[str, Any] = {}
-        for backend in self.backends:
-            if backend.id in self._holders:
-                raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
-            self._holders[backend.id] = Holder(backend.provider)
-            if middleware:  # without any, `generate` and `stream` know who is at fault
-                self._watch(self._holders[backend.id], PROVIDERS, backend.type)
-            self._manager.register(self._holders[backend.id], backend.id)
-        # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
-        wrappers = [Holder(one) for _, one in middleware]
-        for number, wrapper in reversed(list(enumerate(wrappers))):
-            self._watch(wrapper, MIDDLEWARE, middleware[number][0])
-            self._manager.register(wrapper, f"middleware {number} of the router")
-        self._manager.register(Holder(order), "order of the router")
-        self._manager.check_pending()
-        self._callers = {(b.id, hook): self._caller(b, hook) for b in self.backends for hook in _KINDS}
+        super().__init__(backends, middleware, catalogue, order)
         self._order = self._manager.hook.order
         #: one caller for each, so that one which raises does not end the others
-        self._observers = [self._alone("answered", w) for w in wrappers if hasattr(w, "answered")]
+        self._observers = [self._alone("answered", w) for w in self._wrappers if hasattr(w, "answered")]
 
     def order(self, request: Request, able: Sequence[Backend]) -> list[Backend]:
         """Ask the order plugin.
@@ -241,12 +197,7 @@ class Registry:
         if caller is None:
             yield chunk_of(self.generate(backend, request))
             return
-        yield from self._pieces(caller(request=request), PROVIDERS, backend.type)
-
-    def health(self, backend: Backend) -> Health:
-        """Ask one backend how it is; one that has no such hook is well."""
-        caller = self._callers[backend.id, "health"]
-        return Health.ok() if caller is None else self._expect(Health, caller(), "health", PROVIDERS, backend.type)
+        yield from self._pieces(caller(request=request), "stream", PROVIDERS, backend.type)
 
     def list_models(self, backend: Backend) -> Sequence[ModelInfo] | BackendError:
         """Ask one backend what it offers; return why it cannot tell, if so."""
@@ -263,18 +214,6 @@ class Registry:
         except Exception as error:  # of a plugin: the others can tell all the same
             return BackendError(f"list_models raised {type(error).__name__}: {redact(str(error))}")
 
-    def report(self, backend: Backend, cause: str) -> None:
-        """Quarantine the plugin of a backend."""
-        self._catalogue.quarantine(PROVIDERS, backend.type, cause)
-
-    def close(self) -> None:
-        """Let every plugin release what it holds. What one raises is logged and not passed on."""
-        for name, plugin in self._manager.list_name_plugin():
-            try:
-                getattr(plugin, "close", bool)()
-            except Exception as error:
-                _log.failed("close", error, plugin=name)
-
     def answered(self, request: Request, completion: Completion) -> None:
         """Tell every observer. What one raises is logged and not passed on."""
         for observer in self._observers:
@@ -283,65 +222,8 @@ class Registry:
             except Exception as error:
                 _log.failed("answered", error)
 
-    def _caller(self, backend: Backend, hook: str) -> Callable[..., Any] | None:
-        """Return the caller that sees this backend and every middleware, or None if it lacks the hook."""
-        own = self._holders[backend.id]
-        if not hasattr(own, hook):
-            return None
-        others = [other for other in self._holders.values() if other is not own]
-        caller = self._manager.subset_hook_caller(hook, others)
-        found, spec = caller.get_hookimpls(), caller.spec
-        # With no middleware around it the method is what pluggy would call; pluggy would cost as much as the rest.
-        if len(found) == 1 and spec is not None and found[0].argnames == spec.argnames:
-            return found[0].function
-        return caller
-
     def _alone(self, hook: str, plugin: object) -> Callable[..., Any]:
         return self._manager.subset_hook_caller(hook, [p for p in self._manager.get_plugins() if p is not plugin])
-
-    def _watch(self, held: Any, group: str, name: str) -> None:
-        """Let a plugin's hooks look at what they return, so that the fault of one is not told of another."""
-        for hook in ("generate", "stream"):
-            if hasattr(held, hook):
-                setattr(held, hook, self._watched(getattr(held, hook), hook, group, name))
-
-    def _watched(self, function: Any, hook: str, group: str, name: str) -> Callable[..., Any]:
-        def look(found: Any) -> Any:
-            if found is None and group == MIDDLEWARE:  # one that is no wrapper and leaves it to the others
-                return None
-            if hook == "stream":
-                return self._pieces(found, group, name)
-            return self._expect(Completion, found, hook, group, name)
-
-        @wraps(function)
-        def wrapper(*arguments: Any) -> Any:
-            return look((yield from function(*arguments)))
-
-        @wraps(function)
-        def plain(*arguments: Any) -> Any:
-            return look(function(*arguments))
-
-        return wrapper if function.pointsman_impl["wrapper"] else plain
-
-    def _pieces(self, chunks: Any, group: str, name: str) -> Iterator[Chunk]:
-        chunks = self._expect(Iterable, chunks, "stream", group, name)
-        try:
-            for chunk in chunks:
-                yield chunk if chunk.__class__ is Chunk else self._expect(Chunk, chunk, "stream", group, name)
-        finally:
-            getattr(chunks, "close", bool)()
-
-    def _expect(self, kind: Any, found: object, hook: str, group: str, name: str) -> Any:
-        """Return `found` if it is of the type that the hook promises.
-
-        :raises BackendError: it is not: the plugin is quarantined, and a backend at fault left alone for long.
-        """
-        if isinstance(found, kind):
-            return found
-        who, mine = ("plugin", True) if group == PROVIDERS else (f"middleware {name}", False)
-        text = f"hook {hook} returned {type(found).__name__}, expected {kind.__name__}: the {who} is at fault"
-        self._catalogue.quarantine(group, name, text)
-        raise BackendError(text, retry_after=LONG if mine else 0.0, try_next=mine)
 
 
 def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
@@ -370,7 +252,6 @@ def _value(request: Request, name: str) -> Any:
     return getattr(request, name) if name in ("tool_choice", "reasoning_effort") else None
 
 
-_KINDS = ("generate", "stream", "health", "list_models")
 _NOTHING: frozenset[Capability] = frozenset()
 _CAPABLE = frozenset(get_args(Capability))
 _NONE: frozenset[str] = frozenset()

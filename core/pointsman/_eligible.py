@@ -1,16 +1,12 @@
-"""Who can serve a request, and why the others cannot."""
+"""Which models can serve a request, and why the others cannot."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from attrs import frozen
 
 from ._backends import Backend
-from ._breaker import Breaker, Pause
-from ._health import Monitor
-from ._structure import nearest
-from .errors import ConfigError, InvalidRequestError
+from ._gate import Gate
+from .errors import InvalidRequestError
 from .values import OPTIONAL, Capability, Request
 
 
@@ -23,45 +19,18 @@ class Place:
     reason: str
 
 
-class Gate:
-    """Lets through the backends that can serve a request."""
+class ModelGate(Gate[Backend]):
+    """Lets through the backends whose models can serve a request."""
 
-    def __init__(self, backends: Sequence[Backend], monitor: Monitor, breaker: Breaker) -> None:
-        self._backends = backends
-        self._monitor = monitor
-        self._breaker = breaker
+    def _needs(self, request: Request) -> frozenset[Capability]:
+        return request.needs
 
-    def sorted_out(self, request: Request) -> tuple[list[Backend], list[Backend]]:
-        """Return those that may be asked, in the order of the configuration, and a reserve.
-
-        The reserve are those against whom only a guess or an old finding of ours stands: unwell, or
-        in a short cool-down. They are asked rather than none, the least pause first.
-        """
-        needs, all_well = request.needs, self._monitor.silent and self._breaker.silent
-        able, unwell = [], []
-        for backend in self._backends:
-            if self._never(backend, request, needs):
-                continue
-            if all_well or not self._not_now(backend, request):
-                able.append(backend)
-            elif self._may_be_wrong(backend, request):
-                unwell.append(backend)
-        if unwell:
-            unwell.sort(key=lambda b: p.left if (p := self._pause(b, request)) else 0.0)
-        return able, unwell
-
-    def why_not(self, backend: Backend, request: Request) -> str:
-        """Return why this backend is not asked ("" if it is)."""
-        return self._never(backend, request, request.needs) or self._not_now(backend, request)
+    def _model(self, backend: Backend, request: Request) -> str | None:
+        return backend.model_for(request)
 
     def _never(self, backend: Backend, request: Request, needs: frozenset[Capability]) -> str:
-        """Return why this backend must not serve this request ("" if it may)."""
-        if not backend.enabled:
-            return "disabled in the configuration"
-        if request.backend is not None and request.backend != backend.id:
-            return f"the request asks for {request.backend!r} only"
-        if backend.missing:
-            return f"unconfigured: {backend.missing}"
+        if why := super()._never(backend, request, needs):
+            return why
         if request.local_only and not backend.local:
             return "local_only: it sends requests off this machine"
         if needs and not needs <= backend.capabilities:
@@ -72,12 +41,6 @@ class Gate:
         if untaken := backend.picky and self.untaken(backend, request):
             return f"its model {backend.model_for(request)!r} does not take {', '.join(untaken)}"
         return ""
-
-    def left_out(self, request: Request) -> str:
-        """Say which backends cannot serve this request at all, and why ("" if all of them can)."""
-        asked = (one for one in self._backends if one.enabled and request.backend in (None, one.id))
-        reasons = [f"{one.id}: {why}" for one in asked if (why := self._never(one, request, request.needs))]
-        return f"not asked: {'; '.join(reasons)}" if reasons else ""
 
     def untaken(self, backend: Backend, request: Request) -> list[str]:
         """Return the options for whose sake this backend cannot serve the request, whichever model it will be asked."""
@@ -97,27 +60,3 @@ class Gate:
         if OPTIONAL.issuperset(names) and not self._never(backend, request.changed({"drop_unsupported": True}), needs):
             hint += "; drop_unsupported=True leaves it out"
         return InvalidRequestError(f"{why}; {hint}", parameter=names[0], try_next=True)
-
-    def _not_now(self, backend: Backend, request: Request) -> str:
-        """Return why this backend had better not be asked now ("" if it may)."""
-        health, pause = self._monitor.known(backend), self._pause(backend, request)
-        if health is not None and not health.usable and (pause is None or health.status == "unconfigured"):
-            return f"{health.status}: {health.reason}"
-        return str(pause or "")  # it says until when
-
-    def _may_be_wrong(self, backend: Backend, request: Request) -> bool:
-        """Say whether what stands against the backend now is only a guess or an old finding of ours."""
-        health, pause = self._monitor.known(backend), self._pause(backend, request)
-        return (health is None or health.status != "unconfigured") and (pause is None or pause.soft)
-
-    def _pause(self, backend: Backend, request: Request) -> Pause | None:
-        return self._breaker.pause(backend.id, backend.model_for(request))
-
-    def check_named(self, request: Request) -> None:
-        """See that the backend which the request names exists.
-
-        :raises ConfigError: it does not, with the nearest id.
-        """
-        ids = [backend.id for backend in self._backends]
-        if request.backend is not None and request.backend not in ids:
-            raise ConfigError(f"no backend {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import Any
 
-from ._backends import Backend, Registry
+from ._configured import Configured
+from ._registry import Registry
 from .errors import BackendError
 from .scope import Clock
 from .secret import redact
@@ -21,7 +23,7 @@ class Monitor:
     :param ttl: seconds for which a finding is good.
     """
 
-    def __init__(self, registry: Registry, ttl: float, clock: Clock) -> None:
+    def __init__(self, registry: Registry[Any], ttl: float, clock: Clock) -> None:
         self._registry = registry
         self._ttl = ttl
         self._now = clock.now
@@ -34,7 +36,7 @@ class Monitor:
         """Whether nothing is known about any backend."""
         return not self._found
 
-    def known(self, backend: Backend) -> Health | None:
+    def known(self, backend: Configured) -> Health | None:
         """Return the last finding without waiting; an old one is looked into in the background."""
         found = self._found.get(backend.id)
         if found is None:
@@ -43,7 +45,7 @@ class Monitor:
             self._ask(backend)
         return found[0]
 
-    def check(self, backends: Iterable[Backend]) -> dict[str, Health]:
+    def check(self, backends: Iterable[Configured]) -> dict[str, Health]:
         """Return the findings about all, asking side by side those that have none or an old one."""
         backends = tuple(backends)
         deadline = self._now() + LIMIT
@@ -52,13 +54,13 @@ class Monitor:
             thread.join(max(0.0, deadline - self._now()))
         return {b.id: self._found[b.id][0] if b.id in self._found else self._hung(b) for b in backends}
 
-    def well(self, backend: Backend) -> None:
+    def well(self, backend: Configured) -> None:
         """An answer has shown that the backend is well."""
         found = self._found.get(backend.id)
         if found is not None and not found[0].usable:
             self._note(backend, Health.ok())
 
-    def _ask(self, backend: Backend) -> threading.Thread:
+    def _ask(self, backend: Configured) -> threading.Thread:
         """Start looking, unless somebody already does."""
         with self._lock:
             thread = self._asking.get(backend.id)
@@ -68,7 +70,7 @@ class Monitor:
                 thread.start()
             return thread
 
-    def _look(self, backend: Backend) -> None:
+    def _look(self, backend: Configured) -> None:
         if backend.missing:
             self._note(backend, Health.unconfigured(backend.missing))
             return
@@ -80,11 +82,11 @@ class Monitor:
             health = Health.unavailable(f"health raised {type(error).__name__}: {redact(str(error))}")
         self._note(backend, health)
 
-    def _hung(self, backend: Backend) -> Health:
+    def _hung(self, backend: Configured) -> Health:
         slow = Health.unavailable(f"health did not answer within {LIMIT:g} s: the plugin or its service hangs")
         self._registry.report(backend, slow.reason)
         return self._note(backend, slow)
 
-    def _note(self, backend: Backend, health: Health) -> Health:
+    def _note(self, backend: Configured, health: Health) -> Health:
         self._found[backend.id] = (health, self._now() + self._ttl)
         return health

@@ -11,6 +11,7 @@
         ├── InvalidRequestError        the request itself is wrong, for every backend
         │   └── ContextLengthError     too long for this model
         ├── ContentFilterError         refused
+        ├── ContentNotFoundError       the store does not have what is asked for
         ├── UnavailableError           connection, overload, server error
         │   └── BackendTimeout         no answer in time (also a TimeoutError)
         ├── UnusableAnswer             an answer that is none: empty, broken, without an end
@@ -77,6 +78,8 @@ class BackendError(PointsmanError):
     retries: int = 0
     #: Whether it says something about the model only, and not about the backend as a whole.
     of_model: bool = False
+    #: Whether it says nothing against the backend.
+    blameless: ClassVar[bool] = False
 
     def __init__(  # noqa: PLR0913 - facts of one failure, all optional, all by name
         self,
@@ -151,6 +154,7 @@ class InvalidRequestError(BackendError):
 
     try_next = False
     cooldown = 0.0
+    blameless = True
 
 
 class ContextLengthError(InvalidRequestError):
@@ -169,6 +173,14 @@ class ContentFilterError(BackendError):
 
     try_next = False
     cooldown = 0.0
+    blameless = True
+
+
+class ContentNotFoundError(BackendError):
+    """The store does not have this content. Another one may."""
+
+    cooldown = 0.0
+    blameless = True
 
 
 class UnavailableError(BackendError):

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 
 from . import _log
 from ._answers import Stream, judged, opened
-from ._attempts import Answered, Call, Shared
-from ._backends import Backend, Registry, limiters, listed
+from ._asking import Asking, Got
+from ._attempts import Shared
+from ._backends import Backend, Providers, limiters, listed
 from ._breaker import Breaker
 from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
-from ._eligible import Gate, Place
+from ._eligible import ModelGate, Place
 from ._health import Monitor
 from ._order import Priority
 from ._requests import Prompt, build
@@ -96,7 +97,7 @@ class Router:
         wrappers = self._middleware(middleware)
         self._order_name = _name(order)
         orderer = self._plugin(ORDERS, order)
-        self._registry = Registry(made, wrappers, orderer, self._catalogue)
+        self._registry = Providers(made, wrappers, orderer, self._catalogue)
         clock = clock or Clock()
         self._breaker = Breaker(clock)
         self._monitor = Monitor(self._registry, health_ttl, clock)
@@ -105,7 +106,7 @@ class Router:
         # The default order is the same for every request: so it is made once, and not asked for each time.
         self._ranked = type(orderer) is Priority
         ranked = orderer.order(build("?", {}), made) if self._ranked else made
-        self._gate = Gate(ranked, self._monitor, self._breaker)
+        self._gate = ModelGate(ranked, self._monitor, self._breaker)
         counters = limiters(made, clock, rate_limit_storage)
         self._shared = Shared(policy, self._breaker, clock, counters, self._gate.left_out, verbose)
         self._lock = threading.Lock()
@@ -279,9 +280,9 @@ class Router:
         call = self._call(request, partial(opened, self._registry), streamed=True)
         return Stream(call, lambda: call.run(*self._candidates(request)), partial(self._finished, call))
 
-    def _call(self, request: Request, ask: Callable[[Backend, Request], T], *, streamed: bool) -> Call[T]:
+    def _call(self, request: Request, ask: Callable[[Backend, Request], T], *, streamed: bool) -> Asking[T]:
         substitute = request.backend is None and len(self._registry.backends) > 1
-        return Call(request, self._shared, ask, streamed=streamed, substitute=substitute)
+        return Asking(request, self._shared, ask, streamed=streamed, substitute=substitute)
 
     def _candidates(self, request: Request) -> tuple[Sequence[Backend], Sequence[Backend]]:
         """Return the fallback order, and the reserve.
@@ -329,7 +330,7 @@ class Router:
         error.backend = backend.id
         return error
 
-    def _finished(self, call: Call[Any], whole: Completion, answered: Answered[Any]) -> Completion:
+    def _finished(self, call: Asking[Any], whole: Completion, answered: Got[Any]) -> Completion:
         """Return the answer with all that the router knows of it."""
         backend = answered.backend
         model = whole.model or answered.request.model

@@ -1,7 +1,8 @@
 """Where each block stands, what is pinned, which packs there are: one SQLite file for all processes.
 
-All of it is derived: the packs say the same, and whoever opens the store makes up for what the index lacks. So its commits
-need not wait for the disk (WAL, synchronous=NORMAL): a power cut may take the last of them back, and never breaks it.
+All of it is derived: the packs say the same, and whoever opens the store makes up for what the index lacks. So its
+commits need not wait for the disk (WAL, synchronous=NORMAL): a power cut may take the last of them back, and never
+breaks it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
@@ -35,7 +36,8 @@ _ENTER_PACK = (
 _ENTER_BLOCK = """INSERT INTO blocks VALUES(?, ?, ?, ?, ?, ?)
     ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq, pin=coalesce(excluded.pin, pin)"""
 #: What was damaged and is there again is pinned as it was.
-_MENDED = """UPDATE blocks SET pin=(SELECT pin FROM damaged WHERE damaged.digest=blocks.digest AND damaged.pin IS NOT NULL)
+_MENDED = """UPDATE blocks
+    SET pin=(SELECT pin FROM damaged WHERE damaged.digest=blocks.digest AND damaged.pin IS NOT NULL)
     WHERE pin IS NULL AND digest IN (SELECT digest FROM damaged WHERE pin IS NOT NULL)"""
 _LOST = """INSERT INTO damaged SELECT digest, name, offset, length, pin, ?2 FROM blocks JOIN packs ON pack=packs.id
     WHERE name=?1"""

@@ -1,8 +1,8 @@
 """Packs: the files that hold the blocks. Each is a CARv1 file, to which blocks are added and never anything changed.
 
-So that a pack says by itself how far it counts, whatever the machine went through, what was added together is followed by
-a mark: a block of DAG-CBOR that names the pack and its own place in it (so that nobody's content can be taken for one),
-and the roots that are pinned from there on, or no more. What stands behind the last mark was never acknowledged.
+So that a pack says by itself how far it counts, whatever the machine went through, what was added together is followed
+by a mark: a block of DAG-CBOR that names the pack and its own place in it (so that nobody's content can be taken for
+one), and the roots that are pinned from there on, or no more. What stands behind the last mark was never acknowledged.
 
 Any program that reads CAR files reads a pack; it has a placeholder for a root.
 """
@@ -102,7 +102,7 @@ class Pack:
 
     @classmethod
     def adopt(cls, path: Path, size: int) -> Pack | None:
-        """Return the pack of a process that is gone, to go on with it; None if its writer lives, or more stands in it."""
+        """Return the pack of a process that is gone, to go on with it; None if its writer lives, or it holds more."""
         file = locked(path)
         if file is None:
             return None
@@ -322,7 +322,7 @@ def unwritten(path: Path, error: OSError) -> UnavailableError:
 
 def joined(records: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, list[Record]]:
     """Return blocks as one run of bytes, and where each of them stands in it."""
-    out, places, at = [], [], 0
+    out, places, at = list[bytes](), list[Record](), 0
     for cid, data in records:
         head = head_of(cid, len(data))
         places.append(Record(cid, at + len(head), len(data)))

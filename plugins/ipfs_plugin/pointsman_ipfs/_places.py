@@ -1,7 +1,7 @@
 """Where blocks are: what this process has just written, what the index says, and what the index does not know yet.
 
-An acknowledged put is in its pack, durable, with its mark. The index follows within moments, since nobody should wait for
-it: a thread of ours enters what we have written, and whoever misses something looks first whether any pack has grown.
+An acknowledged put is in its pack, durable, with its mark. The index follows within moments, since nobody should wait
+for it: a thread of ours enters what we have written, and whoever misses something looks first whether a pack has grown.
 """
 
 from __future__ import annotations

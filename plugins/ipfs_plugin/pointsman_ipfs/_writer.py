@@ -1,4 +1,4 @@
-"""How blocks get into packs: small things of many threads together, with one wait for the disk; large ones by themselves."""
+"""How blocks get into packs: small things of many threads with one wait for the disk, large ones by themselves."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Writer:
         return Large(pack, self._places, self)
 
     def next_mark(self) -> int:
-        """Return a number for the next mark: larger than any before, of this process and as far as clocks go of others."""
+        """Return a number for the next mark: larger than any before, also of others as far as clocks go."""
         self._last = max(self._last + 1, time_ns())
         return self._last
 

@@ -28,7 +28,7 @@ def encode(value: Any) -> bytes:
     return b"".join(out)
 
 
-def _write(value: Any, out: list[bytes]) -> None:
+def _write(value: Any, out: list[bytes]) -> None:  # noqa: C901 - a case for each kind: calls would cost more
     kind = value.__class__
     if kind is str:
         out.append(_short(value) if len(value) < 32 else _text(value))
