@@ -28,6 +28,16 @@ GROUPS = {
     "pointsman.middleware": ("generate", "stream", "store", "fetch", "answered"),
 }
 PROVIDERS, STORES, ORDERS, MIDDLEWARE = GROUPS
+#: group -> hooks that its plugins may have: a method of such a name is meant to be one
+_MEANT = {
+    PROVIDERS: ("generate", "stream", "health", "list_models", "close"),
+    STORES: (
+        *("store", "fetch", "has", "entries", "extract", "export_car", "import_car", "pin", "unpin", "collect"),
+        *("verify", "health", "close"),
+    ),
+    ORDERS: GROUPS[ORDERS],
+    MIDDLEWARE: (*GROUPS[MIDDLEWARE], "close"),
+}
 #: hook -> what an implementation may take
 _HOOKS = {
     name: ["self", *inspect.signature(spec).parameters]
@@ -156,7 +166,7 @@ def check(cls: Any, group: str) -> None:
     hooks = hooks_of(cls)
     for name, method in hooks.items():
         _check_hook(f"{where}.{name}", name, method, group)
-    for name in _HOOKS:
+    for name in _MEANT[group]:
         if name not in hooks and callable(vars(cls).get(name)):
             raise ConfigError(f"{where}.{name} is not marked with @hookimpl")
     if not hooks.keys() & set(GROUPS[group]):

@@ -15,15 +15,23 @@ Beside its hooks, the router reads these attributes of a provider, each of them 
 - `local`: True if nothing leaves this machine. `local_only` requests go only there.
 - `context_window`: tokens that fit the model, or None if unknown.
 - `missing`: what a person must add (a key, a file), or "": as far as can be known without connecting.
+
+And of a store:
+
+- `writable`: False if nothing can be kept there (a gateway).
+- `local`: True if it is on this machine: such stores come first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pluggy import HookimplMarker, HookspecMarker
 
+from .content import Collected, Entry, Finding, Source, Stored
+from .scope import Scope
 from .values import Chunk, Completion, Health, ModelInfo, Request
 
 if TYPE_CHECKING:
@@ -90,17 +98,70 @@ def answered(request: Request, completion: Completion) -> None:
     """Observe an answer after the fact: receipts, metrics. What it raises is logged, not passed on."""
 
 
-@hookspec(firstresult=True)
-def store(source: BinaryIO) -> str:
-    """Keep the bytes of `source` and return their content identifier (CID).
+# -- stores ------------------------------------------------------------------------------------------
+#
+# They keep content under its content identifier (CID). A `cid` may be followed by names, `CID/a/b`: what a folder has
+# there. Each hook stops when its `scope` is cancelled, and raises a `BackendError` for what goes wrong:
+# `ContentNotFoundError` where it does not have the content, `InvalidRequestError` for a CID that is none,
+# `UnusableAnswer` where it has other bytes than the CID stands for. A store without a hook is not asked for that.
 
-    Durable when it returns. Read in pieces: never the whole in memory.
+
+@hookspec(firstresult=True)
+def store(source: Source, scope: Scope) -> Stored:
+    """Keep a file, a folder or a stream of bytes, whole or not at all; durable when it returns.
+
+    Read it in pieces: never the whole in memory.
     """
 
 
 @hookspec(firstresult=True)
-def fetch(cid: str, offset: int, length: int | None) -> Iterator[bytes]:
+def fetch(cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
     """Give back the bytes kept under `cid`, from `offset`, `length` of them (None: to the end).
 
     Every piece has been verified against the CID before it is handed out.
     """
+
+
+@hookspec(firstresult=True)
+def has(cid: str, scope: Scope) -> bool:
+    """Say whether everything under `cid` is there, without reading it."""
+
+
+@hookspec(firstresult=True)
+def entries(cid: str | None, scope: Scope) -> Iterator[Entry]:
+    """List a folder; None: what is pinned."""
+
+
+@hookspec(firstresult=True)
+def extract(cid: str, target: Path, scope: Scope) -> None:
+    """Write a file or a folder to `target`, where nothing is: whole and verified, or not at all."""
+
+
+@hookspec(firstresult=True)
+def export_car(cid: str, scope: Scope) -> Iterator[bytes]:
+    """Give out everything under `cid` as a CAR file of version 1, verified."""
+
+
+@hookspec(firstresult=True)
+def import_car(source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
+    """Keep what a CAR file holds, verified, and return its roots; pinned, if `pin`, each is whole. Durable then."""
+
+
+@hookspec(firstresult=True)
+def pin(cid: str, scope: Scope) -> None:
+    """Keep everything under `cid` until it is unpinned."""
+
+
+@hookspec(firstresult=True)
+def unpin(cid: str, scope: Scope) -> None:
+    """Let `collect` take what is under `cid`, unless another pin keeps it. What is not pinned stays as it is."""
+
+
+@hookspec(firstresult=True)
+def collect(scope: Scope) -> Collected:
+    """Remove what no pin keeps. What a running put adds is kept."""
+
+
+@hookspec(firstresult=True)
+def verify(cid: str | None, scope: Scope) -> Iterator[Finding]:
+    """Read everything that is kept, or what is under `cid`, and give out what is wrong with it."""
