@@ -1,0 +1,142 @@
+"""Blocks in memory, files with known content, and a real Kubo on loopback."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+from pointsman_ipfs.block import verified
+from pointsman_ipfs.unixfs import Profile
+
+_KUBO = Path(__file__).parents[3] / ".tools" / "kubo" / "ipfs"
+#: Nothing leaves the machine, and nothing waits for a network.
+_SETTINGS = (("--json", "Addresses.Swarm", "[]"), ("Routing.Type", "none"), ("--json", "Provide.Enabled", "false"))
+
+
+class Blocks(dict[bytes, bytes]):
+    """Blocks by their CIDs: `put` and `get` of the functions under test. It counts what is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bytes] = []
+
+    def put(self, cid: bytes, data: bytes) -> None:
+        assert verified(cid, data) is data
+        self[cid] = data
+
+    def fetch(self, cid: bytes) -> bytes:
+        self.asked.append(cid)
+        return self[cid]
+
+
+@frozen
+class Kubo:
+    """A node: its command line, and the address of its API if it runs as a daemon."""
+
+    binary: Path
+    home: Path
+    api: str = ""
+
+    def run(self, *arguments: str | Path, stdin: bytes = b"") -> bytes:
+        """Run a command and return what it prints."""
+        command = [str(self.binary), *map(str, arguments)]
+        done = subprocess.run(command, input=stdin, capture_output=True, env=self.environment(), check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr.decode(errors='replace')}"
+        return done.stdout
+
+    def add(self, profile: Profile, *options: str | Path) -> dict[str, str]:
+        """Add paths as a profile says, and return the CIDs by the names that Kubo prints."""
+        raw = str(profile.raw_leaves).lower()
+        flags = f"--cid-version={profile.version}", f"--raw-leaves={raw}", f"--chunker=size-{profile.chunk}"
+        widths = f"--max-file-links={profile.width}", f"--max-hamt-fanout={profile.fanout}"
+        lines = self.run("add", "--recursive", *flags, *widths, *options).splitlines()
+        return {os.fsdecode(name): cid.decode() for _, cid, name in (line.split(b" ", 2) for line in lines)}
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "IPFS_PATH": str(self.home), "IPFS_TELEMETRY": "off"}
+
+
+def kubo_binary() -> Path:
+    """Return the program that `go build` made of the module in kubo/."""
+    if not _KUBO.exists():
+        pytest.fail(f'{_KUBO} is not there: build it as tests/plugins/ipfs/kubo/go.mod says, or leave out "kubo"')
+    return _KUBO
+
+
+@pytest.fixture
+def blocks() -> Blocks:
+    return Blocks()
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[[int, int], bytes]:
+    """A function that returns so many bytes that look random, the same for the same seed."""
+    return lambda size, seed: random.Random(seed).randbytes(size)
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest) -> Callable[[Profile], Kubo]:
+    """A function that returns the node which estimates sizes of folders as a profile does: no request can say it."""
+    return lambda profile: request.getfixturevalue("kubo" if profile.by_block else "classic_kubo")
+
+
+@pytest.fixture(scope="session")
+def kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
+    """A daemon that imports as `unixfs-v1-2025` says."""
+    with _folder(tmp_path_factory, "kubo") as home:
+        node = _initialised(home, "test,unixfs-v1-2025")
+        command = [str(node.binary), "daemon", "--offline"]
+        daemon = subprocess.Popen(command, env=node.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        watch = threading.Timer(60, daemon.kill)
+        watch.start()
+        try:
+            assert daemon.stdout
+            said = []
+            for line in daemon.stdout:
+                said.append(line.decode())
+                if "Daemon is ready" in said[-1]:
+                    break
+            else:
+                pytest.fail("Kubo did not start: " + "".join(said))
+            watch.cancel()
+            _, _, host, _, port = (home / "api").read_text().strip().split("/")
+            yield Kubo(node.binary, home, f"http://{host}:{port}")
+        finally:
+            watch.cancel()
+            daemon.terminate()
+            daemon.communicate()
+
+
+@pytest.fixture(scope="session")
+def classic_kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
+    """A node that nobody configured, which estimates the sizes of folders as Kubo always did; no daemon."""
+    with _folder(tmp_path_factory, "classic") as home:
+        yield _initialised(home, "test")
+
+
+class _folder:
+    """A folder that is there within a `with` statement, and not after it."""
+
+    def __init__(self, factory: pytest.TempPathFactory, name: str) -> None:
+        self._path = factory.mktemp(name)
+
+    def __enter__(self) -> Path:
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._path)
+
+
+def _initialised(home: Path, profile: str) -> Kubo:
+    node = Kubo(kubo_binary(), home)
+    node.run("init", f"--profile={profile}")
+    for setting in _SETTINGS:
+        node.run("config", *setting)
+    return node
