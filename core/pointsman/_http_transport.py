@@ -2,39 +2,39 @@
 
 A per-read timeout lets a server that drips one byte a second hold a call for ever. So before each
 send and receive the socket is given what is left of the time. Cancelling the call shuts the socket
-down, which wakes the thread that waits on it. `http.client` reads the answers; idle connections and
-the tunnel through a proxy are ours, because no library has them with a limit for the whole.
+down, which wakes the thread that waits on it. `http.client` reads the answers; connections are ours
+(`_http_connect`), because no library has them with a limit for the whole.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import ssl
 import zlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from functools import lru_cache, partial
-from http.client import HTTPResponse, IncompleteRead
-from io import BufferedReader, RawIOBase
+from functools import partial
+from http.client import HTTPResponse, IncompleteRead, parse_headers
+from io import BufferedReader, BytesIO, RawIOBase
 from math import inf
-from threading import RLock, Thread
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+from threading import RLock
 from time import monotonic
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import getproxies
+from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError, BackendTimeout, UnavailableError, UnusableAnswer
 from .scope import Scope
 from .secret import Secret
 
+if TYPE_CHECKING:
+    from ._http_connect import Server
+
 Headers = Mapping[str, str | Secret]
-AT_ONCE_S = 0.5
 CONNECT_S = 10.0  # who does not take a connection by then is not worth the rest of the deadline
 MAX_BODY = 64 << 20  #: bytes of a plain answer; a longer one is unusable
 _PIECE = 1 << 16
+_LINES = 100  # of a trailer
 #: sign in the name or text of an exception -> what it means
 _TROUBLE = {
     "CERTIFICATE_VERIFY": "its certificate is not trusted: check base_url, or name your authorities in SSL_CERT_FILE",
@@ -48,8 +48,9 @@ _TROUBLE = {
 class Exchange:
     """One request on its way, and what comes back. One thread runs it; any thread may cancel its scope."""
 
-    def __init__(self, scope: Scope, host: str) -> None:
+    def __init__(self, scope: Scope, host: str, named: str = "base_url") -> None:
         self.scope, self.host = scope, host
+        self.named = named  #: what the option that holds the server's address is called
         self.step_by = scope.first_byte_by  #: when what is awaited now must have come, within the deadline
         self.late = "did not begin to answer in time"  #: what the server is blamed for if it has not
         self.whole = False  #: all that matters has come: the rest may fail
@@ -60,6 +61,7 @@ class Exchange:
         self.server: Server | None = None  #: who gets the connection back
         self._sock: Any = None
         self._unpacker: Any = None  #: of an answer that comes packed
+        self.early = bytearray()  #: of the answer, what came while the request was sent
         self._lock = RLock()  # not a plain one: a collected stream may close itself inside
         self._forget = scope.on_cancel(self._abort)
 
@@ -107,7 +109,38 @@ class Exchange:
         with suppress(BrokenPipeError, ConnectionResetError):  # who answers early need not read it all
             while rest:
                 rest = rest[self.ready().send(rest[:_PIECE]) :]
-        self.answer = HTTPResponse(_Incoming(self))  # type: ignore[arg-type] # of a socket it only wants makefile
+        self.listen()
+
+    def push(self, data: bytes) -> bool:
+        """Send these bytes of a longer request; say whether the rest is wanted: not once the server refuses it."""
+        rest = memoryview(data)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while rest:
+                if self._is_refused():
+                    return False
+                rest = rest[self.ready().send(rest[:_PIECE]) :]
+            return True
+        return False
+
+    def _is_refused(self) -> bool:
+        """Wait until the server takes more, or says why it does not."""
+        listening = EVENT_READ if len(self.early) < _PIECE else 0
+        with DefaultSelector() as both:
+            both.register(self._sock, EVENT_WRITE | listening)
+            while not (happened := both.select(min(self.left(), 60.0))):  # it knows no longer waits
+                pass
+        if any(events & EVENT_READ for _, events in happened):
+            self._sock.settimeout(0)
+            with suppress(BlockingIOError, ssl.SSLWantReadError):  # under TLS, what came may not have been for us
+                came = self._sock.recv(_PIECE)
+                self.early += came
+                if not came:
+                    return True
+        return bytes(self.early[9:10]) not in (b"", b"1", b"2")  # of "HTTP/1.1 200"
+
+    def listen(self) -> None:
+        """Wait for the headers of the answer."""
+        self.answer = _Response(_Incoming(self))  # type: ignore[arg-type] # of a socket it only wants makefile
         self.answer.begin()
         while self.answer.status < 200:  # `http.client` itself passes over none but 100
             self.answer.headers = None
@@ -194,6 +227,7 @@ class Exchange:
         if isinstance(error, zlib.error) or re.search("IncompleteRead|InvalidChunk", kind):
             return UnusableAnswer(f"{self.host} sent an answer that is cut or broken")
         what = next(words for sign, words in _TROUBLE.items() if re.search(sign, kind))
+        what = what.replace("base_url", self.named)
         return UnavailableError(f"{self.host}: {what} ({type(error).__name__})", retry_same=False)
 
 
@@ -210,152 +244,33 @@ class _Incoming(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = int(self._exchange.ready().recv_into(buffer))
+        if early := self._exchange.early:
+            count = min(len(buffer), len(early))
+            buffer[:count] = early[:count]
+            del early[:count]
+        else:
+            count = int(self._exchange.ready().recv_into(buffer))
         self._exchange.heard = self._exchange.heard or count > 0
         return count
 
 
-class Server:
-    """The way to a server, read from the environment as `requests` does, and the idle connections. Thread-safe."""
+class _Response(HTTPResponse):
+    """One whose trailers are kept. Who has announced some must send them: without them nobody knows its end."""
 
-    def __init__(self, origin: str) -> None:
-        self.idle: list[socket.socket] = []
-        self._pid = os.getpid()
-        self._url = urlsplit(origin)
-        self._tls = _tls(_authorities()) if self._url.scheme == "https" else None
-        self._proxy, self._login = _proxy_for(origin)
+    trailers: Any = None  #: what came after the last chunk, looked up as headers are
 
-    def send(self, exchange: Exchange, method: str, target: str, headers: Headers, body: bytes) -> None:
-        """Send a request over an idle connection or a new one, and wait for the headers of the answer."""
-        headers = {"host": self._url.netloc, "user-agent": "pointsman", **headers}
-        if self._proxy and not self._tls:
-            target, headers = self._url.geturl() + target, {**headers, **self._login}
-        request = _head(method, target, headers) + body
-        exchange.server = self
-        if self._lend(exchange):
-            began = monotonic()
-            try:
-                return exchange.ask(request)
-            except OSError:
-                # A server that closes an idle connection just when our request comes never takes it up (llama.cpp's
-                # does so often). From here it looks like a server that dies at its work, which may have been paid
-                # for. So we send it again only where there was no time for any work: the connection had served
-                # before, and ended at once, without a byte. That is the transport's matter, not a retry.
-                if exchange.heard or monotonic() - began > AT_ONCE_S:
-                    raise
-        self._connect(exchange)
-        return exchange.ask(request)
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        with suppress(IndexError):
-            while True:
-                self.idle.pop().close()
-
-    __del__ = close
-
-    def _lend(self, exchange: Exchange) -> bool:
-        """Let `exchange` run on an idle connection, if there is one where nothing came since: above all no end."""
-        if self._pid != os.getpid():  # a forked child must not speak on connections of its parent
-            self.close()
-            self._pid = os.getpid()
-        with suppress(IndexError, ConnectionError):
-            sock = self.idle.pop()
-            exchange.hold(sock)
-            sock.settimeout(0)
-            try:
-                socket.socket.recv(sock, 1, socket.MSG_PEEK)
-            except BlockingIOError:
-                return True
-        return False
-
-    def _connect(self, exchange: Exchange) -> None:
-        """Let `exchange` run on a new connection."""
-        via = self._proxy or self._url
-        sock = _dialled(exchange, via.hostname or "", via.port or (443 if via.scheme == "https" else 80))
-        exchange.hold(sock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._tls is None:
+    def _read_and_discard_trailer(self) -> None:  # of `http.client`, which reads the end of chunks with it
+        if "trailer" not in self.headers:
+            super()._read_and_discard_trailer()  # type: ignore[misc] # no stub knows it
             return
-        if self._proxy:
-            place = self._url.netloc if self._url.port else f"{self._url.netloc}:443"
-            exchange.ask(_head("CONNECT", place, {"host": place, **self._login}))
-            if exchange.answer.status != 200:
-                raise OSError(f"ProxyError: HTTP {exchange.answer.status}")
-        sock = self._tls.wrap_socket(sock, server_hostname=self._url.hostname, do_handshake_on_connect=False)
-        exchange.hold(sock)
-        exchange.ready().do_handshake()
-
-
-def _dialled(exchange: Exchange, host: str, port: int) -> socket.socket:
-    # The system's resolver knows no time limit, and nothing wakes it: it gets a thread that may be left behind.
-    found: Future[socket.socket] = Future()
-
-    def dial() -> None:
-        try:
-            sock = socket.create_connection((host, port), CONNECT_S)
-        except Exception as error:
-            with suppress(InvalidStateError):
-                found.set_exception(error)
-            return
-        try:
-            found.set_result(sock)
-        except InvalidStateError:  # nobody waits any more
-            sock.close()
-
-    exchange.wake = found.cancel
-    left = exchange.left()
-    Thread(target=dial, daemon=True).start()
-    try:
-        return found.result(left)
-    finally:
-        found.cancel()
-
-
-def _head(method: str, target: str, headers: Headers) -> bytes:
-    lines = (f"{name}: {revealed(value)}" for name, value in headers.items())
-    return "\r\n".join((f"{method} {target} HTTP/1.1", *lines, "", "")).encode("latin-1")
+        lines = [b""]
+        while lines[-1] not in (b"\r\n", b"\n"):
+            lines.append(self.fp.readline(_PIECE))
+            if not lines[-1].endswith(b"\n") or len(lines) > _LINES:
+                raise IncompleteRead(b"")
+        self.trailers = parse_headers(BytesIO(b"".join(lines)))
 
 
 def revealed(value: str | Secret) -> str:
     """Return what is sent of a header's value."""
     return value.reveal() if isinstance(value, Secret) else value.strip()
-
-
-def _proxy_for(origin: str) -> tuple[SplitResult | None, Headers]:
-    """Return the proxy on the way, and what tells it who we are."""
-    if not getproxies():
-        return None, {}  # without the long import
-    from requests.adapters import HTTPAdapter
-    from requests.utils import get_environ_proxies, select_proxy
-
-    url = select_proxy(origin, get_environ_proxies(origin))
-    if not url:
-        return None, {}
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http":
-        what = f"a proxy of the kind {parts.scheme} needs the option session: a requests.Session"
-        raise UnavailableError(what, retry_same=False)
-    return parts, {name: Secret(value) for name, value in HTTPAdapter().proxy_headers(parts.geturl()).items()}
-
-
-class _SocketTLS(ssl.SSLSocket):
-    """One that closes itself: where the server resets before the handshake, `wrap_socket` loses it open."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _authorities() -> str:
-    import certifi
-
-    named = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))
-    return next(filter(None, named), None) or certifi.where()
-
-
-@lru_cache(maxsize=8)
-def _tls(authorities: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(**{"capath" if os.path.isdir(authorities) else "cafile": authorities})  # type: ignore[arg-type] # a path
-    context.set_alpn_protocols(["http/1.1"])
-    context.sslsocket_class = _SocketTLS
-    return context

@@ -6,6 +6,11 @@
         for event in events:                                        # Event(name, data)
             piece = event.json()                                    # raises what an error event means
             events.content_seen()                                   # the model speaks: idle_timeout counts now
+    with client.upload("files", scope) as upload:                   # a body of any length, sent as it is made
+        upload.send(piece)
+        data = upload.answer().read()
+    with client.open("GET", "files/1", scope) as body:              # one of any length, read as it comes
+        for piece in body: ...
 
 Everything that goes wrong is raised as the `BackendError` that says what follows from it. Nothing is
 retried (but a request that a kept connection lost at once, without a byte of answer, is sent once
@@ -19,17 +24,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import inf
 from string import punctuation
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from . import errors as e
 from ._classify import classify, error_in
 from ._events import Event, EventParser, parsed
-from ._http_transport import CONNECT_S, Exchange, Headers, Server, revealed
+from ._http_body import Body, Refusal, Upload, answered, refused
+from ._http_connect import Server
+from ._http_transport import CONNECT_S, Exchange, Headers, revealed
 from .scope import Scope
 from .secret import Secret, redact
 from .values import Usage
@@ -37,12 +44,16 @@ from .values import Usage
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Answer", "Client", "Event", "EventParser", "Events", "charged", "classify", "error_in", "promised_form"]
+__all__ = ["Answer", "Body", "Client", "Event", "EventParser", "Events", "Refusal", "Upload"]  # and the functions below
+__all__ += ["charged", "classify", "error_in", "promised_form"]
 
-_ERROR_BODY_S = 5.0  # an error is worth no longer wait for its text
 _DONE_S = 0.05
 _ACCEPT = {"accept": "application/json, text/event-stream", "accept-encoding": "identity"}
-_URL = re.compile(r"(https?://(?:[\w.-]+|\[[\da-f:.%]+\])(?::\d{1,5})?)(/[^?#]*)?(?:\?([^#]*))?", re.ASCII | re.I)
+_ANY = {"accept": "*/*", "accept-encoding": "identity"}
+_URL = re.compile(
+    r"(https?://(?:[\w.-]+|\[[\da-f:.%]+\])(?::\d{1,5})?|http\+unix://[\w.%~-]+)(/[^?#]*)?(?:\?([^#]*))?",
+    re.ASCII | re.I,
+)
 
 
 class Answer(NamedTuple):
@@ -57,13 +68,16 @@ class Client:
 
     It keeps its connections, for all threads, until it is closed or gone.
 
-    :param base_url: what every path is appended to; a query in it is sent with every request.
+    :param base_url: what every path is appended to; a query in it is sent with every request. The host of an
+        `http+unix://` URL is the path of a unix socket, quoted: `http+unix://%2Frun%2Fserver.sock/v1`.
     :param headers: sent with every request. Give values that are secret as `Secret`.
     :param auth: (header, what stands before the key, the key); without a key nothing is sent.
     :param session: a `requests.Session` to send through instead, for its adapters, proxies and headers. It
         must be fit for use by many threads. Its limits are weaker: each single wait for bytes gets the time
         that was left when the request began, deadline and cancelling count between the pieces of a body, and
-        nothing but that single wait bounds the headers.
+        nothing but that single wait bounds the headers. `open` and `upload` do not go through one.
+    :param refusal: says what an answer means whose status is not 200.
+    :param named: what the option is called that holds `base_url`, for messages.
     :raises ConfigError: the URL, or a header, cannot be sent.
     """
 
@@ -76,14 +90,16 @@ class Client:
         headers: Mapping[str, str | Secret] | None = None,
         auth: tuple[str, str, Secret | None] | None = None,
         session: requests.Session | None = None,
+        refusal: Refusal = classify,
+        named: str = "base_url",
     ) -> None:
         url = _URL.fullmatch(base_url)
         if url is None:
             base_url = redact(re.sub("//.*@", "//***@", base_url))  # a password may not be seen in the traceback
-            raise e.ConfigError(f"base_url: found {base_url!r}, expected http(s)://HOST and no user name or password")
+            raise e.ConfigError(f"{named}: found {base_url!r}, expected http(s)://HOST and no user name or password")
         self._origin, self._prefix, self._query = url[1], (url[2] or "").rstrip("/"), url[3]
-        self.host = self._origin.partition("//")[2]
-        self._session = session
+        self.host = unquote(self._origin.partition("//")[2])
+        self._session, self._refusal, self._named = session, refusal, named
         self._server: Server | None = None
         self._headers = {name.lower(): value for name, value in (headers or {}).items()}
         if auth is not None and auth[2] is not None:
@@ -111,6 +127,28 @@ class Client:
         """Send `body` as JSON and return the stream of events that answers it, once its headers are there."""
         return Events(self._begun("POST", path, body, scope))
 
+    def open(
+        self, method: str, path: str, scope: Scope, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Body:
+        """Send `body` as it is, and return the body of the answer, to be read as it comes, once its headers are there.
+
+        :raises BackendError: there is none, or its status is not 200.
+        :raises ConfigError: the client has a session: `requests` loses what tells that a body is not whole.
+        """
+        exchange, server = self._direct(scope)
+        length = {"content-length": str(len(body))} if body or method != "GET" else {}
+        sent = {**_ANY, **self._headers, **length, **(headers or {})}
+        exchange.step(server.send, exchange, method, self._target(path), sent, body)
+        return answered(exchange, self._refusal)
+
+    def upload(self, path: str, scope: Scope, headers: Mapping[str, str] | None = None) -> Upload:
+        """Begin to post a body that is sent in pieces. Raises as `open` does."""
+        exchange, server = self._direct(scope)
+        sent = {**_ANY, **self._headers, "transfer-encoding": "chunked", **(headers or {})}
+        patience_s = scope.first_byte_by - monotonic()
+        exchange.step(server.begin, exchange, "POST", self._target(path), sent)
+        return Upload(exchange, self._refusal, patience_s)
+
     def close(self) -> None:
         """Close the idle connections. The client stays usable."""
         if self._server is not None:
@@ -124,26 +162,37 @@ class Client:
         return Answer(value, exchange.answer.headers)
 
     def _begun(self, method: str, path: str, body: Any, scope: Scope) -> Exchange:
-        exchange = Exchange(scope, self.host)
+        exchange = Exchange(scope, self.host, self._named)
         exchange.step(self._send, exchange, method, path, body)
         if exchange.answer.status != 200:
-            raise exchange.step(_refusal, exchange)
+            raise exchange.step(refused, exchange, self._refusal)
         return exchange
+
+    def _direct(self, scope: Scope) -> tuple[Exchange, Server]:
+        if self._session is not None:
+            raise e.ConfigError(f"session: {self.host} must be asked without one: what it sends may be cut unseen")
+        exchange = Exchange(scope, self.host, self._named)
+        return exchange, exchange.step(self._reached)
+
+    def _reached(self) -> Server:
+        self._server = self._server or Server(self._origin)
+        return self._server
+
+    def _target(self, path: str) -> str:
+        target = quote(f"{self._prefix}/{path.lstrip('/')}", safe=punctuation)
+        return target + ("&" if "?" in path else "?") + self._query if self._query else target
 
     def _send(self, exchange: Exchange, method: str, path: str, body: Any) -> None:
         try:
             data = b"" if body is None else json.dumps(body).encode()
         except (TypeError, ValueError) as error:
             raise e.InvalidRequestError(f"the request holds a value that JSON cannot carry: {error}") from None
-        target = quote(f"{self._prefix}/{path.lstrip('/')}", safe=punctuation)
-        if self._query:
-            target += ("&" if "?" in path else "?") + self._query
+        target = self._target(path)
         headers: Headers = {**_ACCEPT, **self._headers}
         if data:
             headers = {"content-type": "application/json", "content-length": str(len(data)), **headers}
         if self._session is None:
-            self._server = self._server or Server(self._origin)
-            self._server.send(exchange, method, target, headers, data)
+            self._reached().send(exchange, method, target, headers, data)
             return
         url, sent = self._origin + target, {name: revealed(value) for name, value in headers.items()}
         auth = self._session.auth or (lambda request: request)  # without any, requests would look into .netrc
@@ -207,18 +256,6 @@ def _events(exchange: Exchange) -> Iterator[Event]:
 
 def _ending(exchange: Exchange, wait_s: float) -> None:
     exchange.whole, exchange.step_by = True, monotonic() + wait_s
-
-
-def _refusal(exchange: Exchange) -> e.BackendError:
-    """Return what an answer with another status than 200 means."""
-    status, headers, body = exchange.answer.status, exchange.answer.headers, b""
-    with suppress(e.BackendError):
-        body = exchange.read_all(_ERROR_BODY_S)
-    if not 300 <= status < 400:
-        return classify(status, headers, body, where=exchange.host)
-    to = re.match(r"\w+://([^/?#@\s]+)", headers.get("location", ""))
-    what = f"HTTP {status}: {exchange.host} redirects to {to[1] if to else 'elsewhere'}: mend base_url"
-    return e.UnavailableError(what, status=status, retry_same=False)
 
 
 def _check_header(name: str, value: str | Secret, what: str = "header") -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,44 @@ def test_limits_and_cancelling_hold_under_tls(
         with pytest.raises(BackendTimeout):
             post(never, "x", Scope(0.5))
         _cancel_soon(never, "x")
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_body_in_pieces_under_tls(
+    tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    """It arrives whole; a server that refuses it before its end is heard; one that takes nothing is given up."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    over, came = threading.Event(), bytearray()
+
+    def run(listener: socket.socket) -> None:
+        with suppress(OSError), tls.wrap_socket(listener.accept()[0], server_side=True) as sock:
+            sock.settimeout(20)
+            while not refuses and not came.endswith(b"\r\n0\r\n\r\n"):
+                came.extend(sock.recv(65536))
+            answer = b"503 Busy\r\nConnection: close" if refuses else b"200 OK"
+            sock.sendall(b"HTTP/1.1 %b\r\nContent-Length: 9\r\n\r\nfor today" % answer)
+            over.wait(20)
+
+    def sent(client: Client) -> bytes:
+        with client.upload("x", Scope(20)) as upload:
+            for _ in range(1 << 20 if refuses else 64):
+                upload.send(bytes(1 << 16))
+            return upload.answer().read()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=run, args=(listener,))
+        thread.start()
+        client = Client(f"https://127.0.0.1:{listener.getsockname()[1]}", auth=KEY_HEADER)
+        if refuses:
+            with pytest.raises(UnavailableError, match=r"HTTP 503 .*for today"):
+                sent(client)
+        else:
+            assert sent(client) == b"for today"
+            assert len(came) > 4 << 20
+        over.set()
+        thread.join(20)
+        client.close()
 
 
 def _cancel_soon(client: Client, path: str) -> None:
