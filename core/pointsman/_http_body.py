@@ -9,6 +9,7 @@ from math import inf
 from time import monotonic
 
 from . import errors as e
+from ._http_chunks import Chunks
 from ._http_transport import MAX_BODY, Exchange
 
 #: Takes status, headers and body of an answer and, as `where`, the host; returns what they mean. `classify` is one.
@@ -29,29 +30,32 @@ class Body(Iterator[bytes]):
     def __init__(self, exchange: Exchange, refusal: Refusal) -> None:
         self._exchange, self._refusal = exchange, refusal
         self.headers: Mapping[str, str] = exchange.answer.headers
+        self._chunks = Chunks(exchange.answer) if exchange.answer.chunked else None
+        if self._chunks is not None:
+            exchange.receive = self._chunks.read1
 
     def __next__(self) -> bytes:
         exchange = self._exchange
         exchange.step_by, exchange.late = _idle(exchange), "stopped in the middle of its answer"
         if piece := exchange.read():
             return piece
-        told = (exchange.answer.trailers or {}).get("x-stream-error")
-        if told:
+        if self._chunks is not None and (told := self._chunks.trailers.get("x-stream-error", "")):
             raise self._refusal(200, self.headers, told.encode("latin-1", "replace"), where=exchange.host)
         raise StopIteration
 
-    def read(self, most: int = MAX_BODY) -> bytes:
+    def read_all(self, most: int = MAX_BODY) -> bytes:
         """Return what is left of it, whole.
 
         :raises UnusableAnswer: it has more than `most` bytes.
         """
-        data = bytearray()
+        pieces, size = [], 0
         for piece in self:
-            data += piece
-            if len(data) > most:
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
                 self.close()
                 raise e.UnusableAnswer(f"{self._exchange.host} answered with more than {most} bytes")
-        return bytes(data)
+        return b"".join(pieces)
 
     def close(self) -> None:
         """End the exchange; if the answer has not been read to its end, close the connection."""

@@ -15,8 +15,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from http.client import HTTPResponse, IncompleteRead, parse_headers
-from io import BufferedReader, BytesIO, RawIOBase
+from http.client import HTTPResponse, IncompleteRead
+from io import BufferedReader, RawIOBase
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from threading import RLock
@@ -34,7 +34,6 @@ Headers = Mapping[str, str | Secret]
 CONNECT_S = 10.0  # who does not take a connection by then is not worth the rest of the deadline
 MAX_BODY = 64 << 20  #: bytes of a plain answer; a longer one is unusable
 _PIECE = 1 << 16
-_LINES = 100  # of a trailer
 #: sign in the name or text of an exception -> what it means
 _TROUBLE = {
     "CERTIFICATE_VERIFY": "its certificate is not trusted: check base_url, or name your authorities in SSL_CERT_FILE",
@@ -57,9 +56,11 @@ class Exchange:
         self.done = False
         self.heard = False
         self.answer: Any = None  #: of `http.client`, or of `urllib3` where a session sends
+        self.receive: Callable[[int], bytes] | None = None  #: what gives out its body, in place of its own `read1`
         self.wake: Callable[[], object] | None = None  #: ends what the thread waits for
         self.server: Server | None = None  #: who gets the connection back
         self._sock: Any = None
+        self._packing = ""
         self._unpacker: Any = None  #: of an answer that comes packed
         self.early = bytearray()  #: of the answer, what came while the request was sent
         self._lock = RLock()  # not a plain one: a collected stream may close itself inside
@@ -140,7 +141,7 @@ class Exchange:
 
     def listen(self) -> None:
         """Wait for the headers of the answer."""
-        self.answer = _Response(_Incoming(self))  # type: ignore[arg-type] # of a socket it only wants makefile
+        self.answer = HTTPResponse(_Incoming(self))  # type: ignore[arg-type] # of a socket it only wants makefile
         self.answer.begin()
         while self.answer.status < 200:  # `http.client` itself passes over none but 100
             self.answer.headers = None
@@ -171,7 +172,7 @@ class Exchange:
         piece = b""
         while not piece:
             self.left()
-            came: bytes = self.answer.read1(_PIECE)
+            came: bytes = (self.receive or self.answer.read1)(_PIECE)
             piece = self._unpacked(came)
             if not came:
                 if missing := getattr(self.answer, "length", None):
@@ -182,7 +183,7 @@ class Exchange:
 
     def _unpacked(self, came: bytes) -> bytes:
         """Return what these bytes stand for: some servers pack their answers, though they were asked not to."""
-        packing = self.answer.headers.get("content-encoding", "identity").lower()
+        packing = self._packing = self._packing or self.answer.headers.get("content-encoding", "identity").lower()
         if packing == "identity":
             return came
         if packing not in ("gzip", "x-gzip", "deflate"):
@@ -252,23 +253,6 @@ class _Incoming(RawIOBase):
             count = int(self._exchange.ready().recv_into(buffer))
         self._exchange.heard = self._exchange.heard or count > 0
         return count
-
-
-class _Response(HTTPResponse):
-    """One whose trailers are kept. Who has announced some must send them: without them nobody knows its end."""
-
-    trailers: Any = None  #: what came after the last chunk, looked up as headers are
-
-    def _read_and_discard_trailer(self) -> None:  # of `http.client`, which reads the end of chunks with it
-        if "trailer" not in self.headers:
-            super()._read_and_discard_trailer()  # type: ignore[misc] # no stub knows it
-            return
-        lines = [b""]
-        while lines[-1] not in (b"\r\n", b"\n"):
-            lines.append(self.fp.readline(_PIECE))
-            if not lines[-1].endswith(b"\n") or len(lines) > _LINES:
-                raise IncompleteRead(b"")
-        self.trailers = parse_headers(BytesIO(b"".join(lines)))
 
 
 def revealed(value: str | Secret) -> str:

@@ -8,7 +8,7 @@
             events.content_seen()                                   # the model speaks: idle_timeout counts now
     with client.upload("files", scope) as upload:                   # a body of any length, sent as it is made
         upload.send(piece)
-        data = upload.answer().read()
+        data = upload.answer().read_all()
     with client.open("GET", "files/1", scope) as body:              # one of any length, read as it comes
         for piece in body: ...
 

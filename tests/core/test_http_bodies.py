@@ -154,7 +154,7 @@ def sent(client: Client, pieces: Iterator[bytes] | list[bytes], scope: Scope | N
     with client.upload("x", scope or Scope(20)) as upload:
         for piece in pieces:
             upload.send(piece)
-        return upload.answer().read()
+        return upload.answer().read_all()
 
 
 def endless() -> Iterator[bytes]:
@@ -189,13 +189,13 @@ def test_a_body_is_sent_as_it_is_made(serve: Callable[..., Served]) -> None:
                 assert seen.wait_for(lambda number=number: len(came) == number + 1, 10)  # type: ignore[misc]
         body = upload.answer()
         assert body.headers["content-length"] == "2"
-        assert body.read() == b"ok"
+        assert body.read_all() == b"ok"
     assert came == [b"0", b"1", b"2"]
     assert heads[0].startswith(b"POST /v1/x?a=b HTTP/1.1\r\n")
     assert b"content-type: text/plain" in heads[0]
     assert b"authorization: Bearer " + KEY.encode() in heads[0]
     with client.open("POST", "y", Scope(20)) as body:
-        assert body.read() == b"ok"
+        assert body.read_all() == b"ok"
     assert b"content-length: 0" in heads[1]
     assert server.connections == 1
     client.close()
@@ -372,12 +372,12 @@ def test_a_body_in_pieces_goes_over_a_new_connection(serve: Callable[..., Served
 
     server = serve(handler)
     client = client_of(server)
-    assert client.open("GET", "x", Scope(20)).read() == b"ok"
+    assert client.open("GET", "x", Scope(20)).read_all() == b"ok"
     assert sent(client, [b"x"]) == b"ok"
     assert server.connections == 2
     for _ in range(2):
         with client.open("POST", "x", Scope(20)) as one, client.open("POST", "x", Scope(20)) as other:
-            assert one.read() == other.read() == b"ok"
+            assert one.read_all() == other.read_all() == b"ok"
     assert server.connections == 2
     client.close()
 
@@ -417,7 +417,7 @@ TRAILED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Stream-E
 
 def read(client: Client, scope: Scope | None = None) -> bytes:
     with client.open("GET", "x", scope or Scope(20)) as body:
-        return body.read()
+        return body.read_all()
 
 
 def test_pieces_come_as_they_are_sent(serve: Callable[..., Served]) -> None:
@@ -531,13 +531,13 @@ def test_leaving_and_cancelling_close_the_connection(serve: Callable[..., Served
 
 
 def test_more_than_was_wanted_is_refused(serve: Callable[..., Served]) -> None:
-    """`read` takes no more than it was told to."""
+    """`read_all` takes no more than it was told to."""
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfive!"
     client = client_of(serve(answering(raw)))
     with client.open("GET", "x", Scope(20)) as body:
-        assert body.read(5) == b"five!"
+        assert body.read_all(5) == b"five!"
     client.close()
-    error = fails(lambda: client.open("GET", "x", Scope(20)).read(4), UnusableAnswer)
+    error = fails(lambda: client.open("GET", "x", Scope(20)).read_all(4), UnusableAnswer)
     assert "more than 4 bytes" in str(error)
 
 

@@ -207,7 +207,7 @@ def test_a_body_in_pieces_under_tls(
         with client.upload("x", Scope(20)) as upload:
             for _ in range(1 << 20 if refuses else 64):
                 upload.send(bytes(1 << 16))
-            return upload.answer().read()
+            return upload.answer().read_all()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=run, args=(listener,))
