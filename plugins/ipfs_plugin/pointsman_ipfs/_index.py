@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
@@ -24,23 +24,20 @@ from ._packs import Mark, Record
 _APPLICATION, _VERSION = 0x50747349, 1
 _TABLES = """
 CREATE TABLE packs(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, since INTEGER);
-CREATE TABLE blocks(digest BLOB PRIMARY KEY, pack INTEGER, offset INTEGER, length INTEGER, seq INTEGER, pin BLOB)
-    WITHOUT ROWID;
-CREATE TABLE damaged(digest BLOB, pack TEXT, offset INTEGER, length INTEGER, pin BLOB, found REAL);
+CREATE TABLE blocks(digest BLOB PRIMARY KEY, pack INTEGER, offset INTEGER, length INTEGER, seq INTEGER) WITHOUT ROWID;
+CREATE TABLE pins(cid BLOB PRIMARY KEY, seq INTEGER, kept INTEGER) WITHOUT ROWID;
+CREATE TABLE damaged(digest BLOB PRIMARY KEY, cid BLOB, found REAL) WITHOUT ROWID;
 CREATE TABLE counter(seq INTEGER);
 INSERT INTO counter VALUES(1);
 """
 _ENTER_PACK = (
     "INSERT INTO packs(name, size) VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET size=max(size, ?2) RETURNING id"
 )
-_ENTER_BLOCK = """INSERT INTO blocks VALUES(?, ?, ?, ?, ?, ?)
-    ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq, pin=coalesce(excluded.pin, pin)"""
-#: What was damaged and is there again is pinned as it was.
-_MENDED = """UPDATE blocks
-    SET pin=(SELECT pin FROM damaged WHERE damaged.digest=blocks.digest AND damaged.pin IS NOT NULL)
-    WHERE pin IS NULL AND digest IN (SELECT digest FROM damaged WHERE pin IS NOT NULL)"""
-_LOST = """INSERT INTO damaged SELECT digest, name, offset, length, pin, ?2 FROM blocks JOIN packs ON pack=packs.id
-    WHERE name=?1"""
+_ENTER_BLOCK = "INSERT INTO blocks VALUES(?, ?, ?, ?, ?) ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq"
+_ENTER_PIN = """INSERT INTO pins VALUES(?, ?, ?)
+    ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, kept=excluded.kept WHERE excluded.seq > seq"""
+_PLACE = "SELECT name, offset, length FROM blocks JOIN packs ON pack=packs.id WHERE digest=?"
+_MENDED = "DELETE FROM damaged WHERE digest IN (SELECT digest FROM blocks)"
 _BUSY_S = 60.0
 _MANY = 500  #: variables of one statement
 
@@ -60,6 +57,14 @@ class Written(NamedTuple):
     size: int  #: how far the pack counts now
     records: Sequence[Record]
     mark: Mark
+
+
+class Pin(NamedTuple):
+    """What was said last of a root."""
+
+    cid: bytes
+    seq: int  #: of the mark that says so
+    kept: bool
 
 
 class Index:
@@ -87,7 +92,6 @@ class Index:
                     os.replace(f"{self._path}{end}", f"{self._path}{end}.damaged-{time():.0f}")
             self._write = self._connected()
         self._read = self._connected()
-        self._any_damage = bool(self._read.execute("SELECT count(*) FROM damaged").fetchone()[0])
 
     def _connected(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
@@ -143,9 +147,7 @@ class Index:
     def place(self, digest: bytes) -> Place | None:
         """Return where a block stands, None if it is not there."""
         with self._asking() as db:
-            row = db.execute(
-                "SELECT name, offset, length FROM blocks JOIN packs ON pack=packs.id WHERE digest=?", (digest,)
-            ).fetchone()
+            row = db.execute(_PLACE, (digest,)).fetchone()
         return None if row is None else Place(*row)
 
     def known(self, digests: Sequence[bytes]) -> set[bytes]:
@@ -160,80 +162,87 @@ class Index:
         return found
 
     def touch(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Keep blocks that are there from being collected while a put that began before this runs; return which."""
+        """Keep blocks that are there from a collection that has begun, or will before this put ends; return which."""
+        found: set[bytes] = set()
         with self.changing() as (db, seq):
-            return _touch(db, seq, digests)
+            for start in range(0, len(digests), _MANY):
+                some = digests[start : start + _MANY]
+                marks = ",".join("?" * len(some))
+                sql = f"UPDATE blocks SET seq=? WHERE digest IN ({marks}) RETURNING digest"  # noqa: S608 - question marks
+                found.update(digest for (digest,) in db.execute(sql, (seq, *some)))
+        return found
 
     def entered(self, written: Sequence[Written]) -> None:
         """Enter what was added to packs: the blocks, how far each pack counts, the pins."""
         with self.changing() as (db, seq):
-            for one in written:
-                roots = {cid[-32:]: cid for cid in one.mark.pins}
-                (id_,) = db.execute(_ENTER_PACK, (one.pack, one.size)).fetchone()
-                rows = [
-                    (digest := record.cid[-32:], id_, record.offset, record.length, seq, roots.pop(digest, None))
-                    for record in one.records
-                ]
+            for pack, size, records, mark in written:
+                (id_,) = db.execute(_ENTER_PACK, (pack, size)).fetchone()
+                rows = [(record.cid[-32:], id_, record.offset, record.length, seq) for record in records]
                 db.executemany(_ENTER_BLOCK, rows)
-                if roots or one.mark.unpins or one.mark.whole:
-                    _pin(db, seq, one.mark)
-            if self._any_damage:
-                db.execute(_MENDED)
+                if mark.pins or mark.unpins:
+                    said = [(cid, mark.seq, True) for cid in mark.pins]
+                    db.executemany(_ENTER_PIN, said + [(cid, mark.seq, False) for cid in mark.unpins])
+            db.execute(_MENDED)
+
+    def moved(self, old: str, new: str, places: Mapping[bytes, Place]) -> None:
+        """Enter that blocks of one pack stand in another one, and strike the old one out with all that it held."""
+        with self.changing() as (db, _):
+            sql = """UPDATE blocks SET pack=(SELECT id FROM packs WHERE name=?), offset=?
+                WHERE digest=? AND pack=(SELECT id FROM packs WHERE name=?)"""
+            db.executemany(sql, [(new, place.offset, digest, old) for digest, place in places.items()])
+            _strike_out(db, old)
+
+    def totals(self) -> tuple[int, int]:
+        """Return how many blocks there are, and their bytes."""
+        with self._asking() as db:
+            blocks, size = db.execute("SELECT count(*), coalesce(sum(length), 0) FROM blocks").fetchone()
+        return blocks, size
+
+    # -- pins --------------------------------------------------------------------------------------
 
     def pins(self) -> Iterator[bytes]:
-        """Yield the binary CIDs of what is pinned."""
-        for digest_and_pin in self._in_order("digest, pin", "pin IS NOT NULL"):
-            yield digest_and_pin[1]
-
-    def pin_of(self, digest: bytes) -> bytes | None:
-        """Return the CID under which a block is pinned, None if it is not."""
-        with self._asking() as db:
-            row = db.execute("SELECT pin FROM blocks WHERE digest=?", (digest,)).fetchone()
-        return None if row is None else row[0]
-
-    def digests(self) -> Iterator[bytes]:
-        """Yield the digests of all blocks, in their order."""
-        for row in self._in_order("digest", "1"):
-            yield row[0]
-
-    def _in_order(self, columns: str, which: str) -> Iterator[tuple[Any, ...]]:
-        """Yield rows by their digest, a thousand at a time: nobody waits for the end."""
+        """Yield the roots that are pinned, by their bytes, a thousand at a time: nobody waits for the end."""
         last = b""
-        asked = f"SELECT {columns} FROM blocks WHERE digest > ? AND {which} ORDER BY digest LIMIT 1000"  # noqa: S608 - ours
         while True:
             with self._asking() as db:
-                rows = db.execute(asked, (last,)).fetchall()
-            yield from rows
+                sql = "SELECT cid FROM pins WHERE cid > ? AND kept ORDER BY cid LIMIT 1000"
+                rows = db.execute(sql, (last,)).fetchall()
+            for (cid,) in rows:
+                yield cid
             if not rows:
                 return
             last = rows[-1][0]
 
-    def totals(self) -> tuple[int, int, int]:
-        """Return how many blocks there are, their bytes, and how many damaged ones were put aside."""
+    def is_pinned(self, cid: bytes) -> bool:
+        """Whether this root is pinned."""
         with self._asking() as db:
-            blocks, size = db.execute("SELECT count(*), coalesce(sum(length), 0) FROM blocks").fetchone()
-            (damaged,) = db.execute("SELECT count(DISTINCT digest) FROM damaged").fetchone()
-        return blocks, size, damaged
+            return db.execute("SELECT 1 FROM pins WHERE cid=? AND kept", (cid,)).fetchone() is not None
+
+    def said_of(self, cids: Iterable[bytes]) -> list[Pin]:
+        """Return what was said last of each of these roots."""
+        with self._asking() as db:
+            rows = (db.execute("SELECT cid, seq, kept FROM pins WHERE cid=?", (cid,)).fetchone() for cid in cids)
+            return [Pin(row[0], row[1], bool(row[2])) for row in rows if row is not None]
+
+    def last_mark(self) -> int:
+        """Return the largest number of a mark that says anything of a root."""
+        with self._asking() as db:
+            return int(db.execute("SELECT coalesce(max(seq), 0) FROM pins").fetchone()[0])
 
     # -- damage ------------------------------------------------------------------------------------
 
-    def lost(self, digest: bytes, place: Place) -> None:
-        """Strike out a block whose bytes at this place are wrong; a pin of it is remembered until it is mended."""
+    def lost(self, cid: bytes, place: Place) -> None:
+        """Strike out a block whose bytes at this place are wrong."""
+        digest = cid[-32:]
         with self.changing() as (db, _):
-            row = db.execute(
-                "SELECT pin FROM blocks JOIN packs ON pack=packs.id WHERE digest=? AND name=? AND offset=?",
-                (digest, place.pack, place.offset),
-            ).fetchone()
-            if row is not None:
+            if db.execute(_PLACE, (digest,)).fetchone() == place:
                 db.execute("DELETE FROM blocks WHERE digest=?", (digest,))
-                db.execute("INSERT INTO damaged VALUES(?, ?, ?, ?, ?, ?)", (digest, *place, row[0], time()))
-                self._any_damage = True
+                db.execute("INSERT OR REPLACE INTO damaged VALUES(?, ?, ?)", (digest, cid, time()))
 
     def damaged(self) -> list[bytes]:
-        """Return the digests of the blocks that were struck out and are not there again."""
+        """Return the CIDs of the blocks that were struck out and are not there again."""
         with self._asking() as db:
-            rows = db.execute("SELECT DISTINCT digest FROM damaged WHERE digest NOT IN (SELECT digest FROM blocks)")
-            return [digest for (digest,) in rows]
+            return [cid for (cid,) in db.execute("SELECT cid FROM damaged")]
 
     # -- packs -------------------------------------------------------------------------------------
 
@@ -241,6 +250,17 @@ class Index:
         """Return the packs that are known, and how many bytes of each count."""
         with self._asking() as db:
             return dict(db.execute("SELECT name, size FROM packs"))
+
+    def runs(self) -> set[str]:
+        """Return the packs that long puts are writing, or were when their process died."""
+        with self._asking() as db:
+            return {name for (name,) in db.execute("SELECT name FROM packs WHERE since IS NOT NULL")}
+
+    def filled(self) -> dict[str, int]:
+        """Return how many bytes of each pack are blocks that are known."""
+        with self._asking() as db:
+            sql = "SELECT name, sum(length) FROM packs LEFT JOIN blocks ON pack=packs.id GROUP BY name"
+            return {name: size or 0 for name, size in db.execute(sql)}
 
     def running(self, pack: str, since: int | None) -> None:
         """Say that a long put is writing this pack, since which number; None: it has ended."""
@@ -252,12 +272,15 @@ class Index:
             db.execute("DELETE FROM packs WHERE name=? AND since IS NULL AND size=0", (pack,))
 
     def lost_pack(self, pack: str) -> None:
-        """Strike out a pack that is gone, with all that it held: what was pinned of it is remembered."""
+        """Strike out a pack that is gone, with all that it held."""
         with self.changing() as (db, _):
-            db.execute(_LOST, (pack, time()))
-            db.execute("DELETE FROM blocks WHERE pack IN (SELECT id FROM packs WHERE name=?)", (pack,))
-            db.execute("DELETE FROM packs WHERE name=?", (pack,))
-            self._any_damage = True
+            sql = "SELECT digest, x'01551220' || digest, ? FROM blocks WHERE pack=(SELECT id FROM packs WHERE name=?)"
+            db.execute(f"INSERT OR REPLACE INTO damaged {sql}", (time(), pack))
+            _strike_out(db, pack)
+
+    def sweep(self) -> Sweep:
+        """Return what a collection needs."""
+        return Sweep(self._connected(), self._path)
 
     def close(self) -> None:
         """Close the connections."""
@@ -267,24 +290,54 @@ class Index:
                 self._write.close()
 
 
-def _touch(db: sqlite3.Connection, seq: int, digests: Sequence[bytes]) -> set[bytes]:
-    found: set[bytes] = set()
-    for start in range(0, len(digests), _MANY):
-        some = digests[start : start + _MANY]
-        marks = ",".join("?" * len(some))
-        rows = db.execute(f"UPDATE blocks SET seq=? WHERE digest IN ({marks}) RETURNING digest", (seq, *some))  # noqa: S608 - question marks
-        found.update(digest for (digest,) in rows)
-    return found
+class Sweep:
+    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self._db, self._path = db, path
+        with self._told():
+            db.execute("CREATE TEMP TABLE live(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def __contains__(self, cid: bytes) -> bool:
+        with self._told():
+            return self._db.execute("SELECT 1 FROM live WHERE digest=?", (cid[-32:],)).fetchone() is not None
+
+    def add(self, cid: bytes) -> None:
+        """Let a block stay."""
+        with self._told():
+            self._db.execute("INSERT OR IGNORE INTO live VALUES(?)", (cid[-32:],))
+
+    def away(self, before: int) -> tuple[int, int]:
+        """Strike out all other blocks that nobody has put, or put again, since this number; return how many, and bytes.
+
+        A long put that runs holds on to all that was there when it began.
+        """
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            (since,) = self._db.execute("SELECT min(since) FROM packs").fetchone()
+            dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
+            limit = (min(before, since or before),)
+            blocks, size = self._db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
+            self._db.execute(f"DELETE {dead}", limit)
+            self._db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
+            self._db.execute("COMMIT")
+        return blocks, size
+
+    def close(self) -> None:
+        """Let it go."""
+        self._db.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _told(self._path, error) from error
 
 
-def _pin(db: sqlite3.Connection, seq: int, mark: Mark) -> None:
-    if mark.whole:
-        db.execute("UPDATE blocks SET pin=NULL WHERE pin IS NOT NULL")
-    if mark.pins:
-        db.executemany("UPDATE blocks SET pin=?, seq=? WHERE digest=?", ((cid, seq, cid[-32:]) for cid in mark.pins))
-    for table in ("blocks", "damaged") if mark.unpins else ():
-        sql = f"UPDATE {table} SET pin=NULL WHERE digest=?"  # noqa: S608 - ours
-        db.executemany(sql, [(cid[-32:],) for cid in mark.unpins])
+def _strike_out(db: sqlite3.Connection, pack: str) -> None:
+    db.execute("DELETE FROM blocks WHERE pack=(SELECT id FROM packs WHERE name=?)", (pack,))
+    db.execute("DELETE FROM packs WHERE name=?", (pack,))
 
 
 def _begin_new(db: sqlite3.Connection, marks: list[Any]) -> None:

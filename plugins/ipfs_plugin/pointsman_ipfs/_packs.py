@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -39,12 +40,11 @@ class Record(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What is said between blocks: up to here it counts."""
+    """What is said between blocks: up to here it counts. Of what marks say of a root, the largest `seq` holds."""
 
-    seq: int  #: marks of all packs in their order
+    seq: int
     pins: tuple[bytes, ...] = ()
     unpins: tuple[bytes, ...] = ()
-    whole: bool = False  #: `pins` are all there are; what any earlier mark says does not count
 
 
 def framed(cid: bytes, data: bytes) -> bytes:
@@ -187,37 +187,59 @@ class Pack:
 def marked(name: str, offset: int, mark: Mark) -> bytes:
     """Return a mark as it stands in the pack of this name at this place."""
     said: dict[str, Any] = {"pack": name, "at": offset, "seq": mark.seq}
-    said |= {"pins": [Ref(cid) for cid in mark.pins]} if mark.pins or mark.whole else {}
-    said |= {"unpins": [Ref(cid) for cid in mark.unpins]} if mark.unpins else {}
-    data = encode(said | ({"whole": True} if mark.whole else {}))
+    said |= {"pins": [Ref(cid) for cid in mark.pins]} if mark.pins else {}
+    data = encode(said | ({"unpins": [Ref(cid) for cid in mark.unpins]} if mark.unpins else {}))
     return framed(_MARK_CID + sha256(data).digest(), data)
 
 
 def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tuple[int, Mark]]:
     """Yield what stands in a pack, without reading the blocks: records, and marks each with the place where they end.
 
-    It ends at the first thing that is no record.
+    Where something is no record, the next mark is looked for: a damaged byte hides what stands between, and no more.
     """
     place = max(start, len(HEADER))
     while place < end:
-        head = os.pread(file, 128, place)
-        length, used = _varint_at(head)
-        if not 0 < length <= _LONGEST or place + used + length > end:
-            return
-        cid = _cid_at(head[used:])
-        if cid is None or len(cid) > length:
-            return
-        data, size = place + used + len(cid), length - len(cid)
+        found = _record_at(file, place, end)
+        if found is None:
+            following = _next_mark(path.stem, file, place, end)
+            if following is None:
+                return
+            place, found = following
+        cid, data, size = found
         mark = None
         if cid.startswith(_MARK_CID):
             mark = _mark_in(os.pread(file, size, data), cid, path.stem, place)
-        yield (place + used + length, mark) if mark is not None else Record(cid, data, size)
-        place += used + length
+        yield (data + size, mark) if mark is not None else found
+        place = data + size
+
+
+def _record_at(file: int, place: int, end: int) -> Record | None:
+    head = os.pread(file, 128, place)
+    length, used = _varint_at(head)
+    if not 0 < length <= _LONGEST or place + used + length > end:
+        return None
+    cid = _cid_at(head[used:])
+    if cid is None or len(cid) > length:
+        return None
+    return Record(cid, place + used + len(cid), length - len(cid))
+
+
+def _next_mark(name: str, file: int, place: int, end: int) -> tuple[int, Record] | None:
+    """Return the first mark behind a place, and where it stands."""
+    sign = b"dpack" + bytes((0x78, len(name))) + name.encode()
+    for start in range(place, end, 1 << 20):
+        piece = os.pread(file, (1 << 20) + 256, start)  # what a mark begins with, to its sign, is shorter than the rest
+        for hit in re.finditer(re.escape(sign), piece):
+            for at in range(max(0, hit.start() - 96), hit.start()):
+                found = _record_at(file, start + at, end) if _MARK_CID in piece[at + 1 : at + 8] else None
+                if found and _mark_in(os.pread(file, found.length, found.offset), found.cid, name, start + at):
+                    return start + at, found
+    return None
 
 
 def _mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
     """Return the mark that a block of DAG-CBOR is, None if it is somebody's content."""
-    if not data.startswith((b"\xa3bat", b"\xa4bat", b"\xa5bat", b"\xa6bat")) or sha256(data).digest() != cid[4:]:
+    if not data.startswith((b"\xa3bat", b"\xa4bat", b"\xa5bat")) or sha256(data).digest() != cid[4:]:
         return None
     import dag_cbor
 
@@ -226,7 +248,7 @@ def _mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
         if (said["pack"], said["at"]) != (name, place):
             return None
         pins, unpins = (tuple(bytes(link) for link in said.get(kind, ())) for kind in ("pins", "unpins"))
-        return Mark(said["seq"], pins, unpins, said.get("whole") is True)
+        return Mark(said["seq"], pins, unpins)
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pointsman import UnavailableError
 
 from ._index import Index, Place, Written
-from ._packs import Mark, Record, counted, packs_in, recovered, scanned
+from ._packs import Mark, Record, counted, locked, packs_in, recovered, scanned
 
 #: Seconds that what was written waits to be entered, so that it is entered together.
 _GATHER_S = 0.02
@@ -67,13 +67,28 @@ class Places:
                 return set()
         return self._recent.keys() & set(digests)
 
+    def forget(self, digest: bytes) -> None:
+        """Let the index say where a block is: what this process remembers is not so any more."""
+        self.flush()
+        with self._lock:
+            self._recent.pop(digest, None)
+
+    def lost(self, cid: bytes, place: Place) -> None:
+        """Strike out a block whose bytes at this place are wrong."""
+        self.forget(cid[-32:])
+        self.index.lost(cid, place)
+
+    def found(self, record: Record, pack: str) -> None:
+        """Enter a block that stands in a pack which was entered before."""
+        self.index.entered([Written(pack, 0, [record], Mark(0))])
+
     @property
     def generation(self) -> int:
-        """Changes when a collection begins, and when it ends: what was there before may then be gone."""
+        """Changes when a collection begins: what was there before may then be gone."""
         return os.stat(self._collected).st_mtime_ns
 
     def new_generation(self) -> None:
-        """Begin a collection, or end it."""
+        """Begin a collection."""
         old = self.generation
         while self.generation == old:
             os.utime(self._collected)
@@ -134,13 +149,33 @@ class Places:
         """Enter what any pack has beyond what the index knows; say whether there was anything."""
         grown = bool(self._waiting)
         self.flush()
-        sizes = self.index.sizes()
+        sizes, running = self.index.sizes(), self.index.runs()
         for path in packs_in(self.folder):
-            known = sizes.get(path.stem, 0)
-            with suppress(FileNotFoundError):
-                if path.stat().st_size > known:
-                    grown = self._read_on(path, known) or grown
+            if path.stem not in running:  # a long put enters its own when it ends
+                known = sizes.get(path.stem, 0)
+                with suppress(FileNotFoundError):
+                    if path.stat().st_size > known:
+                        grown = self._read_on(path, known) or grown
         return grown
+
+    def recover(self) -> None:
+        """Bring packs whose writers are gone to their last mark, and the index to where the packs are."""
+        sizes, running = self.index.sizes(), self.index.runs()
+        for path in packs_in(self.folder):
+            known = sizes.pop(path.stem, 0)
+            with suppress(FileNotFoundError):
+                if path.stat().st_size == known:
+                    continue
+                if path.stem not in running:
+                    self._read_on(path, known)
+                elif (file := locked(path)) is not None:  # it was killed, perhaps when all but this was done
+                    os.close(file)
+                    self._read_on(path, known)
+                    self.index.running(path.stem, None)
+                recovered(path, self.index.sizes().get(path.stem, 0))
+        for gone in sizes:
+            if not (self.folder / f"{gone}.car").exists():
+                self.index.lost_pack(gone)
 
     def _read_on(self, path: Path, known: int) -> bool:
         """Enter what a pack has behind `known`, up to its last mark; its writer may live."""
@@ -163,19 +198,6 @@ class Places:
                 place, mark = (0, Mark(0)) if isinstance(one, Record) else one
                 self.index.entered([Written(path.stem, place, some, mark)])
                 some = []
-
-    def recover(self) -> None:
-        """Bring packs whose writers are gone to their last mark, and the index to where the packs are."""
-        sizes = self.index.sizes()
-        for path in packs_in(self.folder):
-            known = sizes.pop(path.stem, 0)
-            with suppress(FileNotFoundError):
-                if path.stat().st_size != known:
-                    self._read_on(path, known)
-                    recovered(path, self.index.sizes().get(path.stem, 0))
-        for gone in sizes:
-            if not (self.folder / f"{gone}.car").exists():
-                self.index.lost_pack(gone)
 
     def close(self) -> None:
         """Enter what waits, and end the thread."""

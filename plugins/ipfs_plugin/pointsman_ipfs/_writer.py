@@ -17,6 +17,7 @@ from pointsman.scope import Bell
 
 from ._packs import Mark, Pack, Record, head_of, joined, packs_in, sync_file, unwritten
 from ._places import Places
+from ._shelf import Shelf
 
 Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
 
@@ -46,15 +47,15 @@ class _Entry:
 class Writer:
     """Adds blocks to the packs of one store. Thread-safe; not to be used in a forked child."""
 
-    def __init__(self, places: Places) -> None:
-        self._places, self._index = places, places.index
+    def __init__(self, places: Places, shelf: Shelf) -> None:
+        self._places, self._index, self._shelf = places, places.index, shelf
         self._queue: deque[_Entry] = deque()
         self._lock = threading.Lock()  # over the queue and what follows
         self._led = False  #: whether somebody writes for all that wait
         self._gathering: Bell | None = None  #: of that one, while it gives the others a moment to come
         self._together, self._took = 1, 0.0  #: of the last batch: how many, and how long it took in seconds
         self._pack: Pack | None = None
-        self._last = 0
+        self._last = places.index.last_mark()
 
     def add(self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
         """Make these blocks durable, with their pins: all of it or nothing.
@@ -84,7 +85,7 @@ class Writer:
             pack.path.unlink()
             pack.close()
             raise
-        return Large(pack, self._places, self)
+        return Large(pack, self._places, self._shelf, self)
 
     def next_mark(self) -> int:
         """Return a number for the next mark: larger than any before, also of others as far as clocks go."""
@@ -149,7 +150,8 @@ class Writer:
     def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> set[bytes]:
         """Return what the store has of these: of small blocks what was written a moment ago, of large ones all."""
         large = [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]
-        return self._places.recent(every) | (self._index.touch(large) if large else set())
+        there = self._index.touch(large) if large else set[bytes]()
+        return self._places.recent(every) | {digest for digest in there if self._shelf.holds(*every[digest])}
 
     def _current(self) -> Pack:
         """Return the pack to add to."""
@@ -176,8 +178,9 @@ class Large:
     Nothing of it is there before `finish` returns.
     """
 
-    def __init__(self, pack: Pack, places: Places, writer: Writer) -> None:
-        self._pack, self._places, self._index, self._writer = pack, places, places.index, writer
+    def __init__(self, pack: Pack, places: Places, shelf: Shelf, writer: Writer) -> None:
+        self._pack, self._places, self._index = pack, places, places.index
+        self._shelf, self._writer = shelf, writer
         self._waiting: list[tuple[bytes, bytes]] = []
         self._seen: set[bytes] = set()
         self._pieces: Queue[bytes | None] = Queue(_AHEAD)
@@ -238,7 +241,7 @@ class Large:
         for cid, data in blocks:
             if self._error is not None:
                 self._raise()
-            if cid[-32:] not in known:
+            if cid[-32:] not in known or not self._shelf.holds(cid, data):
                 self._pieces.put(head_of(cid, len(data)))
                 self._pieces.put(data)
 

@@ -12,7 +12,7 @@ Source: https://ipld.io/specs/transport/car/carv1/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import BinaryIO
 
@@ -80,10 +80,14 @@ class Reader(Iterator[tuple[bytes, bytes]]):
         return cid, verified(cid, self._source.take(length - len(front), front[end:]))
 
 
-def complete(roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+def complete(
+    roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]], known: Callable[[bytes], bool] = lambda cid: False
+) -> Iterator[tuple[bytes, bytes]]:
     """Give out the same blocks, and raise at the end if a root, or anything that a block links to, was not there.
 
     What it remembers is CIDs, no data.
+
+    :param known: whether a block that was not there, and all under it, is somewhere else.
 
     :raises UnusableAnswer: some were not there; the message names the first of them, and how many.
     """
@@ -97,6 +101,7 @@ def complete(roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]]) -> I
         for link in links_of(cid, data):
             _expect(link, linked, there)
         yield cid, data
+    linked = {cid: None for cid in linked if not known(cid)}
     if linked:
         names = ", ".join(to_text(cid) for cid in islice(linked, 3))
         raise UnusableAnswer(f"a CAR: {len(linked)} blocks are not there that others link to, among them {names}")

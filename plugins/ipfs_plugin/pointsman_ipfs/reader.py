@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from attrs import frozen
-from pointsman import InvalidRequestError, UnusableAnswer
+from pointsman import ContentNotFoundError, InvalidRequestError, UnusableAnswer
 
 from . import hamt
 from .block import Get, links_of, loaded, unixfs
@@ -140,7 +140,7 @@ def target_of(get: Get, cid: bytes) -> bytes:
     return message.data if message else b""
 
 
-def walk(get: Get, cid: bytes, seen: set[bytes] | None = None) -> Iterator[tuple[bytes, bytes]]:
+def walk(get: Get, cid: bytes, seen: Seen | None = None) -> Iterator[tuple[bytes, bytes]]:
     """Give out every block under a root, and it first: depth first, each once, none that a CID holds in itself.
 
     :param seen: the CIDs that are passed over, with all below them; those given out are added.
@@ -149,9 +149,33 @@ def walk(get: Get, cid: bytes, seen: set[bytes] | None = None) -> Iterator[tuple
         yield found, loaded(get, found) if data is None else data
 
 
-def reachable(get: Get, cid: bytes, seen: set[bytes] | None = None) -> Iterator[bytes]:
+def reachable(get: Get, cid: bytes, seen: Seen | None = None) -> Iterator[bytes]:
     """Give out the CIDs of the blocks that `walk` gives out, without reading those that have no links."""
     return (found for found, _ in _walked(get, cid, seen))
+
+
+def unsound(get: Get, cid: bytes) -> Iterator[tuple[bytes, str]]:
+    """Read everything under a root, and give out each block that is wrong or not there, with the reason."""
+    seen, waiting = {cid}, [cid]
+    while waiting:
+        cid = waiting.pop()
+        try:
+            links = links_of(cid, loaded(get, cid))
+        except (ContentNotFoundError, UnusableAnswer) as error:
+            yield cid, error.message
+            continue
+        new = [link for link in dict.fromkeys(links) if link not in seen]
+        seen.update(new)
+        waiting += reversed(new)
+
+
+class Seen(Protocol):
+    """A set of CIDs, as far as `walk` needs one: it may be on a disk."""
+
+    def __contains__(self, cid: bytes, /) -> bool: ...
+
+    def add(self, cid: bytes, /) -> None:
+        """Add one."""
 
 
 class _Child(NamedTuple):
@@ -252,8 +276,8 @@ def _links(get: Get, folder: _Block) -> Iterator[PBLink]:
     yield from folder.links
 
 
-def _walked(get: Get, cid: bytes, seen: set[bytes] | None) -> Iterator[tuple[bytes, bytes | None]]:
-    seen = set() if seen is None else seen
+def _walked(get: Get, cid: bytes, seen: Seen | None) -> Iterator[tuple[bytes, bytes | None]]:
+    seen = set[bytes]() if seen is None else seen
     waiting = [cid]
     while waiting:
         cid = waiting.pop()

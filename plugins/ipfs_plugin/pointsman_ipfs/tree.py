@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 from attrs import define, field, frozen
 from pointsman import InvalidRequestError, UnusableAnswer
 
-from .block import Get, Put
+from .block import Get, Put, Verified
 from .cid import to_text
 from .reader import Entry, entries, kind_and_size, read_file, target_of
 from .unixfs import Link, Profile, add_file, add_folder, add_symlink, is_name
@@ -165,7 +165,7 @@ def _remembering(get: Get) -> Get:
             last = cid, get(cid)
         return last[1]
 
-    return again
+    return Verified(again) if isinstance(get, Verified) else again
 
 
 @frozen
