@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import requests
 
 __all__ = ["HEALTH_S", "Asked", "Keep", "Service", "Wire"]  # and the functions below
-__all__ += ["as_secret", "is_loopback", "is_within", "merged", "root_of", "shown_url", "turns_of"]
+__all__ += ["as_secret", "is_loopback", "is_within", "masked", "merged", "root_of", "shown_url", "turns_of"]
 
 #: Seconds that a probe may take: less than the router waits for health, so that what is told is what was seen.
 HEALTH_S = 4.0
@@ -133,8 +133,8 @@ def root_of(url: str, *ends: str, otherwise: str = "") -> str:
     return urlunsplit(parts._replace(path=path.removesuffix(end) or otherwise))
 
 
-def _masked(headers: Mapping[str, str | Secret]) -> dict[str, str | Secret]:
-    """Wrap the values that are keys by their name."""
+def masked(headers: Mapping[str, str | Secret]) -> dict[str, str | Secret]:
+    """Wrap the values that are keys by their name: the converter of an option that holds headers."""
     return {
         name: Secret(value) if isinstance(value, str) and _KEY.search(name) else value
         for name, value in headers.items()
@@ -169,7 +169,7 @@ class Service(ABC):
         default=Factory(lambda self: self.key_of_environment(), takes_self=True), converter=as_secret
     )
     #: Sent with every request.
-    headers: Mapping[str, str | Secret] = field(factory=dict, converter=_masked)
+    headers: Mapping[str, str | Secret] = field(factory=dict, converter=masked)
     #: A `requests.Session` to send through, for its adapters, proxies and headers; see `pointsman.http.Client`.
     session: requests.Session | None = field(default=None, repr=False)
     #: Tokens that fit the model, if you know it.

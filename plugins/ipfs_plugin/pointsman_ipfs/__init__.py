@@ -1,5 +1,6 @@
 """Pointsman stores that keep bytes under IPFS content identifiers."""
 
 from .blocks import Blocks
+from .kubo import Kubo
 
-__all__ = ["Blocks"]
+__all__ = ["Blocks", "Kubo"]

@@ -154,9 +154,14 @@ def reachable(get: Get, cid: bytes, seen: Seen | None = None) -> Iterator[bytes]
     return (found for found, _ in _walked(get, cid, seen))
 
 
-def unsound(get: Get, cid: bytes) -> Iterator[tuple[bytes, str]]:
-    """Read everything under a root, and give out each block that is wrong or not there, with the reason."""
-    seen, waiting = {cid}, [cid]
+def unsound(get: Get, cid: bytes, seen: Seen | None = None) -> Iterator[tuple[bytes, str]]:
+    """Read everything under a root, and give out each block that is wrong or not there, with the reason.
+
+    :param seen: the CIDs that are passed over, with all below them; those that are read are added.
+    """
+    seen = set[bytes]() if seen is None else seen
+    waiting = [] if cid in seen else [cid]
+    seen.add(cid)
     while waiting:
         cid = waiting.pop()
         try:
@@ -165,7 +170,8 @@ def unsound(get: Get, cid: bytes) -> Iterator[tuple[bytes, str]]:
             yield cid, error.message
             continue
         new = [link for link in dict.fromkeys(links) if link not in seen]
-        seen.update(new)
+        for link in new:
+            seen.add(link)
         waiting += reversed(new)
 
 

@@ -1,0 +1,59 @@
+"""What a store that gives out blocks, one by one, can do with them: the hooks that only read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+from pointsman import Scope, hookimpl
+from pointsman.content import Entry
+
+from . import car, reader, tree
+from . import cid as cids
+from .block import Verified
+
+
+@frozen(kw_only=True)
+class Reading(ABC):
+    """The base of a store on another program: what comes from there is verified here, block by block."""
+
+    @abstractmethod
+    def blocks(self, scope: Scope, under: str | None = None) -> Verified:
+        """Return what reads blocks.
+
+        :param under: the CID, or its path, if everything under it will be read in the order of its links.
+        """
+
+    @hookimpl
+    def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
+        """Give back a file, or a part of it, for which no other blocks are read."""
+        get = self.blocks(scope, cid if offset == 0 and length is None else None)
+        return reader.read_file(get, reader.resolve(get, cid), offset, length)
+
+    @hookimpl
+    def entries(self, cid: str | None, scope: Scope) -> Iterator[Entry]:
+        """List a folder, or what is pinned."""
+        if cid is None:
+            return self.pinned(scope)
+        get = self.blocks(scope)
+        found = reader.entries(get, reader.resolve(get, cid))
+        return (Entry(entry.name, cids.to_text(entry.cid), entry.size, entry.kind) for entry in found)
+
+    def pinned(self, scope: Scope) -> Iterator[Entry]:
+        """Give out what is pinned."""
+        return iter(())
+
+    @hookimpl
+    def extract(self, cid: str, target: Path, scope: Scope) -> None:
+        """Write a file or a folder to a path where nothing is."""
+        get = self.blocks(scope, cid)
+        tree.extract(get, reader.resolve(get, cid), target)
+
+    @hookimpl
+    def export_car(self, cid: str, scope: Scope) -> Iterator[bytes]:
+        """Give out everything under `cid` as a CAR file; the same bytes from every store."""
+        get = self.blocks(scope, cid)
+        root = reader.resolve(get, cid)
+        return car.write([root], reader.walk(get, root))

@@ -1,0 +1,163 @@
+"""The calls of a node that a store needs, over HTTP, and what its refusals mean.
+
+A call is `POST /api/v0/NAME?arg=...`; its answer is JSON, or lines of it, or bytes. A failure before the first byte
+is status 500 with `{"Message": ...}`, one after it the trailer `X-Stream-Error`.
+
+Source: https://docs.ipfs.tech/reference/kubo/rpc/, and Kubo 0.42's core/commands and go-ipfs-cmds/http
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from pointsman import (
+    AuthenticationError,
+    BackendError,
+    BackendTimeout,
+    ContentNotFoundError,
+    RateLimitError,
+    Scope,
+    UnavailableError,
+    UnusableAnswer,
+)
+from pointsman.http import Body, Client, classify
+
+from . import cid as cids
+from ._import import Import, Importing, json_lines
+from .dagpb import MOST_BYTES
+
+#: What Kubo's sentences mean; the first that fits counts.
+_SIGNS: Mapping[str, type[BackendError]] = {
+    "not found locally|could not find|block not found|merkledag: not found": ContentNotFoundError,
+    "context deadline exceeded": BackendTimeout,
+    "mismatch in content integrity|unexpected EOF": UnusableAnswer,
+    "": UnavailableError,
+}
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str) -> BackendError:
+    """Return what an answer with another status than 200 means, or, with 200, an error after its first byte."""
+    text = _text(body)
+    told = f"HTTP {status} from {where}: {text}" if status != 200 else f"{where}: {text}"
+    if status in (401, 403):
+        advice = "check token, or username and password, and AllowedPaths of the node's API.Authorizations"
+        return AuthenticationError(f"{told} ({advice})", status=status)
+    if status == 429:
+        after = classify(status, headers, b"").retry_after
+        return RateLimitError(told, status=status, retry_after=after)
+    if status in (400, 404, 405, 406, 410, 411, 413, 501):
+        advice = "no RPC of Kubo is there, or one too old; check url"
+        return UnavailableError(f"{told} ({advice})", status=status, retry_same=False)
+    kind = next(kind for sign, kind in _SIGNS.items() if re.search(sign, text))
+    return kind(told, status=status)
+
+
+def _text(body: bytes) -> str:
+    try:
+        text = json.loads(body)["Message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        text = body[:2048].decode("utf-8", "replace").strip()
+        text = "an HTML page" if text.startswith("<") else text
+    return f"{text or 'without an explanation':.500}"
+
+
+class Rpc:
+    """Calls of one node. Thread-safe. What goes wrong is raised as the `BackendError` that says what follows."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.host = client.host
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._client.close()
+
+    def version(self, scope: Scope) -> str:
+        """Return the node's version.
+
+        :raises UnusableAnswer: what answers is no node.
+        """
+        return str(self._field(self._one("version", scope), "Version"))
+
+    def is_full(self, scope: Scope) -> bool:
+        """Whether it keeps as much as it was told to keep at most."""
+        stat = self._one("repo/stat", scope, **{"size-only": "true"})
+        return int(self._field(stat, "RepoSize")) >= int(self._field(stat, "StorageMax"))
+
+    def block(self, cid: bytes, scope: Scope, *, search: bool = False) -> bytes:
+        """Return the bytes of a block, unverified."""
+        with self._open("block/get", scope, cid, offline=flag(not search)) as body:
+            return body.read_all(MOST_BYTES)
+
+    def check_whole(self, cid: bytes, scope: Scope) -> None:
+        """Return if everything under a CID is there: the node looks, and sends nothing of it.
+
+        :raises ContentNotFoundError: something is not.
+        """
+        self._one("dag/stat", scope, cid, progress="false", offline="true")
+
+    def pin(self, cid: bytes, scope: Scope, *, search: bool = False) -> None:
+        """Pin all that is under a CID."""
+        pinned = self._pin(cid, scope, flag(not search))
+        if pinned != [cids.to_text(cid)]:
+            raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
+
+    def unpin(self, cid: bytes, scope: Scope) -> None:
+        """Take a pin back, if there is one."""
+        try:
+            self._unpin(cid, scope)
+        except UnavailableError as error:
+            if "not pinned" not in error.message:
+                raise
+
+    def pins(self, scope: Scope) -> Iterator[str]:
+        """Give out the text of each CID that is pinned with all that is under it."""
+        for line in self._lines("pin/ls", scope, type="recursive", stream="true"):
+            yield str(self._field(line, "Cid"))
+
+    def blocks(self, scope: Scope) -> Iterator[str]:
+        """Give out the text of a CID for each block that is there: of codec raw, whatever it is linked by."""
+        for line in self._lines("refs/local", scope):
+            if line.get("Err"):
+                raise refusal(200, {}, str(line["Err"]).encode(), where=self.host)
+            yield str(self._field(line, "Ref"))
+
+    def importing(self, scope: Scope, *, pin: bool) -> Importing:
+        """Begin to put blocks, whose roots are told at the end."""
+        return Import(self._client, scope, pin)
+
+    def _pin(self, cid: bytes, scope: Scope, offline: str) -> Any:
+        return self._field(self._one("pin/add", scope, cid, recursive="true", offline=offline), "Pins")
+
+    def _unpin(self, cid: bytes, scope: Scope) -> None:
+        self._one("pin/rm", scope, cid, recursive="true", offline="true")
+
+    def _open(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str) -> Body:
+        arguments = {} if cid is None else {"arg": cids.to_text(cid)}
+        return self._client.open("POST", f"{name}?{urlencode({**arguments, **options})}", scope)
+
+    def _one(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str) -> Mapping[str, Any]:
+        found = list(self._lines(name, scope, cid, **options))
+        if len(found) != 1:
+            raise UnusableAnswer(f"{self.host}: {name} answered {len(found)} values, expected one: is it Kubo's RPC?")
+        return found[0]
+
+    def _lines(
+        self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str
+    ) -> Iterator[Mapping[str, Any]]:
+        with self._open(name, scope, cid, **options) as body:
+            yield from json_lines(body, self.host)
+
+    def _field(self, answer: Mapping[str, Any], name: str) -> Any:
+        if answer.get(name) is None:
+            raise UnusableAnswer(f"{self.host}: found an answer without {name!r}: {answer!r:.200}: is it Kubo's RPC?")
+        return answer[name]
+
+
+def flag(value: bool) -> str:
+    """Return how an option is written that is true or false."""
+    return "true" if value else "false"
