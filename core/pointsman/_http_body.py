@@ -30,7 +30,7 @@ class Body(Iterator[bytes]):
     def __init__(self, exchange: Exchange, refusal: Refusal) -> None:
         self._exchange, self._refusal = exchange, refusal
         self.headers: Mapping[str, str] = exchange.answer.headers
-        self._chunks = Chunks(exchange.answer) if exchange.answer.chunked else None
+        self._chunks = Chunks(exchange.answer) if exchange.answer.chunked and exchange.method != "HEAD" else None
         if self._chunks is not None:
             exchange.receive = self._chunks.read1
 

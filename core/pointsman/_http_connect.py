@@ -36,7 +36,7 @@ class Server:
     def send(self, exchange: Exchange, method: str, target: str, headers: Headers, body: bytes) -> None:
         """Send a request over an idle connection or a new one, and wait for the headers of the answer."""
         request = self._written(method, target, headers) + body
-        exchange.server = self
+        exchange.server, exchange.method = self, method
         if self._lend(exchange):
             began = monotonic()
             try:

@@ -55,6 +55,7 @@ class Exchange:
         self.whole = False  #: all that matters has come: the rest may fail
         self.done = False
         self.heard = False
+        self.method = "POST"  #: an answer to HEAD has no body
         self.answer: Any = None  #: of `http.client`, or of `urllib3` where a session sends
         self.receive: Callable[[int], bytes] | None = None  #: what gives out its body, in place of its own `read1`
         self.wake: Callable[[], object] | None = None  #: ends what the thread waits for
@@ -141,7 +142,8 @@ class Exchange:
 
     def listen(self) -> None:
         """Wait for the headers of the answer."""
-        self.answer = HTTPResponse(_Incoming(self))  # type: ignore[arg-type] # of a socket it only wants makefile
+        incoming: Any = _Incoming(self)  # of a socket it only wants makefile
+        self.answer = HTTPResponse(incoming, method=self.method)
         self.answer.begin()
         while self.answer.status < 200:  # `http.client` itself passes over none but 100
             self.answer.headers = None

@@ -132,11 +132,13 @@ class Client:
     ) -> Body:
         """Send `body` as it is, and return the body of the answer, to be read as it comes, once its headers are there.
 
+        :param method: `GET`, `HEAD` (its answer has headers only), `POST` or another.
+
         :raises BackendError: there is none, or its status is not 200.
         :raises ConfigError: the client has a session: `requests` loses what tells that a body is not whole.
         """
         exchange, server = self._direct(scope)
-        length = {"content-length": str(len(body))} if body or method != "GET" else {}
+        length = {"content-length": str(len(body))} if body or method not in ("GET", "HEAD") else {}
         sent = {**_ANY, **self._headers, **length, **(headers or {})}
         exchange.step(server.send, exchange, method, self._target(path), sent, body)
         return answered(exchange, self._refusal)

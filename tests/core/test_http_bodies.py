@@ -530,6 +530,23 @@ def test_leaving_and_cancelling_close_the_connection(serve: Callable[..., Served
     assert gone.acquire(timeout=10)
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_an_answer_to_head_has_no_body(serve: Callable[..., Served], framing: str) -> None:
+    """What it would have is announced and does not come; the connection is kept."""
+
+    def handler(peer: Peer) -> None:
+        while peer.head():
+            peer.sock.sendall(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode())
+
+    server = serve(handler)
+    client = client_of(server)
+    for _ in range(2):
+        with client.open("HEAD", "x", Scope(20)) as body:
+            assert body.read_all() == b""
+    assert server.connections == 1
+    client.close()
+
+
 def test_more_than_was_wanted_is_refused(serve: Callable[..., Served]) -> None:
     """`read_all` takes no more than it was told to."""
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfive!"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .contract import Failure as Failure
     from .contract import HTTPProviderContract as HTTPProviderContract
     from .contract import ProviderContract as ProviderContract
+    from .contract import StoreContract as StoreContract
+    from .contract import StoreReads as StoreReads
     from .doubles import Scripted as Scripted
     from .doubles import Silent as Silent
     from .faults import Fault as Fault
@@ -42,6 +44,8 @@ _MODULE_OF = {
     "Seen": "server",
     "Silent": "doubles",
     "Stage": "stage",
+    "StoreContract": "contract",
+    "StoreReads": "contract",
     "Visit": "server",
 }
 __all__ = sorted([*_MODULE_OF, "faults"])

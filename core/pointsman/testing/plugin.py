@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say for each class of the contract what was left out, and why."""
     if lines := config.stash.get(_LEFT_OUT, []):
-        terminalreporter.section("left out of the contract of providers")
+        terminalreporter.section("left out of the contracts")
         for line in lines:
             terminalreporter.line(line)
 

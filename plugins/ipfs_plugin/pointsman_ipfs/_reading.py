@@ -20,17 +20,21 @@ class Reading(ABC):
     """The base of a store on another program: what comes from there is verified here, block by block."""
 
     @abstractmethod
-    def blocks(self, scope: Scope, under: str | None = None) -> Verified:
-        """Return what reads blocks.
+    def blocks(self, scope: Scope) -> Verified:
+        """Return what reads blocks, one by one."""
 
-        :param under: the CID, or its path, if everything under it will be read in the order of its links.
-        """
+    def all_under(self, root: bytes, scope: Scope) -> Verified:
+        """Return what reads everything under a root, in the order of its links."""
+        return self.blocks(scope)
 
     @hookimpl
     def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
         """Give back a file, or a part of it, for which no other blocks are read."""
-        get = self.blocks(scope, cid if offset == 0 and length is None else None)
-        return reader.read_file(get, reader.resolve(get, cid), offset, length)
+        get = self.blocks(scope)
+        root = reader.resolve(get, cid)
+        if offset == 0 and length is None:
+            get = self.all_under(root, scope)
+        return reader.read_file(get, root, offset, length)
 
     @hookimpl
     def entries(self, cid: str | None, scope: Scope) -> Iterator[Entry]:
@@ -48,12 +52,11 @@ class Reading(ABC):
     @hookimpl
     def extract(self, cid: str, target: Path, scope: Scope) -> None:
         """Write a file or a folder to a path where nothing is."""
-        get = self.blocks(scope, cid)
-        tree.extract(get, reader.resolve(get, cid), target)
+        root = reader.resolve(self.blocks(scope), cid)
+        tree.extract(self.all_under(root, scope), root, target)
 
     @hookimpl
     def export_car(self, cid: str, scope: Scope) -> Iterator[bytes]:
-        """Give out everything under `cid` as a CAR file; the same bytes from every store."""
-        get = self.blocks(scope, cid)
-        root = reader.resolve(get, cid)
-        return car.write([root], reader.walk(get, root))
+        """Give out everything under `cid` as a CAR file: the same bytes from every store."""
+        root = reader.resolve(self.blocks(scope), cid)
+        return car.write([root], reader.walk(self.all_under(root, scope), root))

@@ -162,7 +162,7 @@ class Kubo(Reading):
         """Close idle connections."""
         self._rpc.close()
 
-    def blocks(self, scope: Scope, under: str | None = None) -> Verified:
+    def blocks(self, scope: Scope) -> Verified:
         """Return what reads blocks of the node, or, with `search`, of the network through it."""
         return self._getting(scope, self.search)
 

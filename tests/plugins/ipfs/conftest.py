@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
+from base64 import b32encode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 from pointsman_ipfs.block import verified
 from pointsman_ipfs.unixfs import Profile
 
@@ -38,11 +43,23 @@ class Blocks(dict[bytes, bytes]):
 
 @frozen
 class Kubo:
-    """A node: its command line, and the address of its API if it runs as a daemon."""
+    """A node: its command line, and the addresses of its API and its gateway if it runs as a daemon."""
 
     binary: Path
     home: Path
     api: str = ""
+    gateway: str = ""
+    daemon: Any = None
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket of its API: paths of those are short."""
+        return Path("/tmp", f"pointsman-{os.getpid()}-{self.home.name}.sock")
+
+    def block_file(self, cid: bytes) -> Path:
+        """Return where a block is on the disk: by its multihash in base32, in a folder of two letters of that."""
+        name = b32encode(cid[-34:]).decode().rstrip("=")
+        return self.home / "blocks" / name[-3:-1] / f"{name}.data"
 
     def run(self, *arguments: str | Path, stdin: bytes = b"") -> bytes:
         """Run a command and return what it prints."""
@@ -89,29 +106,46 @@ def node(request: pytest.FixtureRequest) -> Callable[[Profile], Kubo]:
 
 @pytest.fixture(scope="session")
 def kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
-    """A daemon that imports as `unixfs-v1-2025` says."""
+    """A daemon that imports as `unixfs-v1-2025` says, and listens on a unix socket, too."""
     with _folder(tmp_path_factory, "kubo") as home:
         node = _initialised(home, "test,unixfs-v1-2025")
-        command = [str(node.binary), "daemon", "--offline"]
-        daemon = subprocess.Popen(command, env=node.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        watch = threading.Timer(60, daemon.kill)
-        watch.start()
-        try:
-            assert daemon.stdout
-            said = []
-            for line in daemon.stdout:
-                said.append(line.decode())
-                if "Daemon is ready" in said[-1]:
-                    break
-            else:
-                pytest.fail("Kubo did not start: " + "".join(said))
-            watch.cancel()
-            _, _, host, _, port = (home / "api").read_text().strip().split("/")
-            yield Kubo(node.binary, home, f"http://{host}:{port}")
-        finally:
-            watch.cancel()
-            daemon.terminate()
-            daemon.communicate()
+        listens = ["/ip4/127.0.0.1/tcp/0", f"/unix{node.socket}"]
+        node.run("config", "--json", "Addresses.API", json.dumps(listens))
+        with running(node) as started:
+            yield started
+
+
+@pytest.fixture
+def spare_kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
+    """A node of the test's own, which it may start with `running`, configure and damage."""
+    with _folder(tmp_path_factory, "spare") as home:
+        yield _initialised(home, "test,unixfs-v1-2025")
+
+
+@contextmanager
+def running(node: Kubo) -> Iterator[Kubo]:
+    """Run the daemon of a node, and end it."""
+    command = [str(node.binary), "daemon", "--offline"]
+    daemon = subprocess.Popen(command, env=node.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    watch = threading.Timer(60, daemon.kill)
+    watch.start()
+    try:
+        assert daemon.stdout
+        said = ""
+        for line in daemon.stdout:
+            said += line.decode()
+            if "Daemon is ready" in said:
+                break
+        else:
+            pytest.fail(f"Kubo did not start: {said}")
+        watch.cancel()
+        ports = re.findall(r"(RPC API|Gateway) server listening on /ip4/127.0.0.1/tcp/(\d+)", said)
+        where = {what: f"http://127.0.0.1:{port}" for what, port in ports}
+        yield evolve(node, api=where["RPC API"], gateway=where["Gateway"], daemon=daemon)
+    finally:
+        watch.cancel()
+        daemon.terminate()
+        daemon.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The contract of providers as test suites to inherit: every rule that the router relies on, one test each."""
+"""The contracts of providers and of stores as test suites to inherit: every rule that is relied on, one test each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from ._failures import Failures
 from ._http import HTTPProviderContract
 from ._limits import Limits
 from ._secrecy import Secrecy
+from ._store import StoreReads
+from ._store_writes import StoreContract
 from ._suite import RAISES, Failure, Subject, Suite, needs
 
-__all__ = ["RAISES", "Failure", "HTTPProviderContract", "ProviderContract", "Subject", "Suite", "needs"]
+__all__ = ["RAISES", "Failure", "HTTPProviderContract", "ProviderContract", "StoreContract", "StoreReads", "Subject"]
+__all__ += ["Suite", "needs"]
 
 
 class ProviderContract(Answers, Limits, Failures, Secrecy):

@@ -14,6 +14,8 @@ _WHY = {
     "stream": "it has no hook stream",
     "health": "it has no hook health",
     "key": "it holds no Secret, and the class names no key in `secret`",
+    "collect": "it has no hook collect",
+    "damage": "the class has no method damage",
 }
 _FAILURES = frozenset[str](get_args(Failure))
 _ALL = frozenset(_WHY) | {"provider"}
@@ -75,8 +77,7 @@ def _parts_of(suite: Suite, failure: Failure | None) -> frozenset[str]:
         return frozenset()
     subject = Subject(provider)
     try:
-        parts = {part: subject.has(part) for part in ("stream", "health")}
-        parts["key"] = bool(suite.secrets(provider))
+        parts = suite.parts(subject)
     finally:
         subject.close()
     return frozenset({"provider", *(part for part, there in parts.items() if there)})

@@ -167,6 +167,14 @@ class Suite:
         """Return what `build` returns, to be looked at when tests are collected: there is no fixture and no service."""
         return self.build(failure)
 
+    def parts(self, subject: Subject) -> dict[str, bool]:
+        """Say which of the parts it has that tests are marked with."""
+        return {
+            "stream": subject.has("stream"),
+            "health": subject.has("health"),
+            "key": bool(self.secrets(subject.provider)),
+        }
+
     def request(self, prompt: str = "Name three rivers.", **options: Any) -> Request:
         """Return a request with a limit of `timeout_s`. Override it to add what every request needs (max_tokens)."""
         options.setdefault("scope", Scope(self.timeout_s))
