@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from attrs import define, field
@@ -12,7 +11,7 @@ from . import _log
 from ._configured import Configured
 from ._discovery import PROVIDERS, Catalogue
 from ._pieces import chunk_of, collect
-from ._registry import Registry
+from ._registry import Registry, listed
 from ._settings import Count, FromZero, OnBreak, Prices, Seconds
 from ._structure import fields_of, misfits
 from .errors import BackendError, ConfigError, InvalidRequestError
@@ -226,25 +225,12 @@ class Providers(Registry[Backend]):
         return self._manager.subset_hook_caller(hook, [p for p in self._manager.get_plugins() if p is not plugin])
 
 
-def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
-    """Return backends of what a caller gave: values, bare providers in the order of preference, or either by id."""
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise ConfigError(f"backends: found {type(given).__name__}, expected a list of backends or a mapping of ids")
-    pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
-    made = []
-    for place, (name, one) in enumerate(pairs, 1):
-        if one is None or isinstance(one, str | bytes | Mapping | list | tuple | type):
-            found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
-            raise ConfigError(
-                f"backends[{place - 1}]: found {found}, expected a Backend or a provider; "
-                "Router.from_config takes a configuration"
-            )
-        backend = one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place)
-        if name not in (None, backend.id):
-            backend = copy(backend)
-            backend.id = name
-        made.append(backend)
-    return made
+def backends_of(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
+    """Return the backends that a caller gave.
+
+    :raises ConfigError: something is none.
+    """
+    return listed(given, Backend, "backends", "a Backend or a provider; Router.from_config")
 
 
 def _value(request: Request, name: str) -> Any:

@@ -201,3 +201,29 @@ class Holder:
 
     def __init__(self, plugin: object) -> None:
         self.__dict__.update({name: getattr(plugin, name) for name in hooks_of(type(plugin))})
+
+
+def plugin_of(catalogue: Catalogue, group: str, one: str | object) -> Any:
+    """Return the plugin that is named, built; or the one that was given.
+
+    :raises ConfigError: there is none of that name, or it does not fit.
+    """
+    if isinstance(one, str):
+        return catalogue.load(group, one)()
+    check(type(one), group)
+    return one
+
+
+def wrappers_of(catalogue: Catalogue, named: Iterable[str | object], where: str) -> list[tuple[str, object]]:
+    """Return the middleware that is named or given, each with its name.
+
+    :raises ConfigError: as `plugin_of`.
+    """
+    if isinstance(named, str):
+        raise ConfigError(f"{where}.middleware: found text, expected a list of names or plugins")
+    return [(name_of(one), plugin_of(catalogue, MIDDLEWARE, one)) for one in named]
+
+
+def name_of(plugin: str | object) -> str:
+    """Return what a plugin is called in messages."""
+    return plugin if isinstance(plugin, str) else type(plugin).__name__

@@ -67,11 +67,12 @@ class RouterSettings(Policy):
 _CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in ("order", "middleware")}
 
 
-def policy_of(arguments: Mapping[str, Any]) -> Policy:
-    """Return the policy that is among the arguments of `Router`.
+def policy_of(arguments: Mapping[str, Any], of: str = "Router") -> Policy:
+    """Return the policy that is among the arguments of a `Router` or a `Store`.
 
     :raises ConfigError: with a line for each of them that is wrong.
     """
-    if problems := misfits(_CHECKED, {name: arguments[name] for name in _CHECKED}):
-        raise ConfigError(*(f"Router.{problem}" for problem in problems))
-    return Policy(**{name: arguments[name] for name in fields_of(Policy)})
+    given = {name: value for name, value in arguments.items() if name in _CHECKED}
+    if problems := misfits(_CHECKED, given):
+        raise ConfigError(*(f"{of}.{problem}" for problem in problems))
+    return Policy(**{name: value for name, value in given.items() if name in fields_of(Policy)})

@@ -13,9 +13,9 @@ from . import _log
 from ._answers import Stream, judged, opened
 from ._asking import Asking, Got
 from ._attempts import Shared
-from ._backends import Backend, Providers, limiters, listed
+from ._backends import Backend, Providers, backends_of, limiters
 from ._breaker import Breaker
-from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
+from ._discovery import ORDERS, Catalogue, PluginInfo, name_of, plugin_of, wrappers_of
 from ._eligible import ModelGate, Place
 from ._health import Monitor
 from ._order import Priority
@@ -93,10 +93,10 @@ class Router:
             rate_limit_storage = Secret.of(rate_limit_storage)  # no frame of ours shows a password that is in it
         policy = policy_of(locals())
         self._log_content = log_content
-        made = self._installed() if backends is None else listed(backends)
-        wrappers = self._middleware(middleware)
-        self._order_name = _name(order)
-        orderer = self._plugin(ORDERS, order)
+        made = self._installed() if backends is None else backends_of(backends)
+        wrappers = wrappers_of(self._catalogue, middleware, "Router")
+        self._order_name = name_of(order)
+        orderer = plugin_of(self._catalogue, ORDERS, order)
         self._registry = Providers(made, wrappers, orderer, self._catalogue)
         clock = clock or Clock()
         self._breaker = Breaker(clock)
@@ -366,17 +366,6 @@ class Router:
 
         return installed(self._catalogue)
 
-    def _middleware(self, named: Iterable[str | object]) -> list[tuple[str, object]]:
-        if isinstance(named, str):
-            raise ConfigError("Router.middleware: found text, expected a list of names or plugins")
-        return [(_name(one), self._plugin(MIDDLEWARE, one)) for one in named]
-
-    def _plugin(self, group: str, one: str | object) -> Any:
-        if isinstance(one, str):
-            return self._catalogue.load(group, one)()
-        check(type(one), group)
-        return one
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
@@ -387,7 +376,3 @@ class Router:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _name(plugin: str | object) -> str:
-    return plugin if isinstance(plugin, str) else type(plugin).__name__

@@ -53,6 +53,7 @@ class Places:
 
     def find(self, digest: bytes) -> Place | None:
         """Return where a block stands, None if it is nowhere."""
+        self._renew()
         place = self._recent.get(digest) or self.index.place(digest)
         if place is None and self.catch_up():
             place = self._recent.get(digest) or self.index.place(digest)
@@ -68,13 +69,16 @@ class Places:
 
     def recent(self, digests: Iterable[bytes]) -> set[bytes]:
         """Return those of the digests whose blocks this process wrote a moment ago."""
+        self._renew()
+        return self._recent.keys() & set(digests)
+
+    def _renew(self) -> None:
+        """Forget what may have been collected since."""
         if self.generation != self._seen:
             with self._lock:
                 self._seen = self.generation
                 waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
                 self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
-                return set()
-        return self._recent.keys() & set(digests)
 
     def forget(self, digest: bytes) -> None:
         """Let the index say where a block is: what this process remembers is not so any more."""
