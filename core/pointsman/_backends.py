@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from . import _log
 from ._configured import Configured
@@ -169,6 +169,7 @@ class Providers(Registry[Backend]):
         self._order = self._manager.hook.order
         #: one caller for each, so that one which raises does not end the others
         self._observers = [self._alone("answered", w) for w in self._wrappers if hasattr(w, "answered")]
+        self._receipt = self._manager.hook.receipt if any(hasattr(w, "receipt") for w in self._wrappers) else None
 
     def order(self, request: Request, able: Sequence[Backend]) -> list[Backend]:
         """Ask the order plugin.
@@ -212,6 +213,17 @@ class Providers(Registry[Backend]):
             return error
         except Exception as error:  # of a plugin: the others can tell all the same
             return BackendError(f"list_models raised {type(error).__name__}: {redact(str(error))}")
+
+    def receipted(self, request: Request, completion: Completion) -> Completion:
+        """Return the answer with the identifier of its record, if records are kept."""
+        if self._receipt is None:
+            return completion
+        try:
+            return evolve(completion, receipt=self._receipt(request=request, completion=completion))
+        except Exception as error:  # the answer is there, and may have been paid for
+            _log.failed("receipt", error)
+            text = f"there is no receipt of this answer: {redact(str(error)) or type(error).__name__}"
+            return evolve(completion, warnings=(*completion.warnings, text))
 
     def answered(self, request: Request, completion: Completion) -> None:
         """Tell every observer. What one raises is logged and not passed on."""

@@ -36,15 +36,16 @@ class Registry(Generic[M]):
         self._catalogue = catalogue
         self._manager = new_manager()
         self._holders: dict[str, Any] = {}
+        # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
+        self._wrappers = [Holder(one) for _, one in middleware]
+        around = any(hasattr(one, hook) for one in self._wrappers for hook in (*self.WHOLE, *self.PIECES))
         for backend in self.backends:
             if backend.id in self._holders:
                 raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
             self._holders[backend.id] = Holder(backend.provider)
-            if middleware:  # without any, whoever is called knows who is at fault
+            if around:  # else whoever is called is at fault
                 self._watch(self._holders[backend.id], backend.GROUP, backend.type)
             self._manager.register(self._holders[backend.id], backend.id)
-        # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
-        self._wrappers = [Holder(one) for _, one in middleware]
         for number, wrapper in reversed(list(enumerate(self._wrappers))):
             self._watch(wrapper, MIDDLEWARE, middleware[number][0])
             self._manager.register(wrapper, f"middleware {number} of the router")

@@ -59,12 +59,14 @@ class RouterSettings(Policy):
     rate_limit_storage: Secret | None = None  #: a URL, which may hold a password
     health_ttl: FromZero = 60.0
     middleware: tuple[str, ...] = ()  #: the same of several, the outermost first
+    receipts: bool | Mapping[str, Any] = False  #: whether answers are recorded, or how
     verbose: bool = False
     log_content: bool = False
 
 
-#: What a program gives as a configuration does; `order` and `middleware` may be plugins themselves.
-_CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in ("order", "middleware")}
+#: What may be plugins themselves, or their options; all else a program gives as a configuration does.
+_OF_PLUGINS = ("order", "middleware", "receipts")
+_CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in _OF_PLUGINS}
 
 
 def policy_of(arguments: Mapping[str, Any], of: str = "Router") -> Policy:
