@@ -4,6 +4,8 @@ from ._backends import Backend as Backend
 from ._discovery import PluginInfo as PluginInfo
 from ._eligible import Place as Place
 from ._pieces import collect as collect
+from ._stores import StoreBackend as StoreBackend
+from .content import Stored as Stored
 from .errors import AllBackendsFailed as AllBackendsFailed
 from .errors import AuthenticationError as AuthenticationError
 from .errors import BackendError as BackendError
@@ -27,6 +29,7 @@ from .router import Stream as Stream
 from .scope import Clock as Clock
 from .scope import Scope as Scope
 from .secret import Secret as Secret
+from .store import Store as Store
 from .values import Attempt as Attempt
 from .values import Chunk as Chunk
 from .values import Completion as Completion

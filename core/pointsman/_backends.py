@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from . import _log
 from ._configured import Configured
 from ._discovery import PROVIDERS, Catalogue
 from ._pieces import chunk_of, collect
-from ._registry import Registry
+from ._registry import Registry, listed
 from ._settings import Count, FromZero, OnBreak, Prices, Seconds
 from ._structure import fields_of, misfits
 from .errors import BackendError, ConfigError, InvalidRequestError
@@ -170,6 +169,7 @@ class Providers(Registry[Backend]):
         self._order = self._manager.hook.order
         #: one caller for each, so that one which raises does not end the others
         self._observers = [self._alone("answered", w) for w in self._wrappers if hasattr(w, "answered")]
+        self._receipt = self._manager.hook.receipt if any(hasattr(w, "receipt") for w in self._wrappers) else None
 
     def order(self, request: Request, able: Sequence[Backend]) -> list[Backend]:
         """Ask the order plugin.
@@ -214,6 +214,17 @@ class Providers(Registry[Backend]):
         except Exception as error:  # of a plugin: the others can tell all the same
             return BackendError(f"list_models raised {type(error).__name__}: {redact(str(error))}")
 
+    def receipted(self, request: Request, completion: Completion) -> Completion:
+        """Return the answer with the identifier of its record, if records are kept."""
+        if self._receipt is None:
+            return completion
+        try:
+            return evolve(completion, receipt=self._receipt(request=request, completion=completion))
+        except Exception as error:  # the answer is there, and may have been paid for
+            _log.failed("receipt", error)
+            text = f"there is no receipt of this answer: {redact(str(error)) or type(error).__name__}"
+            return evolve(completion, warnings=(*completion.warnings, text))
+
     def answered(self, request: Request, completion: Completion) -> None:
         """Tell every observer. What one raises is logged and not passed on."""
         for observer in self._observers:
@@ -226,25 +237,12 @@ class Providers(Registry[Backend]):
         return self._manager.subset_hook_caller(hook, [p for p in self._manager.get_plugins() if p is not plugin])
 
 
-def listed(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
-    """Return backends of what a caller gave: values, bare providers in the order of preference, or either by id."""
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise ConfigError(f"backends: found {type(given).__name__}, expected a list of backends or a mapping of ids")
-    pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
-    made = []
-    for place, (name, one) in enumerate(pairs, 1):
-        if one is None or isinstance(one, str | bytes | Mapping | list | tuple | type):
-            found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
-            raise ConfigError(
-                f"backends[{place - 1}]: found {found}, expected a Backend or a provider; "
-                "Router.from_config takes a configuration"
-            )
-        backend = one if isinstance(one, Backend) else Backend(one, id=name, priority=10 * place)
-        if name not in (None, backend.id):
-            backend = copy(backend)
-            backend.id = name
-        made.append(backend)
-    return made
+def backends_of(given: Iterable[object] | Mapping[str, object]) -> list[Backend]:
+    """Return the backends that a caller gave.
+
+    :raises ConfigError: something is none.
+    """
+    return listed(given, Backend, "backends", "a Backend or a provider; Router.from_config")
 
 
 def _value(request: Request, name: str) -> Any:

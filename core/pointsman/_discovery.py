@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ GROUPS = {
     "pointsman.providers": ("generate", "stream"),
     "pointsman.stores": ("store", "fetch"),
     "pointsman.orders": ("order",),
-    "pointsman.middleware": ("generate", "stream", "store", "fetch", "answered"),
+    "pointsman.middleware": ("generate", "stream", "store", "fetch", "answered", "receipt"),
 }
 PROVIDERS, STORES, ORDERS, MIDDLEWARE = GROUPS
 #: group -> hooks that its plugins may have: a method of such a name is meant to be one
@@ -201,3 +201,43 @@ class Holder:
 
     def __init__(self, plugin: object) -> None:
         self.__dict__.update({name: getattr(plugin, name) for name in hooks_of(type(plugin))})
+
+
+def plugin_of(catalogue: Catalogue, group: str, one: str | object) -> Any:
+    """Return the plugin that is named, built; or the one that was given.
+
+    :raises ConfigError: there is none of that name, or it does not fit.
+    """
+    if isinstance(one, str):
+        return catalogue.load(group, one)()
+    check(type(one), group)
+    return one
+
+
+def wrappers_of(catalogue: Catalogue, named: Iterable[str | object], where: str) -> list[tuple[str, object]]:
+    """Return the middleware that is named or given, each with its name.
+
+    :raises ConfigError: as `plugin_of`.
+    """
+    if isinstance(named, str):
+        raise ConfigError(f"{where}.middleware: found text, expected a list of names or plugins")
+    return [(name_of(one), plugin_of(catalogue, MIDDLEWARE, one)) for one in named]
+
+
+def receipts_of(catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None) -> Any:
+    """Return the plugin that keeps receipts, in this store if there is one.
+
+    :raises ConfigError: it is not installed, or an option is wrong.
+    """
+    from .config import build
+
+    if "receipts" not in catalogue.names(MIDDLEWARE):
+        raise ConfigError("receipts: they need a plugin that is not installed: pip install pointsman-ipfs")
+    cls: Any = catalogue.load(MIDDLEWARE, "receipts")
+    made = build(cls, {} if options is True else options or {}, "receipts")
+    return made if store is None else evolve(made, store=store)
+
+
+def name_of(plugin: str | object) -> str:
+    """Return what a plugin is called in messages."""
+    return plugin if isinstance(plugin, str) else type(plugin).__name__

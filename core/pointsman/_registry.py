@@ -7,6 +7,7 @@ called through a caller that sees its hooks and those of the middleware, and of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import wraps
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -35,15 +36,16 @@ class Registry(Generic[M]):
         self._catalogue = catalogue
         self._manager = new_manager()
         self._holders: dict[str, Any] = {}
+        # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
+        self._wrappers = [Holder(one) for _, one in middleware]
+        around = any(hasattr(one, hook) for one in self._wrappers for hook in (*self.WHOLE, *self.PIECES))
         for backend in self.backends:
             if backend.id in self._holders:
                 raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
             self._holders[backend.id] = Holder(backend.provider)
-            if middleware:  # without any, whoever is called knows who is at fault
+            if around:  # else whoever is called is at fault
                 self._watch(self._holders[backend.id], backend.GROUP, backend.type)
             self._manager.register(self._holders[backend.id], backend.id)
-        # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
-        self._wrappers = [Holder(one) for _, one in middleware]
         for number, wrapper in reversed(list(enumerate(self._wrappers))):
             self._watch(wrapper, MIDDLEWARE, middleware[number][0])
             self._manager.register(wrapper, f"middleware {number} of the router")
@@ -125,3 +127,24 @@ class Registry(Generic[M]):
         text = f"hook {hook} returned {type(found).__name__}, expected {kind.__name__}: the {who} is at fault"
         self._catalogue.quarantine(group, name, text)
         raise BackendError(text, retry_after=LONG if mine else 0.0, try_next=mine)
+
+
+def listed(given: Iterable[object] | Mapping[str, object], cls: type[M], where: str, expected: str) -> list[M]:
+    """Return what a caller gave as a list of `cls`: values, bare plugins in the order of preference, or either by id.
+
+    :raises ConfigError: something is neither; it names the place.
+    """
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise ConfigError(f"{where}: found {type(given).__name__}, expected a list of {where} or a mapping of ids")
+    pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
+    made = list[M]()
+    for place, (name, one) in enumerate(pairs, 1):
+        if one is None or isinstance(one, str | bytes | Mapping | list | tuple | type):
+            found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
+            raise ConfigError(f"{where}[{place - 1}]: found {found}, expected {expected} takes a configuration")
+        backend = one if isinstance(one, cls) else cls(one, id=name or "", priority=10 * place)
+        if name not in (None, backend.id):
+            backend = copy(backend)
+            backend.id = name or ""
+        made.append(backend)
+    return made

@@ -59,19 +59,22 @@ class RouterSettings(Policy):
     rate_limit_storage: Secret | None = None  #: a URL, which may hold a password
     health_ttl: FromZero = 60.0
     middleware: tuple[str, ...] = ()  #: the same of several, the outermost first
+    receipts: bool | Mapping[str, Any] = False  #: whether answers are recorded, or how
     verbose: bool = False
     log_content: bool = False
 
 
-#: What a program gives as a configuration does; `order` and `middleware` may be plugins themselves.
-_CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in ("order", "middleware")}
+#: What may be plugins themselves, or their options; all else a program gives as a configuration does.
+_OF_PLUGINS = ("order", "middleware", "receipts")
+_CHECKED = {name: option for name, option in fields_of(RouterSettings).items() if name not in _OF_PLUGINS}
 
 
-def policy_of(arguments: Mapping[str, Any]) -> Policy:
-    """Return the policy that is among the arguments of `Router`.
+def policy_of(arguments: Mapping[str, Any], of: str = "Router") -> Policy:
+    """Return the policy that is among the arguments of a `Router` or a `Store`.
 
     :raises ConfigError: with a line for each of them that is wrong.
     """
-    if problems := misfits(_CHECKED, {name: arguments[name] for name in _CHECKED}):
-        raise ConfigError(*(f"Router.{problem}" for problem in problems))
-    return Policy(**{name: arguments[name] for name in fields_of(Policy)})
+    given = {name: value for name, value in arguments.items() if name in _CHECKED}
+    if problems := misfits(_CHECKED, given):
+        raise ConfigError(*(f"{of}.{problem}" for problem in problems))
+    return Policy(**{name: value for name, value in given.items() if name in fields_of(Policy)})

@@ -6,19 +6,21 @@ classes. Only a plugin that an enabled backend names is imported. No value here 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias, overload
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from attrs import NOTHING, define, field, frozen
 
 from ._backends import PRESETS, Backend
-from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, Catalogue, cause
+from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, STORES, Catalogue, cause
 from ._settings import Only, Retries, RouterSettings, Seconds
+from ._stores import StoreBackend
 from ._structure import Fields, Walk, fields_of, found, nearest
 from ._written import Misfit, Written, read
 from .errors import ConfigError
 
+T = TypeVar("T")
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
 _Entry: TypeAlias = Annotated[Written, Only(bool, "with id and type")]
 
@@ -31,13 +33,27 @@ PUBLISHED = ("openai", "openrouter", "hf", "claude", "gemini", "codex", "copilot
 _REMOTE, _LOCAL, _DEMONSTRATION = 100, 200, 1000
 
 _NEEDED = {name: fields_of(Backend)[name].evolve(default=NOTHING) for name in ("id", "type")}
-_COMMON = {
-    name: option
-    for name, option in {**fields_of(Backend), **PRESETS, **_NEEDED}.items()
-    if name not in ("provider", "defaults", "missing")
-}
+
+
+class _Kind(NamedTuple):
+    """Backends, or stores."""
+
+    group: str  #: of entry points
+    common: Fields  #: what each of them may have; all else must be a field of its plugin's class
+    published: Mapping[str, str]  #: type -> its distribution
+
+
+def _common(*fields: Fields) -> Fields:
+    every = {name: option for some in (*fields, _NEEDED) for name, option in some.items()}
+    return {name: option for name, option in every.items() if name not in ("provider", "defaults", "missing")}
+
+
+_BACKENDS = _Kind(PROVIDERS, _common(fields_of(Backend), PRESETS), {name: f"pointsman-{name}" for name in PUBLISHED})
+_STORES = _Kind(
+    STORES, _common(fields_of(StoreBackend)), dict.fromkeys(("blocks", "kubo", "gateway"), "pointsman-ipfs")
+)
 #: The names that every backend may have; all others must be fields of the provider's class.
-COMMON = frozenset(_COMMON)
+COMMON = frozenset(_BACKENDS.common)
 
 
 @frozen
@@ -64,7 +80,7 @@ class Settings:
     chains: tuple[str, ...] = ()  #: the paths of those that are the first of an `llm_router`
     router: Mapping[str, Any] = field(factory=dict)  #: arguments of `Router`
     mediator: Mapping[str, Any] = field(factory=dict)
-    stores: tuple[Mapping[str, Any], ...] = ()
+    stores: tuple[StoreBackend, ...] = ()
 
 
 @overload
@@ -155,11 +171,11 @@ class _Reader(Walk):
             if name is not None and name not in ids:
                 advice = f"expected the id of a backend; {nearest(repr(name), map(repr, ids))}"
                 self.tell(f"MEDIATOR.backends[{place}]", f"found {found(name)}, {advice}")
-        stores, store_ids = dict(_entries(sections, "STORES")), dict[str, str]()
-        for path, entry in stores.items():
-            self._identified(_NEEDED, entry, path, store_ids)
+        stores, store_ids = list[StoreBackend](), dict[str, str]()
+        for place, (path, entry) in enumerate(_entries(sections, "STORES"), 1):
+            stores += self._store(_Unfolded(path, f"{path}.type", entry), store_ids, 10.0 * place)
         chains = tuple(path for path, entry in _entries(sections, "BACKENDS") if entry.get("type") == "llm_router")
-        return Settings(tuple(built.values()), tuple(built), chains, router, mediator, tuple(stores.values()))
+        return Settings(tuple(built.values()), tuple(built), chains, router, mediator, tuple(stores))
 
     def _check_plugin(self, group: str, name: str | None, path: str) -> None:
         try:
@@ -177,18 +193,55 @@ class _Reader(Walk):
         return given
 
     def _backend(self, unfolded: _Unfolded, ids: dict[str, str]) -> Backend | None:
-        """Return what an entry describes, or None after telling what is wrong.
+        """Return what an entry describes, or None after telling what is wrong."""
+        read = self._plugin(_BACKENDS, unfolded, ids)
+        if read is None:
+            return None
+        given, cls, options, missing = read
+        path, _, entry, handed = unfolded
+        given["defaults"] = {name: given.pop(name) for name in PRESETS if name in given}
 
-        Where a variable is not set, or a plugin unfit or not there, the backend has the reason, and costs no other.
+        def made() -> Backend:
+            provider = cls(**options) if cls else None
+            if cls and handed and given["type"] == "openai" and getattr(provider, "model", "") is None:
+                provider = cls(**options, model=handed)
+            lacks = missing
+            if "fallback" in path and "no model" in (said := str(getattr(provider, "missing", ""))):
+                lacks = said.replace("set the option model", f'write "{entry["type"]}/MODEL"')
+            return Backend(provider, missing=lacks, **given)
+
+        return self._made(made, lambda cause: Backend(None, missing=cause, **given), path)
+
+    def _store(self, unfolded: _Unfolded, ids: dict[str, str], priority: float) -> list[StoreBackend]:
+        """Return what an entry of STORES describes; nothing after telling what is wrong."""
+        read = self._plugin(_STORES, unfolded, ids)
+        if read is None:
+            return []
+        given, cls, options, missing = read
+        given = {"priority": priority, **given}
+        made = self._made(
+            lambda: StoreBackend(cls(**options) if cls else None, missing=missing, **given),
+            lambda cause: StoreBackend(None, missing=cause, **given),
+            unfolded.path,
+        )
+        return [made] if made is not None else []
+
+    def _plugin(
+        self, kind: _Kind, unfolded: _Unfolded, ids: dict[str, str]
+    ) -> tuple[dict[str, Any], Any, dict[str, Any], str] | None:
+        """Return what an entry says: of all its kind, its plugin's class with its options, and what is missing.
+
+        Where a variable is not set, or a plugin unfit or not there, that is missing, and costs no other entry. None
+        after telling what is wrong.
         """
-        path, named, entry, handed = unfolded
+        path, named, entry, _ = unfolded
         before, cls, missing = len(self.problems), None, ""
-        given = self._identified(_COMMON, entry, path, ids)
+        given = self._identified(kind.common, entry, path, ids)
         if "type" in given:
-            given["type"] = type_named(given["type"])
+            given["type"] = type_named(given["type"]) if kind is _BACKENDS else given["type"]
             if given.get("enabled", True):
-                cls, missing = self._class(given["type"], f"{path}.type", entry["type"])
-        options = self.options(fields_of(cls), entry, path, COMMON) if cls else {}
+                cls, missing = self._class(kind, given["type"], f"{path}.type", entry["type"])
+        options = self.options(fields_of(cls), entry, path, frozenset(kind.common)) if cls else {}
         new = self.problems[before:]
         self.problems[before:] = [p._replace(path=named) if p.path == f"{path}.type" else p for p in new]
         if not given.keys() >= _NEEDED.keys() or not all(problem.variables for problem in new):
@@ -197,34 +250,34 @@ class _Reader(Walk):
             unset = dict.fromkeys(name for problem in new for name in problem.variables)
             missing = f"set {' and '.join(unset)} in the environment; {path} needs it"
             del self.problems[before:]
-        given["defaults"] = {name: given.pop(name) for name in PRESETS if name in given}
+        return given, None if missing else cls, options, missing
+
+    def _made(self, make: Callable[[], T], unfit: Callable[[str], T], path: str) -> T | None:
+        """Return what `make` makes; None after telling what its class refuses; what `unfit` makes if it breaks."""
         try:
-            provider = cls(**options) if cls and not missing else None
-            if cls and handed and given["type"] == "openai" and getattr(provider, "model", "") is None:
-                provider = cls(**options, model=handed)
-            if "fallback" in path and "no model" in (lacks := str(getattr(provider, "missing", ""))):
-                missing = lacks.replace("set the option model", f'write "{entry["type"]}/MODEL"')
-            return Backend(provider, missing=missing, **given)
+            return make()
         except (ConfigError, TypeError, ValueError) as error:
             self.refused(error, path)
             return None
         except (Exception, SystemExit) as error:
-            return Backend(None, missing=f"it cannot be built: {cause(error)}", **given)
+            return unfit(f"it cannot be built: {cause(error)}")
 
-    def _class(self, type_: str, path: str, written: Any) -> tuple[Any, str]:
+    def _class(self, kind: _Kind, type_: str, path: str, written: Any) -> tuple[Any, str]:
         """Return the plugin's class, or why there is none; tell of a type that nobody knows."""
-        names = [info.name for info in self.catalogue.infos() if info.group == PROVIDERS]
+        names = [info.name for info in self.catalogue.infos() if info.group == kind.group]
         if type_ in names:
             try:
-                return self.catalogue.load(PROVIDERS, type_), ""
+                return self.catalogue.load(kind.group, type_), ""
             except ConfigError as error:
                 return None, str(error)
-        if type_ not in PUBLISHED:
-            known = map(repr, {*names, *PUBLISHED, *ALIASES, "llm_router"})
-            self.tell(
-                path, f"found {found(written)}, which is no installed provider; {nearest(repr(written), known, 0.75)}"
-            )
-        return None, f"its plugin is not installed: pip install pointsman-{type_}"
+        if type_ not in kind.published:
+            others = {*ALIASES, "llm_router"} if kind is _BACKENDS else set[str]()
+            known = map(repr, {*names, *kind.published, *others})
+            what = "provider" if kind is _BACKENDS else "store"
+            advice = f"which is no installed {what}; {nearest(repr(written), known, 0.75)}"
+            self.tell(path, f"found {found(written)}, {advice}")
+        distribution = kind.published.get(type_, f"pointsman-{type_}")
+        return None, f"its plugin is not installed: pip install {distribution}"
 
 
 def type_named(written: str) -> str:

@@ -51,6 +51,7 @@ class Finding:
     cid: str
     problem: str
     store: str = ""  #: id of the store where that is
+    mended: bool = False  #: whether it was brought back from another store
 
 
 @frozen

@@ -98,6 +98,15 @@ def answered(request: Request, completion: Completion) -> None:
     """Observe an answer after the fact: receipts, metrics. What it raises is logged, not passed on."""
 
 
+@hookspec(firstresult=True)
+def receipt(request: Request, completion: Completion) -> str:
+    """Record an answer, and return the identifier of the record: `Completion.receipt` is that.
+
+    Called for each answer, in the thread of the caller, who waits: write it down later, and be done with that when
+    `close` returns. What it raises is logged, and told in `Completion.warnings`.
+    """
+
+
 # -- stores ------------------------------------------------------------------------------------------
 #
 # They keep content under its content identifier (CID). A `cid` may be followed by names, `CID/a/b`: what a folder has

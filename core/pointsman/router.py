@@ -13,9 +13,9 @@ from . import _log
 from ._answers import Stream, judged, opened
 from ._asking import Asking, Got
 from ._attempts import Shared
-from ._backends import Backend, Providers, limiters, listed
+from ._backends import Backend, Providers, backends_of, limiters
 from ._breaker import Breaker
-from ._discovery import MIDDLEWARE, ORDERS, Catalogue, PluginInfo, check
+from ._discovery import ORDERS, Catalogue, PluginInfo, name_of, plugin_of, receipts_of, wrappers_of
 from ._eligible import ModelGate, Place
 from ._health import Monitor
 from ._order import Priority
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ._batch import BatchOptions, Item
     from ._journal import Result
+    from .store import Store
 T = TypeVar("T")
 
 #: Threads that serve `agenerate` and `astream` of one router; more calls at once wait for one.
@@ -61,6 +62,8 @@ class Router:
     :param rate_limit_storage: where rates are counted: in this process, or in a `redis://` server that many share.
     :param health_ttl: seconds for which a finding about health is good.
     :param middleware: names of installed `pointsman.middleware` plugins, or instances; the first is the outermost.
+    :param receipts: True records every answer, with its request and all that led to it, in a chain that can be verified
+        later (`pip install pointsman-ipfs`); a mapping has the options of that.
     :param verbose: show every attempt on stderr.
     :param log_content: let prompts and answers into the log.
     :param clock: what it waits by; `pointsman.testing.Clock` lets a test advance it.
@@ -83,20 +86,24 @@ class Router:
         rate_limit_storage: str | Secret | None = None,
         health_ttl: float = 60.0,
         middleware: Iterable[str | object] = (),
+        receipts: bool | Mapping[str, Any] = False,
         verbose: bool = False,
         log_content: bool = False,
         clock: Clock | None = None,
         _catalogue: Catalogue | None = None,
+        _store: Store | None = None,
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
         if isinstance(rate_limit_storage, str):
             rate_limit_storage = Secret.of(rate_limit_storage)  # no frame of ours shows a password that is in it
         policy = policy_of(locals())
         self._log_content = log_content
-        made = self._installed() if backends is None else listed(backends)
-        wrappers = self._middleware(middleware)
-        self._order_name = _name(order)
-        orderer = self._plugin(ORDERS, order)
+        made = self._installed() if backends is None else backends_of(backends)
+        wrappers = wrappers_of(self._catalogue, middleware, "Router")
+        if receipts is not False:
+            wrappers.append(("receipts", receipts_of(self._catalogue, receipts, _store)))
+        self._order_name = name_of(order)
+        orderer = plugin_of(self._catalogue, ORDERS, order)
         self._registry = Providers(made, wrappers, orderer, self._catalogue)
         clock = clock or Clock()
         self._breaker = Breaker(clock)
@@ -113,6 +120,7 @@ class Router:
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
         self._source: str | Path | Mapping[str, Any] | None = None
+        self._store: Store | None = None
         _log.to_stderr(_log.INFO if verbose or any(backend.verbose for backend in made) else None)
 
     @classmethod
@@ -125,8 +133,13 @@ class Router:
 
         source, catalogue = sealed(source), Catalogue()  # no traceback shows the keys in a source that is sealed
         settings = load(source, catalogue=catalogue)
-        made = cls(settings.backends, _catalogue=catalogue, **settings.router)
-        made._source = source
+        store = None
+        if settings.router.get("receipts") and settings.stores:
+            from .store import Store
+
+            store = Store(settings.stores, _catalogue=catalogue)
+        made = cls(settings.backends, _catalogue=catalogue, _store=store, **settings.router)
+        made._source, made._store = source, store
         return made
 
     @property
@@ -239,6 +252,8 @@ class Router:
                 return
             self._closed = True
         self._registry.close()
+        if self._store is not None:
+            self._store.close()
         for limiter in self._shared.limiters.values():
             limiter.close()
         if self._threads is not None:
@@ -356,6 +371,7 @@ class Router:
         )
         if self._log_content:
             _log.content(call.request, completion)
+        completion = self._registry.receipted(answered.request, completion)
         self._registry.answered(answered.request, completion)
         return completion
 
@@ -365,17 +381,6 @@ class Router:
         from .config import installed
 
         return installed(self._catalogue)
-
-    def _middleware(self, named: Iterable[str | object]) -> list[tuple[str, object]]:
-        if isinstance(named, str):
-            raise ConfigError("Router.middleware: found text, expected a list of names or plugins")
-        return [(_name(one), self._plugin(MIDDLEWARE, one)) for one in named]
-
-    def _plugin(self, group: str, one: str | object) -> Any:
-        if isinstance(one, str):
-            return self._catalogue.load(group, one)()
-        check(type(one), group)
-        return one
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         import asyncio
@@ -387,7 +392,3 @@ class Router:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _name(plugin: str | object) -> str:
-    return plugin if isinstance(plugin, str) else type(plugin).__name__

@@ -245,6 +245,7 @@ class Completion:
     attempts: tuple[Attempt, ...] = ()
     warnings: tuple[str, ...] = ()
     state: State | None = None  #: what its vendor wants back with the next turn
+    receipt: str | None = None  #: the CID of the record of this answer, where the router keeps receipts
 
     @property
     def message(self) -> Message:

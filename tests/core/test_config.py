@@ -32,7 +32,7 @@ WHOLE: dict[str, Any] = {
     ],
     "MEDIATOR": {"backends": ["llm-router"], "timeout": 30, "max_retries": 3},
     "STORES": [
-        {"id": "blocks", "type": "blocks", "path": "..."},
+        {"id": "blocks", "type": "blocks", "path": "kept"},
         {"id": "ipfs", "type": "kubo", "url": "http://127.0.0.1:5001"},
     ],
     "ROUTER": {
@@ -95,7 +95,10 @@ def test_the_form_of_the_complaint_generator_is_read_whole() -> None:
         "BACKENDS[2].fallback_providers[0]",
         "BACKENDS[2].fallback_providers[1]",
     )
-    assert [dict(store) for store in settings.stores] == WHOLE["STORES"]
+    assert [(one.id, one.type, one.priority) for one in settings.stores] == [
+        ("blocks",) * 2 + (10,),
+        ("ipfs", "kubo", 20),
+    ]
     assert settings.router == {
         "order": "weighted",
         "timeout": 60.0,
@@ -324,7 +327,7 @@ def test_two_entries_may_not_have_the_same_id() -> None:
     assert problems({"BACKENDS": [one, one]}) == (
         'BACKENDS[1].id: found "a", which BACKENDS[0] has; give each its own',
     )
-    assert load({"BACKENDS": [one], "STORES": [{"id": "a", "type": "blocks"}]}).stores[0]["id"] == "a"
+    assert load({"BACKENDS": [one], "STORES": [{"id": "a", "type": "blocks"}]}).stores[0].id == "a"
 
 
 def test_a_plugin_that_fails_while_it_is_built_costs_its_own_backend_only(install: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from attrs import Factory, field, frozen, validators
 from pointsman import Secret
+from pointsman._written import Written
 from pointsman.config import build, load
 from pointsman.errors import ConfigError
 
@@ -195,9 +196,10 @@ def test_a_type_that_is_imported_late_is_no_hindrance() -> None:
 def test_a_relative_path_starts_at_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths in a file mean the same wherever the program runs; URLs and `package:` are no paths."""
     monkeypatch.setenv("HOME", "/home/someone")
-    (tmp_path / "p.toml").write_text("[[STORES]]\nid='a'\ntype='blocks'\nmodel_path='m/x.gguf'\nfolder='f'\n")
-    (one,) = load(tmp_path / "p.toml").stores
-    built = build(Plugin, one, "STORES[0]")
+    (tmp_path / "p.toml").write_text("[[STORES]]\nid='a'\ntype='blocks'\npath='m/kept'\n")
+    (store,) = load(tmp_path / "p.toml").stores
+    assert getattr(store.provider, "path", None) == tmp_path / "m/kept"
+    built = build(Plugin, Written({"model_path": "m/x.gguf", "folder": "f"}, tmp_path), "P")
     assert (built.model_path, built.folder) == (str(tmp_path / "m/x.gguf"), tmp_path / "f")
     for path in ("/m/x.gguf", "package:llm-x/x.gguf", "hf://owner/repo/x.gguf", ""):
         assert build(Plugin, {"model_path": path}, "P").model_path == path

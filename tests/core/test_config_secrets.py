@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from attrs import field, frozen
 from pointsman import Secret
+from pointsman._written import Written
 from pointsman.config import Settings, build, load
 from pointsman.errors import ConfigError
 
@@ -81,7 +82,7 @@ def test_settings_and_errors_show_no_key(
     monkeypatch.setenv("THE_KEY", key)
     options = place("${THE_KEY}" if through == "variable" else key)
     whole: dict[str, Any] = {"BACKENDS": [{"id": "a", "type": "echo", "enabled": False, **options}]}
-    whole["STORES"] = [{"id": "s", "type": "blocks", **options}]
+    whole["STORES"] = [{"id": "s", "type": "blocks", "enabled": False, **options}]
     whole["ROUTER"] = {"rate_limit_storage": f"redis://:{'${THE_KEY}' if through == 'variable' else key}@127.0.0.1"}
     source: Any = whole
     if through == "file":
@@ -91,7 +92,7 @@ def test_settings_and_errors_show_no_key(
     (store,) = settings.stores
     assert key not in everything_shown(settings) + everything_shown(settings.backends[0]) + everything_shown(store)
     with pytest.raises(ConfigError) as refused:
-        build(Guarded, store, "STORES[0]")
+        build(Guarded, Written(options), "STORES[0]")
     assert key not in everything_told(refused.value)
     whole["ROUTER"] = {"timeout": -1}
     if through == "file":
@@ -105,9 +106,8 @@ def test_settings_and_errors_show_no_key(
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps])
 def test_settings_that_may_hold_keys_are_never_pickled(duplicate: Any) -> None:
     """A pickle would hold the keys; whoever needs the settings elsewhere loads them there."""
-    (store,) = load({"STORES": [{"id": "a", "type": "blocks", "password": "x"}]}).stores
     with pytest.raises(TypeError, match="never pickled"):
-        duplicate(store)
+        duplicate(Written({"id": "a", "type": "blocks", "password": "x"}))
     settings = load({"BACKENDS": [{"id": "a", "type": "openai", "model": "m", "api_key": a_key(3)}]})
     for held in (settings, settings.backends[0]):
         with pytest.raises(TypeError, match="never pickled"):

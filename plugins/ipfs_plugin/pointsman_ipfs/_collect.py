@@ -38,7 +38,7 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     index = places.index
     before = index.next_seq()
     places.new_generation()
-    places.catch_up()
+    places.catch_up_wholly()
     sweep = index.sweep()
     try:
         for root in index.pins():
@@ -53,7 +53,7 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
         blocks, size = sweep.away(before)
     finally:
         sweep.close()
-    writer.close()  # our own pack may be one of those
+    writer.let_go()  # our own pack may be one of those
     with _Mover(places, shelf, writer) as mover:
         for name, filled in index.filled().items():
             alive()
@@ -90,10 +90,10 @@ class _Mover:
     def empty(self, path: Path) -> None:
         """Move what is of use in a pack, and take the pack away."""
         index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
-        self._places.catch_up()
+        self._places.catch_up_wholly()
         for one in self._shelf.contents(path.stem):
             if isinstance(one, Mark):
-                roots |= {*one.pins, *one.unpins}
+                roots.update(cid for cid, _ in one.said())
                 continue
             place = Place(path.stem, one.offset, one.length)
             if index.place(one.cid[-32:]) == place:
@@ -109,7 +109,8 @@ class _Mover:
         if moved or said:
             pack = self._into()
             pack.add(b"", Mark(self._writer.next_mark()))
-            self._places.enter(pack.path, pack.fileno(), self._counts, pack.size)
+            for written in self._places.written(pack.path, pack.fileno(), self._counts, pack.size):
+                index.entered(written)
             self._said, self._counts = self._said | roots, pack.size
             index.moved(path.stem, pack.name, moved)
         else:

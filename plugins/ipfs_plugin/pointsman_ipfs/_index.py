@@ -30,9 +30,8 @@ CREATE TABLE damaged(digest BLOB PRIMARY KEY, cid BLOB, found REAL) WITHOUT ROWI
 CREATE TABLE counter(seq INTEGER);
 INSERT INTO counter VALUES(1);
 """
-_ENTER_PACK = (
-    "INSERT INTO packs(name, size) VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET size=max(size, ?2) RETURNING id"
-)
+_ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?1, ?2) ON CONFLICT(name)
+    DO UPDATE SET size=max(size, ?2), since=CASE WHEN ?2 THEN NULL ELSE since END RETURNING id"""
 _ENTER_BLOCK = "INSERT INTO blocks VALUES(?, ?, ?, ?, ?) ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq"
 _ENTER_PIN = """INSERT INTO pins VALUES(?, ?, ?)
     ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, kept=excluded.kept WHERE excluded.seq > seq"""
@@ -54,7 +53,7 @@ class Written(NamedTuple):
     """What was added to a pack at once."""
 
     pack: str
-    size: int  #: how far the pack counts now
+    size: int  #: how far the pack counts now; 0 if there is more to come
     records: Sequence[Record]
     mark: Mark
 
@@ -96,7 +95,12 @@ class Index:
     def _connected(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=4000"):
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=NORMAL",
+                "wal_autocheckpoint=4000",
+                "journal_size_limit=4194304",
+            ):
                 db.execute(f"PRAGMA {pragma}")
             marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
             if marks != [_APPLICATION, _VERSION]:
@@ -127,7 +131,8 @@ class Index:
                     yield self._write, seq
                     self._write.execute("COMMIT")
                 except BaseException:
-                    self._write.execute("ROLLBACK")
+                    if self._write.in_transaction:  # SQLite itself may have ended it, on a full disk say
+                        self._write.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
                 raise _told(self._path, error) from error
@@ -179,9 +184,7 @@ class Index:
                 (id_,) = db.execute(_ENTER_PACK, (pack, size)).fetchone()
                 rows = [(record.cid[-32:], id_, record.offset, record.length, seq) for record in records]
                 db.executemany(_ENTER_BLOCK, rows)
-                if mark.pins or mark.unpins:
-                    said = [(cid, mark.seq, True) for cid in mark.pins]
-                    db.executemany(_ENTER_PIN, said + [(cid, mark.seq, False) for cid in mark.unpins])
+                db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
             db.execute(_MENDED)
 
     def moved(self, old: str, new: str, places: Mapping[bytes, Place]) -> None:
@@ -212,11 +215,6 @@ class Index:
             if not rows:
                 return
             last = rows[-1][0]
-
-    def is_pinned(self, cid: bytes) -> bool:
-        """Whether this root is pinned."""
-        with self._asking() as db:
-            return db.execute("SELECT 1 FROM pins WHERE cid=? AND kept", (cid,)).fetchone() is not None
 
     def said_of(self, cids: Iterable[bytes]) -> list[Pin]:
         """Return what was said last of each of these roots."""
@@ -274,7 +272,8 @@ class Index:
     def lost_pack(self, pack: str) -> None:
         """Strike out a pack that is gone, with all that it held."""
         with self.changing() as (db, _):
-            sql = "SELECT digest, x'01551220' || digest, ? FROM blocks WHERE pack=(SELECT id FROM packs WHERE name=?)"
+            sql = """SELECT digest, CAST(x'01551220' || digest AS BLOB), ? FROM blocks
+                WHERE pack=(SELECT id FROM packs WHERE name=?)"""
             db.execute(f"INSERT OR REPLACE INTO damaged {sql}", (time(), pack))
             _strike_out(db, pack)
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from pointsman import UnavailableError
 
-from .cbor import Ref, encode
+from .cbor import Ref, decode, encode
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
@@ -45,6 +45,10 @@ class Mark(NamedTuple):
     seq: int
     pins: tuple[bytes, ...] = ()
     unpins: tuple[bytes, ...] = ()
+
+    def said(self) -> list[tuple[bytes, bool]]:
+        """Return each root that it speaks of, and whether that is pinned."""
+        return [(cid, True) for cid in self.pins] + [(cid, False) for cid in self.unpins]
 
 
 def framed(cid: bytes, data: bytes) -> bytes:
@@ -84,19 +88,31 @@ class Pack:
 
     @classmethod
     def create(cls, folder: Path) -> Pack:
-        """Return a new pack. It is durable, as an empty one, when this returns."""
+        """Return a new pack. It is durable, as an empty one, when this returns.
+
+        :raises UnavailableError: it could not be written.
+        """
         path = folder / f"{uuid4().hex}{_END}"
         unseen = path.with_suffix(".new")  # nobody looks into it before it is locked and has its header
-        file = os.open(unseen, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = os.open(unseen, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise unwritten(folder, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not os.fstat(file).st_nlink:  # somebody took it for one that nobody will finish
+                raise InterruptedError
             os.write(file, HEADER)
             os.rename(unseen, path)
             sync_folder(folder)
-        except BaseException:
+        except BaseException as error:
             os.close(file)
             with suppress(OSError):
                 unseen.unlink()
+            if isinstance(error, InterruptedError):
+                return cls.create(folder)
+            if isinstance(error, OSError):
+                raise unwritten(folder, error) from error
             raise
         return cls(path, file, len(HEADER))
 
@@ -241,16 +257,13 @@ def _mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
     """Return the mark that a block of DAG-CBOR is, None if it is somebody's content."""
     if not data.startswith((b"\xa3bat", b"\xa4bat", b"\xa5bat")) or sha256(data).digest() != cid[4:]:
         return None
-    import dag_cbor
-
     try:
-        said: Any = dag_cbor.decode(data)
-        if (said["pack"], said["at"]) != (name, place):
-            return None
-        pins, unpins = (tuple(bytes(link) for link in said.get(kind, ())) for kind in ("pins", "unpins"))
-        return Mark(said["seq"], pins, unpins)
-    except (ValueError, LookupError, TypeError, AttributeError):
+        said: Any = decode(data)
+    except ValueError:
         return None
+    if (said.get("pack"), said.get("at")) != (name, place):
+        return None
+    return Mark(said["seq"], tuple(said.get("pins", ())), tuple(said.get("unpins", ())))
 
 
 def _varint_at(head: bytes) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from ._index import Index, Place, Written
 from ._packs import Mark, Record, counted, locked, packs_in, recovered, scanned
 
 #: Seconds that what was written waits to be entered, so that it is entered together.
-_GATHER_S = 0.02
+_GATHER_S = 0.1
 #: Blocks that are remembered beyond those that wait: of small things that are put again and again.
 _REMEMBERED = 1 << 14
 #: Rows of the index that are entered in one go.
@@ -38,6 +38,7 @@ class Places:
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}
         self._waiting: list[Written] = []
+        self._read: dict[str, int] = {}  #: how far packs were read or written here, whether or not the index knows
         self._entering = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wanted = threading.Event()
@@ -52,31 +53,45 @@ class Places:
 
     def find(self, digest: bytes) -> Place | None:
         """Return where a block stands, None if it is nowhere."""
+        self._renew()
         place = self._recent.get(digest) or self.index.place(digest)
         if place is None and self.catch_up():
-            place = self.index.place(digest)
+            place = self._recent.get(digest) or self.index.place(digest)
         return place
+
+    def pins(self) -> Iterator[bytes]:
+        """Yield the roots that are pinned."""
+        self.catch_up()
+        with self._lock:  # empty, unless the disk is full
+            waiting = {cid: kept for one in self._waiting for cid, kept in one.mark.said()}
+        yield from (cid for cid in self.index.pins() if cid not in waiting)
+        yield from (cid for cid, kept in waiting.items() if kept)
 
     def recent(self, digests: Iterable[bytes]) -> set[bytes]:
         """Return those of the digests whose blocks this process wrote a moment ago."""
+        self._renew()
+        return self._recent.keys() & set(digests)
+
+    def _renew(self) -> None:
+        """Forget what may have been collected since."""
         if self.generation != self._seen:
             with self._lock:
                 self._seen = self.generation
                 waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
                 self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
-                return set()
-        return self._recent.keys() & set(digests)
 
     def forget(self, digest: bytes) -> None:
         """Let the index say where a block is: what this process remembers is not so any more."""
-        self.flush()
+        with suppress(UnavailableError):
+            self.flush()
         with self._lock:
             self._recent.pop(digest, None)
 
     def lost(self, cid: bytes, place: Place) -> None:
         """Strike out a block whose bytes at this place are wrong."""
         self.forget(cid[-32:])
-        self.index.lost(cid, place)
+        with suppress(UnavailableError):  # on a full disk it is found wrong again
+            self.index.lost(cid, place)
 
     def found(self, record: Record, pack: str) -> None:
         """Enter a block that stands in a pack which was entered before."""
@@ -98,13 +113,17 @@ class Places:
     def wrote(self, pack: str, size: int, records: Sequence[Record], mark: Mark) -> None:
         """Note what this process has written, durably. It is found from now on, and entered into the index soon."""
         with self._lock:
-            for record in records:
-                self._recent[record.cid[-32:]] = Place(pack, record.offset, record.length)
-            self._waiting.append(Written(pack, size, records, mark))
+            self._remember(Written(pack, size, records, mark))
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._enter_soon, name="pointsman-blocks", daemon=True)
                 self._thread.start()
         self._wanted.set()
+
+    def _remember(self, written: Written) -> None:
+        for record in written.records:
+            self._recent[record.cid[-32:]] = Place(written.pack, record.offset, record.length)
+        self._waiting.append(written)
+        self._read[written.pack] = max(written.size, self._read.get(written.pack, 0))
 
     def flush(self) -> None:
         """Enter what waits into the index.
@@ -118,7 +137,9 @@ class Places:
                 self._enter(waiting)
             except BaseException:
                 with self._lock:
-                    self._waiting = waiting + self._waiting
+                    later, self._waiting = self._waiting, []
+                    for one in (*waiting, *later):
+                        self._remember(one)
                 raise
             with self._lock:
                 for digest in list(islice(self._recent, max(0, len(self._recent) - _REMEMBERED))):
@@ -145,10 +166,19 @@ class Places:
 
     # -- what others have written ------------------------------------------------------------------
 
-    def catch_up(self) -> bool:
-        """Enter what any pack has beyond what the index knows; say whether there was anything."""
-        grown = bool(self._waiting)
+    def catch_up_wholly(self) -> None:
+        """Enter what any pack has beyond what the index knows.
+
+        :raises UnavailableError: the index cannot be written.
+        """
+        self.catch_up()
         self.flush()
+
+    def catch_up(self) -> bool:
+        """Enter what any pack has beyond what the index knows, or remember it; say whether there was anything."""
+        grown = bool(self._waiting)
+        with suppress(UnavailableError):  # a full disk: what waits is remembered
+            self.flush()
         sizes, running = self.index.sizes(), self.index.runs()
         for path in packs_in(self.folder):
             if path.stem not in running:  # a long put enters its own when it ends
@@ -168,17 +198,20 @@ class Places:
                     continue
                 if path.stem not in running:
                     self._read_on(path, known)
-                elif (file := locked(path)) is not None:  # it was killed, perhaps when all but this was done
+                elif (file := locked(path)) is not None:  # it was killed, perhaps when it had been written whole
                     os.close(file)
                     self._read_on(path, known)
-                    self.index.running(path.stem, None)
-                recovered(path, self.index.sizes().get(path.stem, 0))
+                    with suppress(UnavailableError):
+                        self.index.running(path.stem, None)
+                recovered(path, max(known, self._read.get(path.stem, 0)))
         for gone in sizes:
             if not (self.folder / f"{gone}.car").exists():
-                self.index.lost_pack(gone)
+                with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
+                    self.index.lost_pack(gone)
 
     def _read_on(self, path: Path, known: int) -> bool:
         """Enter what a pack has behind `known`, up to its last mark; its writer may live."""
+        known = max(known, self._read.get(path.stem, 0))
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             end = counted(path, file, known, os.fstat(file).st_size)
@@ -189,15 +222,33 @@ class Places:
             os.close(file)
 
     def enter(self, path: Path, file: int, start: int, end: int) -> None:
-        """Enter what a pack holds from `start` to the mark that ends at `end`."""
-        some: list[Record] = []
+        """Enter what a pack holds from `start` to the mark that ends at `end`, or remember it.
+
+        In its turn: how far the index knows a pack says that it knows all before that.
+        """
+        for written in self.written(path, file, start, end):
+            with self._lock:
+                for one in written:
+                    self._remember(one)
+            with suppress(UnavailableError):
+                self.flush()
+
+    def written(self, path: Path, file: int, start: int, end: int) -> Iterator[Sequence[Written]]:
+        """Yield what a pack holds from `start` to the mark that ends at `end`, so much as is entered in one go."""
+        some, rows, written = list[Record](), 0, list[Written]()
         for one in scanned(path, file, start, end):
             if isinstance(one, Record):
                 some.append(one)
-            if not isinstance(one, Record) or len(some) >= _ROWS:
-                place, mark = (0, Mark(0)) if isinstance(one, Record) else one
-                self.index.entered([Written(path.stem, place, some, mark)])
-                some = []
+                rows += 1
+                if rows < _ROWS:
+                    continue
+            place, mark = (0, Mark(0)) if isinstance(one, Record) else one
+            written.append(Written(path.stem, place, some, mark))
+            some, rows = [], rows + 1
+            if rows >= _ROWS:
+                yield written
+                rows, written = 0, []
+        yield written
 
     def close(self) -> None:
         """Enter what waits, and end the thread."""

@@ -39,8 +39,8 @@ class Shelf:
         :raises ContentNotFoundError: it is not here.
         :raises UnusableAnswer: its bytes are damaged: they have been put aside.
         """
-        digest, missed = cid[-32:], 0
-        while (place := self._places.find(digest)) is not None:
+        digest, missed, wrong = cid[-32:], 0, set[Place]()
+        while (place := self._places.find(digest)) is not None and place not in wrong:
             data = self._read(place)
             if data is not None and matches(cid, data):
                 return data
@@ -51,7 +51,8 @@ class Shelf:
                 continue
             self._put_aside(cid, place, data)
             self._look_elsewhere(cid, place)
-        if any(damaged[-32:] == digest for damaged in self._places.index.damaged()):
+            wrong.add(place)
+        if place or any(damaged[-32:] == digest for damaged in self._places.index.damaged()):
             raise UnusableAnswer(
                 f"block {to_text(cid)} was damaged on this disk, and has been put aside", try_next=True
             )

@@ -92,10 +92,12 @@ class Writer:
         self._last = max(self._last + 1, time_ns())
         return self._last
 
-    def close(self) -> None:
-        """Let the pack go."""
+    def let_go(self) -> None:
+        """Let the pack go, unless somebody writes: the next put begins another one, or goes on with it."""
         with self._lock:
-            pack, self._pack = self._pack, None
+            pack = None
+            if not self._led:
+                pack, self._pack = self._pack, None
         if pack is not None:
             pack.close()
 
@@ -217,7 +219,6 @@ class Large:
         except BaseException:
             self.abandon()
             raise
-        self._index.running(self._pack.name, None)
         self._pack.close()
 
     def abandon(self) -> None:

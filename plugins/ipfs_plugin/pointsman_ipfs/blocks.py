@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, TypeVar
 
 from attrs import field, frozen, validators
 from pointsman import (
@@ -31,12 +32,16 @@ from ._shelf import Shelf
 from ._writer import Large, Writer
 from .block import Verified
 from .tree import add_tree, extract
-from .unixfs import PROFILES, add_file
+from .unixfs import PROFILES, add_file, profile_of
+
+T = TypeVar("T")
 
 #: Bytes up to which what is put waits in memory and is written together with what others put.
 _SMALL = 4 << 20
 #: Bytes that should be free on the disk.
 _FREE = 64 << 20
+#: Bytes that we keep for what has to be written when none are free.
+_RESERVE = 4 << 20
 
 
 def default_path() -> Path:
@@ -70,7 +75,7 @@ class Blocks:
     @hookimpl
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
-        profile, opened, alive = PROFILES[source.profile or self.profile], self._opened(), _alive(scope)
+        profile, opened, alive = profile_of(source.profile or self.profile), self._opened(), _alive(scope)
         with _Put(opened, source.pin, alive) as put:
 
             def keep(cid: bytes, data: bytes) -> None:
@@ -108,9 +113,7 @@ class Blocks:
             for entry in reader.entries(get, reader.resolve(get, cid)):
                 yield Entry(entry.name, cids.to_text(entry.cid), entry.size, entry.kind)
             return
-        opened = self._opened()
-        opened.places.catch_up()
-        for root in opened.places.index.pins():
+        for root in self._opened().places.pins():
             try:
                 kind, size = reader.kind_and_size(get, root)
             except BackendError:  # damaged, or not here: it is pinned all the same
@@ -158,15 +161,14 @@ class Blocks:
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
         opened, root = self._opened(), reader.resolve(self._get(scope), cid)
-        opened.places.catch_up()
-        if opened.places.index.is_pinned(root):
-            opened.writer.add((), (), (root,))
+        if root in opened.places.pins():
+            opened.with_room(lambda: opened.writer.add((), (), (root,)))
 
     @hookimpl
     def collect(self, scope: Scope) -> Collected:
         """Remove what no pin keeps."""
-        opened = self._opened()
-        return collected(opened.places, opened.shelf, opened.writer, _alive(scope))
+        opened, alive = self._opened(), _alive(scope)
+        return opened.with_room(lambda: collected(opened.places, opened.shelf, opened.writer, alive))
 
     @hookimpl
     def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
@@ -183,7 +185,7 @@ class Blocks:
                 yield Finding(cids.to_text(found), problem)
         for damaged in opened.places.index.damaged():
             yield Finding(cids.to_text(damaged), "it was damaged, and is not here again")
-        for root in opened.places.index.pins():
+        for root in opened.places.pins():
             if why := _lacking(opened, root, get):
                 yield Finding(cids.to_text(root), f"it is pinned, and not whole: {why}")
 
@@ -250,15 +252,39 @@ class _Opened:
                 packs.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for folder in (root, root.parent):
                     sync_folder(folder)
-            self.places = Places(root)
+            self._reserve = root / "reserve"
+            self.places = self.with_room(lambda: Places(root))
         except OSError as error:
             text = f"{root} cannot be used as a store: {error.strerror or error}; choose another path"
             raise UnavailableError(text, retry_same=False) from error
         self.shelf = Shelf(self.places, root / "quarantine")
         self.writer = Writer(self.places, self.shelf)
 
+    def with_room(self, work: Callable[[], T]) -> T:
+        """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""
+        try:
+            return work()
+        except UnavailableError:
+            with suppress(OSError):
+                self._reserve.unlink()
+            return work()
+        finally:
+            with suppress(OSError):
+                self._refill()
+
+    def _refill(self) -> None:
+        file = os.open(self._reserve, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            size = _RESERVE
+            while size > os.fstat(file).st_size:
+                with suppress(OSError):  # there is less room
+                    os.posix_fallocate(file, 0, size)
+                size //= 2
+        finally:
+            os.close(file)
+
     def close(self) -> None:
-        self.writer.close()
+        self.writer.let_go()
         self.places.close()
         self.shelf.close()
 

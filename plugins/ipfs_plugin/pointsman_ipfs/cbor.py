@@ -1,13 +1,15 @@
-"""DAG-CBOR, written fast: the canonical form of the IPLD specification, byte for byte that of the library `dag-cbor`.
+"""DAG-CBOR, fast: the canonical form of the IPLD specification, byte for byte that of the library `dag-cbor`.
 
-That library reads it. Writing is here, since a receipt is written in the path of every call.
+What is foreign is read with that library. Ours is here, since a receipt is written in the path of every call, and a
+store that is opened reads a mark for each put.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from math import isfinite
-from struct import pack
+from struct import error as struct_error
+from struct import pack, unpack_from
 from typing import Any
 
 
@@ -93,3 +95,46 @@ def _head(kind: int, count: int) -> bytes:
     if count < 0x1_0000_0000:
         return pack(">BI", kind | 26, count)
     return pack(">BQ", kind | 27, count)
+
+
+def decode(data: bytes) -> Any:
+    """Return what `encode` has written: links as `Ref`, lists as lists.
+
+    :raises ValueError: it is anything else, such as DAG-CBOR that is not canonical.
+    """
+    try:
+        value, end = _read(data, 0)
+        if end == len(data) and encode(value) == data:
+            return value
+    except (LookupError, TypeError, RecursionError, UnicodeDecodeError, struct_error) as error:
+        raise ValueError(f"no DAG-CBOR: {error!r:.100}") from error
+    raise ValueError("no DAG-CBOR in its canonical form")
+
+
+def _read(data: bytes, at: int) -> tuple[Any, int]:
+    """Return the item at a place, and where it ends."""
+    first = data[at]
+    kind, number, at = first & 0xE0, first & 0x1F, at + 1
+    if kind == 0xE0:
+        if number == 27:
+            return unpack_from(">d", data, at)[0], at + 8
+        return {20: False, 21: True, 22: None}[number], at
+    if number > 23:
+        size = 1 << number - 24
+        number, at = int.from_bytes(data[at : at + size], "big"), at + size
+    if kind == 0x00:
+        return number, at
+    if kind == 0x20:
+        return -1 - number, at
+    if kind == 0x40:
+        return data[at : at + number], at + number
+    if kind == 0x60:
+        return data[at : at + number].decode(), at + number
+    if kind == 0xC0:
+        inner, at = _read(data, at)
+        return Ref(inner[1:]), at
+    items = list[Any]()
+    for _ in range(number if kind == 0x80 else 2 * number):
+        item, at = _read(data, at)
+        items.append(item)
+    return (items if kind == 0x80 else dict(zip(items[::2], items[1::2], strict=True))), at

@@ -1,0 +1,121 @@
+"""Brings to each store what waits for it in the outbox: a thread for each store that has something to get."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from math import inf
+from time import time
+
+from . import _log
+from ._attempts import translated
+from ._outbox import LEASE_S, Outbox, Waiting
+from .errors import PointsmanError
+from .scope import Scope
+
+
+class Courier:
+    """Works through an outbox. Thread-safe.
+
+    :param deliver: does one job, while it calls `renew` now and then; raises what went wrong.
+    """
+
+    def __init__(self, outbox: Outbox, deliver: Callable[[Waiting, Scope, Callable[[], None]], None]) -> None:
+        self._outbox, self._deliver = outbox, deliver
+        self._lock = threading.Lock()
+        self._threads: dict[str, threading.Thread] = {}
+        self._bells: dict[str, threading.Event] = {}
+        self._turns: dict[str, threading.Lock] = {}  #: of each store: one job at a time
+        self._running = set[Scope]()
+        self._closed = False
+
+    def wake(self, stores: Iterable[str]) -> None:
+        """Let what waits for these stores be brought, as soon as it is due."""
+        with self._lock:
+            for store in () if self._closed else stores:
+                self._bells.setdefault(store, threading.Event()).set()
+                self._turns.setdefault(store, threading.Lock())
+                if store not in self._threads:
+                    thread = threading.Thread(None, self._run, f"outbox of {store}", (store,), daemon=True)
+                    self._threads[store] = thread
+                    thread.start()
+
+    def drain(self, stores: Iterable[str], scope: Scope) -> None:
+        """Try everything that waits for these stores once, whenever it is due, and return when that is done."""
+        stores, began = list(stores), time()
+        with self._lock:
+            for store in stores:
+                self._turns.setdefault(store, threading.Lock())
+
+        def work(store: str) -> None:
+            while not scope.expired and self._one(store, scope, began):
+                pass
+
+        with ThreadPoolExecutor(len(stores) or 1, thread_name_prefix="pointsman-sync") as threads:
+            list(threads.map(work, stores))
+
+    def close(self) -> None:
+        """End the threads; what they were bringing waits for the next time."""
+        with self._lock:
+            self._closed = True
+            running, threads = list(self._running), list(self._threads.values())
+            for bell in self._bells.values():
+                bell.set()
+        for scope in running:
+            scope.cancel()
+        for thread in threads:
+            thread.join()
+        with suppress(PointsmanError):
+            self._outbox.let_go()
+
+    def _run(self, store: str) -> None:
+        """In a thread of its own: do what is due, until nothing waits."""
+        bell = self._bells[store]
+        while True:
+            bell.clear()
+            try:
+                while self._one(store, Scope()):
+                    pass
+                wait = self._outbox.next_due(store)
+            except PointsmanError as error:
+                _log.failed("outbox", error, store=store)
+                wait = LEASE_S
+            with self._lock:
+                if self._closed or (wait is None and not bell.is_set()):
+                    del self._threads[store]
+                    return
+            bell.wait(wait)
+
+    def _one(self, store: str, within: Scope, tried_before: float = 0.0) -> bool:
+        """Do one job; say whether there was one."""
+        with self._turns[store]:
+            job = None if self._closed or within.cancelled else self._outbox.take(store, tried_before=tried_before)
+            if job is None:
+                return False
+            scope = Scope(None if within.left() == inf else within.left())
+            forget, renewed = within.on_cancel(scope.cancel), time()
+            with self._lock:
+                self._running.add(scope)
+
+            def renew() -> None:
+                nonlocal renewed
+                if time() - renewed > LEASE_S / 4:
+                    renewed = time()
+                    if not self._outbox.renew(job):
+                        scope.cancel()  # nobody wants it any more
+
+            try:
+                if self._closed:
+                    scope.cancel()
+                self._deliver(job, scope, renew)
+                self._outbox.done(job)
+            except Exception as raised:
+                error = translated(raised)
+                self._outbox.failed(job, str(error), error.retry_after)
+            finally:
+                forget()
+                with self._lock:
+                    self._running.discard(scope)
+            return True

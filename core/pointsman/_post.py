@@ -1,0 +1,148 @@
+"""Copies that other stores have still to get: the outbox, when it is needed, and who brings them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import evolve
+
+from ._courier import Courier
+from ._outbox import Outbox, Waiting, What
+from ._sources import Pieces
+from ._stores import StoreBackend
+from ._storing import Storing
+from .errors import BackendError, ContentNotFoundError
+from .scope import Scope
+
+
+class Post:
+    """The outbox of one `Store`. Thread-safe.
+
+    :param path: of the file, which is made with the first thing that waits.
+    """
+
+    def __init__(self, path: Path, storing: Callable[[], Storing]) -> None:
+        self._path, self._storing = path, storing
+        self._lock = threading.Lock()
+        self._opened: tuple[Outbox, Courier] | None = None
+        self._closed = False
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything has ever waited."""
+        return self._opened is not None or self._path.exists()
+
+    def send(self, cid: str, stores: Iterable[str], what: What = "put") -> None:
+        """Note what these stores have still to do, durably, and let it be done."""
+        stores = list(stores)
+        if stores:
+            outbox, courier = self._open()
+            outbox.add(cid, stores, what)
+            courier.wake(stores)
+
+    def drop(self, cid: str) -> None:
+        """Forget what was to be done with this content."""
+        if self.exists:
+            self._open()[0].drop(cid)
+
+    def waiting(self, cid: str | None = None) -> list[Waiting]:
+        """Return what waits."""
+        return self._open()[0].waiting(cid) if self.exists else []
+
+    def counts(self) -> dict[str, tuple[int, float, str]]:
+        """Return of each store for which something waits: how many, since when, and why one of them failed."""
+        return self._open()[0].counts() if self.exists else {}
+
+    def resume(self) -> None:
+        """Go on with what waits from the last time."""
+        if self.exists:
+            outbox, courier = self._open()
+            courier.wake(outbox.counts())
+
+    def drain(self, scope: Scope) -> None:
+        """Try everything that waits once, now."""
+        if self.exists:
+            outbox, courier = self._open()
+            courier.drain(outbox.counts(), scope)
+
+    def seen(self, usable: Iterable[str]) -> set[str]:
+        """Note these stores as ones that were there once, and return all such."""
+        outbox, _ = self._open()
+        for store in set(usable) - (known := outbox.seen()):
+            outbox.see(store)
+        return known | set(usable)
+
+    def close(self) -> None:
+        """End what is being brought, and let the file go."""
+        with self._lock:
+            self._closed = True
+        if self._opened is not None:
+            outbox, courier = self._opened
+            courier.close()
+            outbox.close()
+
+    def _open(self) -> tuple[Outbox, Courier]:
+        with self._lock:
+            if self._opened is None:
+                outbox = Outbox(self._path)
+                self._opened = outbox, Courier(outbox, self._deliver)
+            return self._opened
+
+    def _deliver(self, job: Waiting, scope: Scope, renew: Callable[[], None]) -> None:
+        """Do one job.
+
+        :raises BackendError: it could not be done.
+        """
+        storing = self._storing()
+        target = [one for one in storing.registry.backends if one.id == job.store]
+        if not target:
+            raise BackendError("no store of this id is configured")
+        if job.what == "unpin":
+            with suppress(ContentNotFoundError):
+                storing.run(evolve(storing.task("unpin", cid=job.cid), scope=scope), (target, []))
+        else:
+            self._bring(job.cid, target, job.what == "put", scope, renew)
+
+    def mend(self, cid: str, store: str) -> bool:
+        """Bring back what is damaged in a store, now; say whether that was done."""
+        target = [one for one in self._storing().registry.backends if one.id == store and one.writable]
+        try:
+            if target:
+                self._bring(cid, target, False, Scope(), bool)
+            return bool(target)
+        except BackendError:
+            return False
+
+    def _bring(
+        self, cid: str, target: list[StoreBackend], pin: bool, scope: Scope, renew: Callable[[], object]
+    ) -> None:
+        storing, failure = self._storing(), list[BackendError]()
+        export = evolve(storing.task("export_car", cid=cid), scope=scope)
+        pieces = storing.given_out(export, ([one for one in storing.able(export) if one is not target[0]], []))
+
+        def brought() -> Iterator[bytes]:
+            try:
+                for piece in pieces:
+                    renew()
+                    yield piece
+            except BackendError as error:
+                failure.append(error)
+                raise _SourceFailed(f"what was to be brought could not be read: {error}") from error
+
+        task = storing.task("import_car", source=Pieces(brought()), pin=pin)
+        try:
+            answered = storing.run(evolve(task, scope=scope, max_retries=0), (target, []))  # it can be read once
+        except BackendError as error:
+            raise failure[0] if failure else error from None
+        if cid not in (roots := [root.cid for root in answered.answer]):
+            raise BackendError(f"it has kept something else: {', '.join(roots)}")
+
+
+class _SourceFailed(BackendError):
+    """It says nothing against the store that was to get it."""
+
+    blameless = True
+    retry_same = False

@@ -1,0 +1,174 @@
+"""What a caller gives to be kept, in a form that can be read again; and what is given back, as a file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, TypeAlias
+
+from .errors import InvalidRequestError
+
+#: Bytes, the path of a file or folder, an open binary file, or bytes in pieces.
+Given: TypeAlias = "bytes | str | os.PathLike[str] | BinaryIO | Iterable[bytes]"
+
+#: Bytes that are kept in memory of what can be read only once; the rest is kept in a temporary file.
+_IN_MEMORY = 1 << 20
+
+
+class Pieces(io.RawIOBase):
+    """Bytes that come in pieces, as a file to be read once."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces, self._rest = iter(pieces), memoryview(b"")
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; 0 at the end."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                raise InvalidRequestError(f"content: found a piece of type {type(piece).__name__}, expected bytes")
+            self._rest = memoryview(piece)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes, or all that is left."""
+        if size == 0 or (size is not None and 0 < size < len(self._rest)):
+            piece, self._rest = bytes(self._rest[:size]), self._rest[size:]
+            return piece
+        return super().read(size) or b""
+
+    def close(self) -> None:
+        """Let the pieces go."""
+        if not self.closed:
+            getattr(self._pieces, "close", bool)()
+        super().close()
+
+
+class Replayed(io.RawIOBase):
+    """A file that can be read again from where it stood.
+
+    :param keep: whether what cannot be read twice is kept, so that it can.
+    """
+
+    def __init__(self, file: BinaryIO, *, keep: bool) -> None:
+        self._file = file
+        self._start = file.tell() if _seekable(file) else None
+        self._kept = SpooledTemporaryFile(_IN_MEMORY) if keep and self._start is None else None  # noqa: SIM115 - `close`
+        self._fresh, self._again = True, False
+
+    @property
+    def again(self) -> bool:
+        """Whether it can be read again."""
+        return self._start is not None or self._kept is not None
+
+    def restart(self) -> None:
+        """Begin anew."""
+        if self._start is not None:
+            self._file.seek(self._start)
+        elif not self._fresh and self._kept is None:
+            raise InvalidRequestError("the content could be read only once, and has been")
+        elif self._kept is not None:
+            self._kept.seek(0)
+            self._again = True
+        self._fresh = False
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
+        if self._kept is None:
+            return self._file.read(size) or b""
+        if self._again:
+            if data := self._kept.read(size):
+                return data
+            self._again = False
+        data = self._file.read(size) or b""
+        self._kept.write(data)
+        return data
+
+    def close(self) -> None:
+        """Let go what was kept; the file itself is its owner's."""
+        if self._kept is not None:
+            self._kept.close()
+        super().close()
+
+
+def file_of(given: Given) -> BinaryIO | Path:
+    """Return what was given as a binary file, or as the path of what is there.
+
+    :raises InvalidRequestError: it is neither.
+    """
+    if isinstance(given, bytes | bytearray | memoryview):
+        return io.BytesIO(given)
+    if isinstance(given, str | os.PathLike):
+        path = Path(given)
+        try:
+            there = os.path.lexists(path)
+        except ValueError:  # a zero byte
+            there = False
+        if not there:
+            raise InvalidRequestError(f"{str(path)!r:.300}: nothing is there; to keep a text, give its bytes")
+        return path
+    if (read := getattr(given, "read", None)) is not None:
+        if isinstance(read(0), bytes):
+            return given  # type: ignore[return-value] # it reads bytes
+        raise InvalidRequestError("content: found a file that reads text, expected one that was opened in binary mode")
+    if isinstance(given, Iterable):
+        return Pieces(given)  # type: ignore[return-value] # a raw binary file
+    raise InvalidRequestError(
+        f"content: found {type(given).__name__}, expected bytes, a path, a binary file, or bytes in pieces"
+    )
+
+
+def _seekable(file: Any) -> bool:
+    try:
+        return bool(file.seekable())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+class Content(Pieces):
+    """What is kept under a CID, as a file to be read once, from its beginning; a context manager.
+
+    Every byte of it has been verified. Where a store fails in the middle, the next one goes on.
+    """
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give out the rest in pieces as they come, which are no lines."""
+        if self._rest:
+            yield bytes(self._rest)
+            self._rest = memoryview(b"")
+        yield from self._pieces
+
+
+@contextmanager
+def open_file(given: BinaryIO | Path) -> Iterator[BinaryIO]:
+    """Open what is a path, and close it again.
+
+    :raises InvalidRequestError: it cannot be read.
+    """
+    if not isinstance(given, Path):
+        yield given
+        return
+    try:
+        file = given.open("rb")
+    except OSError as error:
+        raise InvalidRequestError(f"{given}: cannot be read: {error.strerror}") from error
+    with file:
+        yield file

@@ -1,0 +1,125 @@
+"""Configured stores: how they are registered, who of them can be asked, and what they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attrs import define, field, frozen
+
+from ._breaker import Breaker
+from ._configured import Configured
+from ._discovery import STORES, Catalogue, cause
+from ._gate import Gate
+from ._health import Monitor
+from ._registry import Registry, listed
+from .content import Collected, Entry, Finding, Stored
+from .errors import ConfigError
+from .scope import Scope
+
+#: Priorities of installed stores: this machine's own come first.
+_HERE, _ELSEWHERE = 10.0, 50.0
+#: What changes something in a store.
+_WRITING = {"store", "import_car", "pin", "unpin", "collect"}
+
+
+@define(eq=False, kw_only=True)
+class StoreBackend(Configured):
+    """One configured store with an id: what a `Store` chooses between.
+
+    :raises ConfigError: the store does not fit, or an argument is wrong.
+    """
+
+    GROUP = STORES
+
+    @property
+    def writable(self) -> bool:
+        """Whether anything can be kept there."""
+        return self._declared("writable", True) is True
+
+
+@frozen
+class Task:
+    """One thing that a store is asked: a hook and its arguments."""
+
+    hook: str
+    arguments: Mapping[str, Any] = field(repr=False)
+    scope: Scope = field(factory=Scope, repr=False, eq=False)
+    backend: str | None = None  #: the id of the only store that may be asked
+    max_retries: int | None = None  #: as a `Policy` has it
+    model: ClassVar[None] = None
+
+
+class Stores(Registry[StoreBackend]):
+    """Every store and middleware of one `Store`, in pluggy."""
+
+    HOOKS = (
+        *("store", "fetch", "has", "entries", "extract", "export_car", "import_car", "pin", "unpin", "collect"),
+        *("verify", "health"),
+    )
+    WHOLE: ClassVar = {"store": Stored, "has": bool, "collect": Collected}
+    PIECES: ClassVar = {"fetch": bytes, "export_car": bytes, "entries": Entry, "verify": Finding}
+
+    def can(self, backend: StoreBackend, hook: str) -> bool:
+        """Whether a store has a hook."""
+        return self._callers[backend.id, hook] is not None
+
+    def ask(self, backend: StoreBackend, task: Task) -> Any:
+        """Call a hook of one store, through every middleware; what comes in pieces comes as an iterator."""
+        caller: Callable[..., Any] | None = self._callers[backend.id, task.hook]
+        assert caller is not None  # noqa: S101 - the gate has seen to that
+        found = caller(**task.arguments, scope=task.scope)
+        if task.hook in self.PIECES:
+            return self._pieces(found, task.hook, STORES, backend.type)
+        kind = self.WHOLE.get(task.hook, object)
+        return self._expect(kind, found, task.hook, STORES, backend.type)
+
+
+class StoreGate(Gate[StoreBackend]):
+    """Lets through the stores that can be asked for something."""
+
+    def __init__(self, backends: Sequence[StoreBackend], monitor: Monitor, breaker: Breaker, registry: Stores) -> None:
+        super().__init__(backends, monitor, breaker)
+        self._registry = registry
+
+    def never(self, backend: StoreBackend, task: Task) -> str:
+        """Return why a store cannot do this at all ("" if it can)."""
+        return self._never(backend, task, None)
+
+    def _never(self, backend: StoreBackend, request: Task, needs: Any) -> str:
+        if why := super()._never(backend, request, needs):
+            return why
+        if request.hook in _WRITING and not backend.writable:
+            return "it is read only"
+        return "" if self._registry.can(backend, request.hook) else f"its plugin has no hook {request.hook}"
+
+
+def stores_of(given: Iterable[object] | Mapping[str, object] | None, catalogue: Catalogue) -> list[StoreBackend]:
+    """Return stores of what a caller gave; without that, one for each installed plugin that needs no options.
+
+    :raises ConfigError: something is no store.
+    """
+    if given is not None:
+        return listed(given, StoreBackend, "stores", "a StoreBackend or a store; Store.from_config")
+    made = []
+    for name in catalogue.names(STORES):
+        try:
+            store = catalogue.load(STORES, name)()
+        except (ConfigError, TypeError, ValueError):
+            continue  # quarantined and reported, or it needs options that only a configuration can give
+        except (Exception, SystemExit) as error:
+            catalogue.quarantine(STORES, name, f"it cannot be built: {cause(error)}")
+            continue
+        priority = _HERE if getattr(store, "local", False) else _ELSEWHERE
+        made.append(StoreBackend(store, type=name, priority=priority))
+    return made
+
+
+def outbox_path(stores: Iterable[StoreBackend]) -> Path:
+    """Return where the outbox is if nobody says: beside the content of the first store that has a path."""
+    for one in stores:
+        path = getattr(one.provider, "path", None)
+        if isinstance(path, Path):
+            return path / "outbox.sqlite"
+    return Path.home() / ".local" / "share" / "pointsman" / "outbox.sqlite"

@@ -1,0 +1,207 @@
+"""Asks one store after another, with the loop, the circuits and the deadlines of the router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, TypeAlias
+
+from attrs import evolve
+
+from ._answers import close
+from ._attempts import Answered, Call, Shared, translated
+from ._breaker import Breaker
+from ._discovery import Catalogue
+from ._health import Monitor
+from ._settings import Policy
+from ._sources import Replayed
+from ._stores import StoreBackend, StoreGate, Stores, Task
+from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError
+from .scope import Clock, Scope
+
+Got: TypeAlias = Answered[StoreBackend, Any]
+#: Who is asked, one after another; and who is asked if all of them fail.
+Order: TypeAlias = tuple[Sequence[StoreBackend], Sequence[StoreBackend]]
+
+
+class Storing:
+    """The stores of one `Store`. Thread-safe.
+
+    :param damaged: is told of content whose bytes were wrong in these stores, and right in another one.
+    """
+
+    def __init__(  # noqa: PLR0913 - of one place only
+        self,
+        stores: Sequence[StoreBackend],
+        middleware: Sequence[tuple[str, object]],
+        policy: Policy,
+        health_ttl: float,
+        clock: Clock,
+        catalogue: Catalogue,
+        damaged: Callable[[str, Iterable[str]], object],
+    ) -> None:
+        self.registry = Stores(stores, middleware, catalogue)
+        breaker = Breaker(clock)
+        self.monitor = Monitor(self.registry, health_ttl, clock)
+        self.gate = StoreGate(sorted(stores, key=lambda one: one.priority), self.monitor, breaker, self.registry)
+        self._shared = Shared(policy, breaker, clock, {}, self.gate.left_out)
+        self._damaged = damaged
+
+    def task(
+        self, hook: str, store: str | None = None, timeout: float | None = None, *, moving: bool = False, **of: Any
+    ) -> Task:
+        """Return what is asked. What moves content has no limit but that nothing may stand still; the rest has one."""
+        policy = self._shared.policy
+        whole = policy.timeout if timeout is None and not moving else timeout
+        task = Task(hook, of, Scope(whole, idle_timeout=policy.idle_timeout), store)
+        self.gate.check_named(task)
+        return task
+
+    def able(self, task: Task) -> list[StoreBackend]:
+        """Return the stores that could do it, whether or not they are well."""
+        return [one for one in self.registry.backends if not self.gate.never(one, task)]
+
+    def run(
+        self, task: Task, order: Order | None = None, ask: Callable[[StoreBackend, Task], Any] | None = None
+    ) -> Got:
+        """Ask one store after another until one has done it.
+
+        :raises BackendError: none has; `AllBackendsFailed` if several failed for different reasons.
+        """
+        call = Call(task, self._shared, ask or self.registry.ask)
+        try:
+            answered = call.run(*(order or self._candidates(task)))
+            self._good(call, answered)
+        except BackendError as error:
+            raise _plain(error) from None
+        finally:
+            call.leave()
+        return answered
+
+    def replayed(self, file: BinaryIO, task: Task, arguments: Callable[[BinaryIO], dict[str, Any]]) -> Got:
+        """Do as `run` with what a file holds: each store that is asked reads it from the start."""
+        order = self._candidates(task)
+        with Replayed(file, keep=len(order[0]) + len(order[1]) > 1) as source:
+
+            def ask(backend: StoreBackend, task: Task) -> Any:
+                source.restart()
+                return self.registry.ask(backend, task)
+
+            retries = None if source.again else 0
+            return self.run(evolve(task, arguments=arguments(source), max_retries=retries), order, ask)  # type: ignore[arg-type] # it reads
+
+    def bytes_of(self, task: Task) -> Iterator[bytes]:
+        """Give out a file. Where a store fails in the middle, the next one goes on.
+
+        :raises BackendError: none could; or none could go on.
+        """
+        call, given = Call(task, self._shared, self._begun), 0
+        try:
+            answered, error = call.run(*self._candidates(task)), None
+            while True:
+                first, rest = answered.answer
+                try:
+                    for piece in _chained(first, rest):
+                        given += len(piece)
+                        yield piece
+                except (Exception, SystemExit) as raised:
+                    error = translated(raised)
+                finally:
+                    close(rest)
+                if error is None:
+                    break
+                call.broke(answered, error)
+                call.request = _from(task, given)
+                answered, error = call.go_on(), None
+            self._good(call, answered)
+        except BackendError as failed:
+            raise _plain(failed) from None
+        finally:
+            call.leave()
+
+    def given_out(self, task: Task, order: Order | None = None) -> Iterator[Any]:
+        """Return what a store gives out; another one is asked only until the first piece is there.
+
+        :raises BackendError: none could; the iterator raises it too, when the store fails in the middle.
+        """
+        call = Call(task, self._shared, self._begun)
+        try:
+            answered = call.run(*(order or self._candidates(task)))
+        except BackendError as error:
+            raise _plain(error) from None
+        finally:
+            call.leave()
+        return self._rest(call, answered)
+
+    def _rest(self, call: Call[StoreBackend, Any], answered: Got) -> Iterator[Any]:
+        first, rest = answered.answer
+        try:
+            yield from _chained(first, rest)
+            self._good(call, answered)
+        except (Exception, SystemExit) as raised:
+            error = translated(raised)
+            call.broke(answered, error)
+            error.attempts = tuple(call.attempts)
+            raise error from None
+        finally:
+            close(rest)
+            call.leave()
+
+    def _begun(self, backend: StoreBackend, task: Task) -> tuple[Any, Iterator[Any]]:
+        """Start what is given out, and return its first piece: until then another store can be asked for nothing."""
+        pieces = self.registry.ask(backend, task)
+        return next(pieces, None), pieces
+
+    def _candidates(self, task: Task) -> Order:
+        """Return who is asked.
+
+        :raises BackendError: nobody can be; it says why.
+        """
+        able, reserve = self.gate.sorted_out(task)
+        if able or reserve:
+            return able, reserve
+        errors = [self._hindrance(one, task) for one in self.registry.backends if task.backend in (None, one.id)]
+        if not errors:
+            raise ConfigError("no store is configured; write a configuration, or pip install pointsman-ipfs")
+        if len(errors) == 1:
+            raise errors[0]
+        reasons = "; ".join(str(error) for error in errors)
+        raise AllBackendsFailed(f"no store can do this ({task.hook}): {reasons}", errors)
+
+    def _hindrance(self, backend: StoreBackend, task: Task) -> BackendError:
+        error = BackendError(self.gate.why_not(backend, task))
+        error.backend = backend.id
+        return error
+
+    def _good(self, call: Call[StoreBackend, Any], answered: Got) -> None:
+        """Note that a store has done what it was asked, and what others had that was wrong."""
+        backend = answered.backend
+        call.record(answered, None, "answered")
+        self._shared.breaker.succeeded(backend.id, None)
+        self.monitor.well(backend)
+        wrong = {attempt.backend for attempt in call.attempts if attempt.error == "UnusableAnswer"} - {backend.id}
+        if wrong and "cid" in answered.request.arguments:
+            self._damaged(answered.request.arguments["cid"], wrong)
+
+
+def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _from(task: Task, given: int) -> Task:
+    """Return what is to be asked when so many bytes have been given out."""
+    offset, length = task.arguments["offset"], task.arguments["length"]
+    rest = None if length is None else length - given
+    return evolve(task, arguments={**task.arguments, "offset": offset + given, "length": rest})
+
+
+def _plain(error: BackendError) -> BackendError:
+    """Return an error as it is; where all stores say that they do not have something, as one that says so."""
+    if not isinstance(error, AllBackendsFailed) or not all(
+        isinstance(one, ContentNotFoundError) for one in error.exceptions
+    ):
+        return error
+    plain = ContentNotFoundError(f"no store has it: {'; '.join(str(one) for one in error.exceptions)}")
+    plain.attempts = error.attempts
+    return plain

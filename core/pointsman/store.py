@@ -1,0 +1,333 @@
+"""The face of content-addressed storage: keeps bytes under their CID, and gives them back, from whichever store can."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from ._discovery import Catalogue, PluginInfo, wrappers_of
+from ._outbox import Waiting
+from ._post import Post
+from ._settings import policy_of
+from ._sources import Content, Given, file_of, open_file
+from ._stores import StoreBackend, Task, outbox_path, stores_of
+from ._storing import Storing
+from .content import Collected, Copy, Entry, Finding, Source, Stored
+from .errors import AllBackendsFailed, BackendError, ContentNotFoundError
+from .scope import Clock, Scope
+from .values import Health
+
+__all__ = ["Content", "Store", "Waiting"]
+
+
+class Store:
+    """Keeps content in one store, durably, before it says so, and brings it to all others; reads from any. Thread-safe.
+
+    :param stores: `StoreBackend` values, bare store instances (in the order of preference), or a mapping of ids to
+        either. Without it, every installed store that says it is configured: the embedded one, and an IPFS node on this
+        machine if one answers.
+    :param timeout: seconds that a call may take which moves no content. A call's own `timeout` bounds all of it.
+    :param idle_timeout: seconds for which nothing may move of content that is on its way.
+    :param max_retries: further attempts at the same store, where trying again may help.
+    :param health_ttl: seconds for which a finding about health is good.
+    :param outbox: the file of what other stores have still to get; made when it is needed. Without, it is beside the
+        content of the first store that has a path.
+    :param middleware: names of installed `pointsman.middleware` plugins, or instances; the first is the outermost.
+    :param clock: what it waits by; `pointsman.testing.Clock` lets a test advance it.
+    :raises ConfigError: with every problem that was found.
+    """
+
+    def __init__(  # noqa: PLR0913 - settings, by name
+        self,
+        stores: Iterable[object] | Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = 60.0,
+        idle_timeout: float | None = 60.0,
+        max_retries: int = 1,
+        health_ttl: float = 60.0,
+        outbox: str | os.PathLike[str] | None = None,
+        middleware: Iterable[str | object] = (),
+        clock: Clock | None = None,
+        _catalogue: Catalogue | None = None,
+    ) -> None:
+        self._catalogue = _catalogue or Catalogue()
+        made, self._found = stores_of(stores, self._catalogue), stores is None
+        wrappers = wrappers_of(self._catalogue, middleware, "Store")
+        policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
+        self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
+        self._storing = Storing(
+            made,
+            wrappers,
+            policy,
+            health_ttl,
+            clock or Clock(),
+            self._catalogue,
+            lambda cid, at: self._damaged(cid, at),
+        )
+        if self._found:
+            self._storing.monitor.check(made)  # "configured" is theirs to say
+        self._post.resume()
+
+    @classmethod
+    def from_config(cls, source: str | Path | Mapping[str, Any]) -> Store:
+        """Return the store that the section STORES of a JSON or TOML file, or of a mapping of the same form, describes.
+
+        Without such a section it is the default one.
+
+        :raises ConfigError: with every problem, each with its path.
+        """
+        from .config import load, sealed
+
+        source, catalogue = sealed(source), Catalogue()
+        settings = load(source, catalogue=catalogue)
+        return cls(settings.stores or None, _catalogue=catalogue)
+
+    @property
+    def stores(self) -> tuple[StoreBackend, ...]:
+        """All stores, in the order of the configuration."""
+        return self._storing.registry.backends
+
+    # -- content in, content out -----------------------------------------------------------------------
+
+    def put(  # noqa: PLR0913 - options, by name
+        self,
+        content: Given,
+        *,
+        pin: bool = True,
+        profile: str | None = None,
+        hidden: bool = True,
+        store: str | None = None,
+        timeout: float | None = None,
+        progress: Callable[[int], object] = lambda size: None,
+    ) -> Stored:
+        """Keep bytes, a file or a folder (by its path), what an open file reads, or bytes in pieces.
+
+        It returns when one store has it, durably. The others get it from the outbox.
+
+        :param pin: whether it is kept until it is unpinned; what is not pinned goes with the next `gc`, and to no other
+            store.
+        :param profile: how content becomes blocks, by name; the store's own if None.
+        :param hidden: whether a folder's hidden files are kept too.
+        :param store: the id of the only store that is to have it.
+        :param progress: is told, each time, how many bytes were read.
+        :raises InvalidRequestError: it cannot be read.
+        :raises BackendError: it is in no store: the only one that could be asked failed.
+        :raises AllBackendsFailed: it is in no store: several failed.
+        """
+        task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
+        how = Source(pin=pin, profile=profile, hidden=hidden, progress=progress)
+        if isinstance(given, Path):
+            answered = self._storing.run(evolve(task, arguments={"source": evolve(how, path=given)}))
+        else:
+            answered = self._storing.replayed(given, task, lambda file: {"source": evolve(how, file=file)})
+        return self._acknowledged(answered.answer, answered.backend, copied=pin and store is None)
+
+    def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
+        """Return all bytes of a file: `CID`, or `CID/a/b` for one in a folder.
+
+        :raises ContentNotFoundError: no store has it.
+        :raises InvalidRequestError: the CID is none, or of a folder.
+        :raises BackendError: no store could be asked, or gave the right bytes.
+        """
+        task = self._storing.task("fetch", store, timeout, moving=True, cid=cid, offset=0, length=None)
+        return b"".join(self._storing.bytes_of(task))
+
+    def open(
+        self,
+        cid: str,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        store: str | None = None,
+        timeout: float | None = None,
+    ) -> Content:
+        """Return a file from `offset` on, `length` bytes of it (None: to the end), to be read as it comes.
+
+        Raises as `get` does: at once what can be known at once, and while it is read what no store could go on with.
+        """
+        task = self._storing.task("fetch", store, timeout, moving=True, cid=cid, offset=offset, length=length)
+        pieces = self._storing.bytes_of(task)
+        return Content(_with_first(pieces, next(pieces, b"")))
+
+    def extract(self, cid: str, target: str | os.PathLike[str], *, timeout: float | None = None) -> None:
+        """Write a file or a folder to a path where nothing is: whole and verified, or not at all. Raises as `get`."""
+        self._storing.run(self._storing.task("extract", None, timeout, moving=True, cid=cid, target=Path(target)))
+
+    def export_car(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
+        """Give out all that is under a CID as a CAR file of version 1, in pieces. Raises as `open`."""
+        pieces: Iterator[bytes] = self._storing.given_out(
+            self._storing.task("export_car", store, timeout, moving=True, cid=cid)
+        )
+        return pieces
+
+    def import_car(
+        self, content: Given, *, pin: bool = True, store: str | None = None, timeout: float | None = None
+    ) -> tuple[Stored, ...]:
+        """Keep what a CAR file holds, and return its roots, as `put` does.
+
+        :raises InvalidRequestError: it cannot be read.
+        :raises UnusableAnswer: it is no whole CAR: pinned, each root must be there with all that it links to.
+        """
+        task, given = self._storing.task("import_car", store, timeout, moving=True), file_of(content)
+        with open_file(given) as file:
+            answered = self._storing.replayed(file, task, lambda source: {"source": source, "pin": pin})
+        copied = pin and store is None
+        return tuple(self._acknowledged(root, answered.backend, copied=copied) for root in answered.answer)
+
+    # -- what is kept ----------------------------------------------------------------------------------
+
+    def has(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bool:
+        """Say whether any store that can be asked has all that is under a CID.
+
+        :raises BackendError: none could be asked.
+        """
+
+        ask = self._storing.registry.ask
+
+        def there(backend: StoreBackend, task: Task) -> bool:
+            if ask(backend, task):
+                return True
+            raise ContentNotFoundError("it is not there, or not whole")
+
+        try:
+            return self._storing.run(self._storing.task("has", store, timeout, cid=cid), None, there).answer is True
+        except ContentNotFoundError:
+            return False
+        except AllBackendsFailed as error:
+            if any(isinstance(one, ContentNotFoundError) for one in error.exceptions):
+                return False
+            raise
+
+    def ls(self, cid: str | None = None, *, store: str | None = None) -> Iterator[Entry]:
+        """List a folder; without a CID, what is pinned in the first store that can be asked. Raises as `open`."""
+        listed: Iterator[Entry] = self._storing.given_out(self._storing.task("entries", store, moving=True, cid=cid))
+        return listed
+
+    def pin(self, cid: str, *, timeout: float | None = None) -> None:
+        """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
+        answered = self._storing.run(self._storing.task("pin", None, timeout, moving=True, cid=cid))
+        self._post.send(cid, self._others(answered.backend))
+
+    def unpin(self, cid: str, *, timeout: float | None = None) -> None:
+        """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
+
+        :raises BackendError: there is but one store, and it could not be told.
+        """
+        self._post.drop(cid)
+        task, later = self._storing.task("unpin", None, timeout, cid=cid), list[str]()
+        able = self._storing.able(task)
+        for one in able:
+            try:
+                self._storing.run(task, ([one], []))
+            except ContentNotFoundError:
+                continue
+            except BackendError:
+                if len(able) == 1:
+                    raise
+                later.append(one.id)
+        self._post.send(cid, later, "unpin")
+
+    def gc(self, *, timeout: float | None = None) -> dict[str, Collected]:
+        """Remove what no pin keeps from every store that is ours, and return what that was, by the id of the store.
+
+        :raises BackendError: one could not do it.
+        """
+        task = self._storing.task("collect", None, timeout, moving=True)
+        return {one.id: self._storing.run(task, ([one], [])).answer for one in self._storing.able(task)}
+
+    def verify(self, cid: str | None = None, *, repair: bool = False, store: str | None = None) -> Iterator[Finding]:
+        """Read all that is kept, or what is under a CID, in every store, and give out what is wrong with it.
+
+        :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
+        """
+        task = self._storing.task("verify", store, moving=True, cid=cid)
+        for one in self._storing.able(task):
+            try:
+                for found in self._storing.given_out(task, ([one], [])):
+                    mended = repair and self._post.mend(found.cid, one.id)
+                    yield evolve(found, store=one.id, mended=mended)
+            except BackendError as error:
+                yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id)
+
+    # -- the outbox ------------------------------------------------------------------------------------
+
+    def sync(self, *, timeout: float | None = None) -> tuple[Waiting, ...]:
+        """Bring to every store what waits for it, now; return what waits on, with the reason."""
+        self._post.drain(Scope(timeout))
+        return tuple(self._post.waiting())
+
+    def status(self, cid: str) -> tuple[Copy, ...]:
+        """Return how each store has what is under a CID."""
+        waiting = {one.store: one for one in self._post.waiting(cid)}
+        return tuple(self._copy(cid, one.id, waiting.get(one.id)) for one in self.stores if one.enabled)
+
+    def health(self) -> dict[str, Health]:
+        """Return how each store is, and whether anything waits for it."""
+        found = self._storing.monitor.check(self.stores)
+        for store, (count, _, reason) in self._post.counts().items():
+            if store in found:
+                was, text = found[store], f"{count} in the outbox wait for it" + (f": {reason}" if reason else "")
+                status = "degraded" if was.usable else was.status
+                found[store] = Health(status, f"{was.reason}; {text}" if was.reason else text)
+        return found
+
+    def plugins(self) -> tuple[PluginInfo, ...]:
+        """Return every installed plugin: loaded, available, or quarantined with the cause."""
+        return self._catalogue.infos()
+
+    def close(self) -> None:
+        """Release all files, connections and threads. What waits in the outbox waits for the next time."""
+        self._post.close()
+        self._storing.registry.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the rest --------------------------------------------------------------------------------------
+
+    def _acknowledged(self, stored: Stored, backend: StoreBackend, *, copied: bool) -> Stored:
+        """Return what is kept, once it stands in the outbox who has still to get it."""
+        others = self._others(backend) if copied else []
+        self._post.send(stored.cid, others)
+        return evolve(stored, stored_in=(backend.id,), waiting_for=tuple(others))
+
+    def _others(self, but: StoreBackend) -> list[str]:
+        """Return the stores that are to have what this one has: of those that were merely found, who was ever there."""
+        others = [one for one in self._storing.able(self._storing.task("import_car")) if one is not but]
+        if not self._found or not others:
+            return [one.id for one in others]
+        known = self._storing.monitor.known
+        usable = [one.id for one in others if (health := known(one)) is None or health.status != "unconfigured"]
+        if not usable and not self._post.exists:
+            return []
+        seen = self._post.seen(usable)
+        return [one.id for one in others if one.id in seen]
+
+    def _damaged(self, cid: str, stores: Iterable[str]) -> None:
+        """Let what was wrong in these stores, and right in another one, be brought back."""
+        able = {one.id for one in self._storing.able(self._storing.task("import_car"))}
+        self._post.send(cid.partition("/")[0], sorted(able & set(stores)), "mend")
+
+    def _copy(self, cid: str, store: str, waiting: Waiting | None) -> Copy:
+        if waiting is not None:
+            return Copy(store, "waiting", waiting.reason)
+        try:
+            return Copy(store, "kept" if self.has(cid, store=store) else "absent")
+        except BackendError as error:
+            return Copy(store, "unknown", error.message)
+
+
+def _with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:
+    """Give out a piece that was read ahead, and all others; closing it closes them."""
+    try:
+        yield first
+        yield from pieces
+    finally:
+        pieces.close()  # type: ignore[attr-defined] # a generator
