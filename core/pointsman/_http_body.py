@@ -36,7 +36,7 @@ class Body(Iterator[bytes]):
 
     def __next__(self) -> bytes:
         exchange = self._exchange
-        exchange.step_by, exchange.late = _idle(exchange), "stopped in the middle of its answer"
+        exchange.step_by, exchange.late = idle(exchange), "stopped in the middle of its answer"
         if piece := exchange.read():
             return piece
         if self._chunks is not None and (told := self._chunks.trailers.get("x-stream-error", "")):
@@ -73,9 +73,8 @@ class Body(Iterator[bytes]):
 class Upload:
     """A request whose body is sent in pieces, each as soon as it is made. One thread sends.
 
-    `scope.idle_timeout` limits each wait until the server takes more. The time to the first byte of the answer counts
-    from the end of the body, and `scope.deadline` always. Use it in a `with` statement: what is left early is cut
-    there, so that the server sees that it was not whole.
+    `scope.idle_timeout` limits each wait until the server takes more, and `scope.deadline` all of them. Use it in a
+    `with` statement: what is left early is cut there, so that the server sees that it was not whole.
     """
 
     def __init__(self, exchange: Exchange, refusal: Refusal, patience_s: float) -> None:
@@ -90,14 +89,18 @@ class Upload:
         if piece:
             self._push(b"%x\r\n%b\r\n" % (len(piece), piece))
 
-    def answer(self) -> Body:
+    def answer(self, wait_s: float | None = None) -> Body:
         """End the body, and return that of the answer, once its headers are there.
 
+        :param wait_s: how long they may take, in place of `scope.idle_timeout`: some work on all of it at its end. The
+            limit of the first byte counts from now.
         :raises BackendError: there is none, or it is a refusal.
         """
         exchange = self._exchange
         self._push(b"0\r\n\r\n")
-        exchange.step_by, exchange.late = monotonic() + self._patience_s, "did not begin to answer in time"
+        now, silence = monotonic(), idle(exchange)
+        exchange.step_by = min(now + self._patience_s, silence if wait_s is None else now + wait_s)
+        exchange.late = "did not begin to answer in time"
         exchange.step(exchange.listen)
         body = answered(exchange, self._refusal)
         self._answered = True
@@ -118,7 +121,7 @@ class Upload:
 
     def _push(self, data: bytes) -> None:
         exchange = self._exchange
-        exchange.step_by, exchange.late = _idle(exchange), "stopped taking what was sent"
+        exchange.step_by, exchange.late = idle(exchange), "stopped taking what was sent"
         if exchange.step(exchange.push, data):
             return
         exchange.step(exchange.listen)
@@ -148,7 +151,7 @@ def refused(exchange: Exchange, refusal: Refusal) -> e.BackendError:
     return e.UnavailableError(what, status=status, retry_same=False)
 
 
-def _idle(exchange: Exchange) -> float:
+def idle(exchange: Exchange) -> float:
     """Return when the next piece must have gone or come."""
-    idle = exchange.scope.idle_timeout
-    return inf if idle is None else monotonic() + idle
+    silence = exchange.scope.idle_timeout
+    return inf if silence is None else monotonic() + silence

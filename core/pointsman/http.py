@@ -34,7 +34,7 @@ from urllib.parse import quote, unquote
 from . import errors as e
 from ._classify import classify, error_in
 from ._events import Event, EventParser, parsed
-from ._http_body import Body, Refusal, Upload, answered, refused
+from ._http_body import Body, Refusal, Upload, answered, idle, refused
 from ._http_connect import Server
 from ._http_transport import CONNECT_S, Exchange, Headers, revealed
 from .scope import Scope
@@ -132,6 +132,8 @@ class Client:
     ) -> Body:
         """Send `body` as it is, and return the body of the answer, to be read as it comes, once its headers are there.
 
+        They must come within `scope.idle_timeout`, too.
+
         :param method: `GET`, `HEAD` (its answer has headers only), `POST` or another.
 
         :raises BackendError: there is none, or its status is not 200.
@@ -140,6 +142,7 @@ class Client:
         exchange, server = self._direct(scope)
         length = {"content-length": str(len(body))} if body or method not in ("GET", "HEAD") else {}
         sent = {**_ANY, **self._headers, **length, **(headers or {})}
+        exchange.step_by = min(exchange.step_by, idle(exchange))
         exchange.step(server.send, exchange, method, self._target(path), sent, body)
         return answered(exchange, self._refusal)
 
