@@ -1,8 +1,8 @@
 """Blocks on their way into a node: as CARs in one request of `dag/import`.
 
 The root of a stream is known when its last block is made, and a CAR begins with its roots. So the blocks go in a CAR
-that has none, and after it, in the same request, comes one with the roots and nothing else. Kubo pins them when it has
-all blocks, and keeps its collector away until then.
+that has none, and after it, in the same request, comes one with the roots that are to be pinned and nothing else. Kubo
+pins them when it has all blocks, and keeps its collector away until then.
 
 Source: https://docs.ipfs.tech/reference/kubo/rpc/#api-v0-dag-import, and Kubo 0.42's core/commands/dag/import.go
 """
@@ -10,7 +10,7 @@ Source: https://docs.ipfs.tech/reference/kubo/rpc/#api-v0-dag-import, and Kubo 0
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from secrets import token_hex
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from . import cid as cids
 #: Bytes up to which blocks wait in memory, so that their roots are known before they go.
 _AT_ONCE = 4 << 20
 _LONGEST_LINE = 1 << 20
+#: Bytes a second that a node reads at least, when it looks at everything that it is to pin, in silence.
+_PINNED_PER_S = 10e6
 #: The header of a CAR without roots. The specification wants one at least; Kubo takes it.
 _NO_ROOTS = b"\x11\xa2eroots\x80gversion\x01"
 
@@ -45,8 +47,8 @@ class Importing(Protocol):
 class Import:
     """Puts blocks, and their roots at the end. Used in a `with` statement; what is left before its end pins nothing."""
 
-    def __init__(self, client: Client, scope: Scope, pin: bool) -> None:
-        self._client, self._scope, self._pin = client, scope, pin
+    def __init__(self, client: Client, scope: Scope, pin: bool, is_pinned: Callable[[bytes, Scope], bool]) -> None:
+        self._client, self._scope, self._pin, self._is_pinned = client, scope, pin, is_pinned
         self._path = f"dag/import?stats=true&pin-roots={'true' if pin else 'false'}"
         self._boundary = token_hex(16)
         self._waiting, self._size, self._count = list[bytes](), 0, 0
@@ -59,12 +61,12 @@ class Import:
         """
         record = car.record(cid, data)
         self._count += 1
+        self._size += len(record)
         if self._upload is not None:
             self._upload.send(record)
             return
         check(self._scope)
         self._waiting.append(record)
-        self._size += len(record)
         if self._size > _AT_ONCE:
             self._upload = self._client.upload(self._path, self._scope, self._headers)
             self._upload.send(b"".join((self._part(), _NO_ROOTS, *self._waiting)))
@@ -75,13 +77,15 @@ class Import:
 
         :raises BackendError: it has not.
         """
+        roots = [root for root in roots if self._pin and not self._is_pinned(root, self._scope)]
         header = car.header(roots) if roots else _NO_ROOTS
         if self._upload is None:
             body = b"".join((self._part(), header, *self._waiting, self._end()))
             answer = self._client.open("POST", self._path, self._scope, body, self._headers)
         else:
             self._upload.send(b"\r\n" + self._part() + header + self._end())
-            answer = self._upload.answer()
+            silence = self._scope.idle_timeout
+            answer = self._upload.answer(None if silence is None else silence + self._size / _PINNED_PER_S)
         with answer, promised_form():
             self._check(json_lines(answer, self._client.host), roots)
 
@@ -115,8 +119,7 @@ class Import:
                 count = line["Stats"]["BlockCount"]
         if count != self._count:
             raise UnusableAnswer(f"{host}: sent {self._count} blocks, found {count} taken")
-        wrong = pinned ^ {cids.to_text(root) for root in roots} if self._pin else pinned
-        if wrong:
+        if wrong := pinned ^ {cids.to_text(root) for root in roots}:
             raise UnusableAnswer(f"{host}: found these pinned, or not pinned, against what was asked: {wrong!r:.300}")
 
 

@@ -85,6 +85,13 @@ class Library(Rpc):
         if cids.digest_of(cids.parse(found)) != cids.digest_of(cid):
             raise UnusableAnswer(f"{self.host}: sent block {cids.to_text(cid)}, found {found:.160} taken")
 
+    def _pin_of(self, cid: bytes, scope: Scope) -> Mapping[str, Any]:
+        text = cids.to_text(cid)
+        found: Mapping[str, Any] = self._ask(
+            scope, lambda library, s: library.pin.ls(text, type="recursive", timeout=s).as_json()["Keys"]
+        )
+        return found
+
     def _pin(self, cid: bytes, scope: Scope, offline: str) -> list[Any]:
         text, options = cids.to_text(cid), {"offline": offline}
         return list(self._ask(scope, lambda library, s: library.pin.add(text, opts=options, timeout=s)["Pins"]))

@@ -37,6 +37,7 @@ _SIGNS: Mapping[str, type[BackendError]] = {
     "mismatch in content integrity|unexpected EOF": UnusableAnswer,
     "": UnavailableError,
 }
+_NOT_PINNED = "not pinned"
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str) -> BackendError:
@@ -98,20 +99,36 @@ class Rpc:
 
         :raises ContentNotFoundError: something is not.
         """
-        self._one("dag/stat", scope, cid, progress="false", offline="true")
+        found = self._last("dag/stat", scope, cid, progress="true", offline="true")
+        self._field(found, "UniqueBlocks")
 
     def pin(self, cid: bytes, scope: Scope, *, search: bool = False) -> None:
-        """Pin all that is under a CID."""
+        """Pin all that is under a CID, unless that is done."""
+        if self.is_pinned(cid, scope):
+            return
         pinned = self._pin(cid, scope, flag(not search))
         if pinned != [cids.to_text(cid)]:
             raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
+
+    def is_pinned(self, cid: bytes, scope: Scope) -> bool:
+        """Whether a CID is pinned with all that is under it, and not only by what is above it.
+
+        What is pinned must not be pinned again: Kubo (0.42, boxo's pinning/pinner/dspinner/pin.go) takes the pin away,
+        looks at everything under it, and pins it then. If that fails, or the caller has gone, it stays unpinned.
+        """
+        try:
+            return cids.to_text(cid) in self._pin_of(cid, scope)
+        except UnavailableError as error:
+            if _NOT_PINNED in error.message:
+                return False
+            raise
 
     def unpin(self, cid: bytes, scope: Scope) -> None:
         """Take a pin back, if there is one."""
         try:
             self._unpin(cid, scope)
         except UnavailableError as error:
-            if "not pinned" not in error.message:
+            if _NOT_PINNED not in error.message:
                 raise
 
     def pins(self, scope: Scope) -> Iterator[str]:
@@ -128,10 +145,15 @@ class Rpc:
 
     def importing(self, scope: Scope, *, pin: bool) -> Importing:
         """Begin to put blocks, whose roots are told at the end."""
-        return Import(self._client, scope, pin)
+        return Import(self._client, scope, pin, self.is_pinned)
+
+    def _pin_of(self, cid: bytes, scope: Scope) -> Mapping[str, Any]:
+        keys: Mapping[str, Any] = self._field(self._one("pin/ls", scope, cid, type="recursive", offline="true"), "Keys")
+        return keys
 
     def _pin(self, cid: bytes, scope: Scope, offline: str) -> Any:
-        return self._field(self._one("pin/add", scope, cid, recursive="true", offline=offline), "Pins")
+        told = self._last("pin/add", scope, cid, recursive="true", offline=offline, progress="true")
+        return self._field(told, "Pins")
 
     def _unpin(self, cid: bytes, scope: Scope) -> None:
         self._one("pin/rm", scope, cid, recursive="true", offline="true")
@@ -145,6 +167,13 @@ class Rpc:
         if len(found) != 1:
             raise UnusableAnswer(f"{self.host}: {name} answered {len(found)} values, expected one: is it Kubo's RPC?")
         return found[0]
+
+    def _last(self, name: str, scope: Scope, cid: bytes, /, **options: str) -> Mapping[str, Any]:
+        """Return the last line of an answer; those before it show that the node works, so that nobody gives it up."""
+        last: Mapping[str, Any] = {}
+        for line in self._lines(name, scope, cid, **options):
+            last = line
+        return last
 
     def _lines(
         self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str

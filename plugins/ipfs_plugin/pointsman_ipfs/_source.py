@@ -12,7 +12,7 @@ from . import cid as cids
 from .block import Put, unixfs
 from .reader import kind_and_size
 from .tree import add_tree
-from .unixfs import PROFILES, Link, add_file
+from .unixfs import Link, add_file, profile_of
 
 
 def added(source: Source, profile: str, put: Put) -> tuple[Link, Kind]:
@@ -23,9 +23,7 @@ def added(source: Source, profile: str, put: Put) -> tuple[Link, Kind]:
     :param profile: what counts if the source names none.
     :raises InvalidRequestError: it cannot be read, or names no profile of ours.
     """
-    name = source.profile or profile
-    if name not in PROFILES:
-        raise InvalidRequestError(f"profile: found {name!r:.100}, expected {', '.join(PROFILES)}")
+    made = profile_of(source.profile or profile)
     if (source.path is None) == (source.file is None):
         raise InvalidRequestError("a source: found both a path and a file, or neither; expected one of them")
     last = b""
@@ -38,9 +36,9 @@ def added(source: Source, profile: str, put: Put) -> tuple[Link, Kind]:
             source.progress(size)
 
     if source.path is not None:
-        link = add_tree(source.path, PROFILES[name], keep, hidden=source.hidden)
+        link = add_tree(source.path, made, keep, hidden=source.hidden)
     else:
-        link = add_file(_reader(source.file), PROFILES[name], keep)  # type: ignore[arg-type] # it is one of them
+        link = add_file(reading(source.file), made, keep)  # type: ignore[arg-type] # it is one of them
     return link, kind_and_size(lambda _: last, link.cid)[0]
 
 
@@ -52,7 +50,12 @@ def _content(cid: bytes, data: bytes) -> int:
     return 0 if node.links or message.filesize is None else len(message.data)
 
 
-def _reader(file: BinaryIO) -> Callable[[int], bytes]:
+def reading(file: BinaryIO) -> Callable[[int], bytes]:
+    """Return the `read` of a file that somebody gave us.
+
+    :raises InvalidRequestError: when it is called: it cannot be read, or gives out no bytes.
+    """
+
     def read(size: int) -> bytes:
         try:
             piece = file.read(size)

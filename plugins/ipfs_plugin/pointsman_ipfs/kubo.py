@@ -28,9 +28,11 @@ from . import cid as cids
 from ._address import DEFAULT, Address, address_of
 from ._reading import Reading
 from ._rpc import Rpc, refusal
-from ._source import added
+from ._source import added, reading
 from .block import Verified, verified
 from .unixfs import PROFILES
+
+_READ = 1 << 20
 
 
 @frozen(kw_only=True)
@@ -93,7 +95,8 @@ class Kubo(Reading):
     @hookimpl
     def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be there."""
-        blocks = car.Reader(source)
+        read = reading(source)
+        blocks = car.Reader(iter(lambda: read(_READ), b""))
         roots = list(dict.fromkeys(root for root in blocks.roots if cids.inline_of(root) is None))
         known = self._knows(scope) if pin else lambda _: True
         with self._rpc.importing(scope, pin=pin) as target:
