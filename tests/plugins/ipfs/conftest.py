@@ -11,7 +11,8 @@ import subprocess
 import threading
 from base64 import b32encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
         node = _initialised(home, "test,unixfs-v1-2025")
         listens = ["/ip4/127.0.0.1/tcp/0", f"/unix{node.socket}"]
         node.run("config", "--json", "Addresses.API", json.dumps(listens))
-        with running(node) as started:
+        with _running(node) as started:
             yield started
 
 
@@ -122,9 +123,26 @@ def spare_kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
         yield _initialised(home, "test,unixfs-v1-2025")
 
 
+@pytest.fixture
+def running() -> Callable[[Kubo], AbstractContextManager[Kubo]]:
+    """Run the daemon of a node, and end it: `with running(spare_kubo) as node`."""
+    return _running
+
+
+@pytest.fixture
+def needs_package() -> Callable[[], None]:
+    """A function that leaves a test out where `ipfshttpclient` is not installed; where everything must be, it fails."""
+
+    def needs() -> None:
+        if find_spec("ipfshttpclient") is None:
+            told = 'ipfshttpclient is not installed: pip install "pointsman-ipfs[ipfshttpclient]"'
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(told)
+
+    return needs
+
+
 @contextmanager
-def running(node: Kubo) -> Iterator[Kubo]:
-    """Run the daemon of a node, and end it."""
+def _running(node: Kubo) -> Iterator[Kubo]:
     command = [str(node.binary), "daemon", "--offline"]
     daemon = subprocess.Popen(command, env=node.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     watch = threading.Timer(60, daemon.kill)
@@ -141,11 +159,12 @@ def running(node: Kubo) -> Iterator[Kubo]:
         watch.cancel()
         ports = re.findall(r"(RPC API|Gateway) server listening on /ip4/127.0.0.1/tcp/(\d+)", said)
         where = {what: f"http://127.0.0.1:{port}" for what, port in ports}
-        yield evolve(node, api=where["RPC API"], gateway=where["Gateway"], daemon=daemon)
+        yield evolve(node, api=where.get("RPC API", ""), gateway=where["Gateway"], daemon=daemon)
     finally:
         watch.cancel()
         daemon.terminate()
         daemon.communicate()
+        node.socket.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

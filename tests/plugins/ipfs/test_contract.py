@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +48,8 @@ class TestOverAUnixSocket(OnKubo):
 
 class TestOverIpfshttpclient(OnKubo):
     @pytest.fixture(autouse=True)
-    def package(self) -> None:
-        needs_the_package()
+    def package(self, needs_package: Any) -> None:
+        needs_package()
 
     def make_store(self) -> Any:
         return Kubo(url=self.kubo.api, transport="ipfshttpclient")
@@ -73,10 +71,3 @@ class TestGateway(StoreReads):
 
     def sample(self, failure: Any = None) -> Any:
         return Gateway(url="http://127.0.0.1:8080")
-
-
-def needs_the_package() -> None:
-    """Leave a test out where `ipfshttpclient` is not installed; where everything must be, fail."""
-    if find_spec("ipfshttpclient") is None:
-        told = 'ipfshttpclient is not installed: pip install "pointsman-ipfs[ipfshttpclient]"'
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(told)
