@@ -67,8 +67,7 @@ class Library(Rpc):
 
     def pins(self, scope: Scope) -> Iterator[str]:
         """Give out the text of each CID that is pinned with all that is under it."""
-        found = self._ask(scope, lambda library, s: library.pin.ls(type="recursive", timeout=s).as_json())
-        return iter(found.get("Keys") or ())
+        return iter(self._ask(scope, lambda library, s: library.pin.ls(type="recursive", timeout=s)["Keys"]))
 
     def importing(self, scope: Scope, *, pin: bool) -> OneByOne:
         """Begin to put blocks, whose roots are told at the end."""
@@ -105,6 +104,12 @@ class Library(Rpc):
         :raises BackendError: it failed, took too long, or nobody waits any more.
         """
         check(scope)
+        found = self._outcome(scope, call)
+        if isinstance(found, BackendError):  # raised here: what the package raises leads to the key, and to its sockets
+            raise found
+        return found
+
+    def _outcome(self, scope: Scope, call: Callable[[Any, float], T]) -> T | BackendError:
         answer: Future[T] = Future()
         left = min(scope.remaining(), _LONGEST_S)
         silence = min(left, _LONGEST_S if scope.idle_timeout is None else scope.idle_timeout)
@@ -124,11 +129,10 @@ class Library(Rpc):
         try:
             return answer.result(left)
         except Exception as error:
-            failure = self._meaning(error, answer, scope).with_traceback(None)
+            return self._meaning(error, answer, scope)
         finally:
             forget()
             leave()
-        raise failure  # not within `except`: what the package raises leads to the key
 
     def _library(self) -> Any:
         """Return the package's client of this process."""

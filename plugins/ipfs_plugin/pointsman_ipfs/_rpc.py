@@ -179,7 +179,11 @@ class Rpc:
         self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str
     ) -> Iterator[Mapping[str, Any]]:
         with self._open(name, scope, cid, **options) as body:
-            yield from json_lines(body, self.host)
+            line = None
+            for line in json_lines(body, self.host):
+                yield line
+            if line is None and "x-chunked-output" not in body.headers:  # which every list of Kubo's has
+                raise UnusableAnswer(f"{self.host}: found an empty answer to {name}: is it Kubo's RPC?")
 
     def _field(self, answer: Mapping[str, Any], name: str) -> Any:
         if answer.get(name) is None:

@@ -117,7 +117,7 @@ def test_a_node_is_not_believed_when_it_does_not_pin(store: Kubo, noise: Any) ->
 
 
 def test_a_car_may_lean_on_what_is_there(store: Kubo, noise: Any, blocks: Any) -> None:
-    """Blocks that the node has need not be in it; it may have several roots, one of them twice, or none that is known."""
+    """Blocks that the node has need not be in it; it may have several roots, one twice, or none that was known."""
     one, two = (add_file(io.BytesIO(noise(3 * MIB, seed)).read, UNIXFS_V1_2025, blocks.put) for seed in (8, 9))
     everything = dict(reader.walk(blocks.fetch, one.cid)) | dict(reader.walk(blocks.fetch, two.cid))
     half = [block for place, block in enumerate(everything.items()) if place % 2]

@@ -1,0 +1,277 @@
+"""A proxy between the store and a real Kubo breaks the line in every way: each call ends right or with an error."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from pointsman import BackendError, BackendTimeout, Scope, UnavailableError, UnusableAnswer
+from pointsman.content import Source
+from pointsman.testing.leaks import leaks_since, resources
+from pointsman_ipfs import Kubo
+
+pytestmark = pytest.mark.kubo
+MIB = 1 << 20
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<html>Hi</html>"
+#: Seconds that a call may take beyond those that it has.
+GRACE = 5.0
+#: Faults that let nobody go before the time is up.
+HOLD = ("never answers", "takes the request and never answers", "drips", "stops taking the request")
+
+
+class Proxy:
+    """Passes on what two ends say, as its fault lets it."""
+
+    def __init__(self, target: str, fault: Callable[[Wire], None]) -> None:
+        self.target = (str(urlsplit(target).hostname), urlsplit(target).port or 80)
+        self.fault, self.over = fault, threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.socks: list[socket.socket] = [self.listener]
+        self.threads: list[threading.Thread] = []
+        self.start(self._accept)
+
+    def start(self, work: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=work, args=args, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.socks.append(client)
+                self.start(self._run, client)
+
+    def _run(self, client: socket.socket) -> None:
+        with suppress(OSError), client, socket.create_connection(self.target) as server:
+            self.socks.append(server)
+            self.fault(Wire(self, client, server))
+
+    def stop(self) -> None:
+        self.over.set()
+        for sock in self.socks:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+class Wire:
+    """One connection: both its ends."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self.proxy, self.client, self.server = proxy, client, server
+
+    def passing(self, up: Callable[[bytes], bytes] = bytes, down: Callable[[bytes], bytes] = bytes) -> None:
+        """Pass on what comes, changed by these; an `OSError` of theirs ends the connection."""
+        self.proxy.start(self._pump, self.client, self.server, up)
+        self._pump(self.server, self.client, down)
+
+    def _pump(self, source: socket.socket, target: socket.socket, change: Callable[[bytes], bytes]) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                target.sendall(change(piece))
+        for sock in source, target:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def reset(self, _: bytes) -> bytes:
+        """End the connection with RST, which nobody may wait for by then."""
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.client.shutdown(socket.SHUT_RD)
+        time.sleep(0.02)
+        self.client.close()
+        raise OSError
+
+    def held(self, _: bytes) -> bytes:
+        """Keep everything from now on."""
+        self.proxy.over.wait(30)
+        raise OSError
+
+
+class After:
+    """Does something once so many bytes have passed."""
+
+    def __init__(self, size: int, then: Callable[[bytes], bytes]) -> None:
+        self.size, self.then = size, then
+
+    def __call__(self, piece: bytes) -> bytes:
+        if self.size >= len(piece):
+            self.size -= len(piece)
+            return piece
+        cut, self.size = self.size, -1
+        return piece[:cut] + self.then(piece[cut:]) if cut >= 0 else self.then(piece)
+
+
+def ended(_: bytes) -> bytes:
+    raise OSError
+
+
+def altered(piece: bytes) -> bytes:
+    return bytes((piece[0] ^ 1,)) + piece[1:]
+
+
+def dripping(wire: Wire) -> None:
+    def drip(piece: bytes) -> bytes:
+        for at in range(len(piece)):
+            wire.client.sendall(piece[at : at + 1])
+            if wire.proxy.over.wait(0.02):
+                raise OSError
+        return b""
+
+    wire.passing(down=drip)
+
+
+def spoken(answer: bytes) -> Callable[[Wire], None]:
+    def speak(wire: Wire) -> None:
+        while wire.client.recv(65536):
+            wire.client.sendall(answer)
+
+    return speak
+
+
+FAULTS: dict[str, Callable[[Wire], None]] = {
+    "closes at once": lambda wire: None,
+    "never answers": lambda wire: wire.held(b"") and None,
+    "takes the request and never answers": lambda wire: wire.passing(down=lambda _: b""),
+    "is late": lambda wire: wire.passing(down=lambda piece: time.sleep(0.004) or piece),
+    "drips": dripping,
+    "ends the answer after its head": lambda wire: wire.passing(down=After(700, ended)),
+    "ends a long answer": lambda wire: wire.passing(down=After(MIB + 200_000, ended)),
+    "resets": lambda wire: wire.passing(down=After(500, wire.reset)),
+    "ends the request": lambda wire: wire.passing(up=After(100_000, ended)),
+    "ends a long request": lambda wire: wire.passing(up=After(5 * MIB, ended)),
+    "stops taking the request": lambda wire: wire.passing(
+        up=After(100_000, lambda _: wire.proxy.over.wait(30) and b"")
+    ),
+    "alters the answer": lambda wire: wire.passing(down=After(1500, altered)),
+    "alters a long answer": lambda wire: wire.passing(down=After(MIB, altered)),
+    "alters the request": lambda wire: wire.passing(up=After(1000, altered)),
+    "alters a long request": lambda wire: wire.passing(up=After(5 * MIB, altered)),
+    "sends a page": spoken(PAGE),
+    "sends 500": spoken(b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nno"),
+    "sends 502 and a page": spoken(b"HTTP/1.1 502 Bad\r\nContent-Length: 6\r\n\r\n<html>"),
+    "sends nothing whole": spoken(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    "sends noise": spoken(bytes(range(256)) * 4),
+    "sends other JSON": spoken(b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"a": 1}\n'),
+}
+
+
+@pytest.fixture(scope="module")
+def held(kubo: Any, noise: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the node has, and a store that speaks with it directly."""
+    folder = tmp_path_factory.mktemp("held") / "folder"
+    folder.mkdir()
+    (folder / "small").write_bytes(b"small")
+    (folder / "large").write_bytes(noise(4 * MIB, 1))
+    store = Kubo(url=kubo.api)
+    cid = store.store(Source(path=folder), Scope(60)).cid
+    car = b"".join(store.export_car(cid, Scope(60)))
+    yield {"store": store, "cid": cid, "folder": folder, "car": car, "large": noise(8 * MIB, 2)}
+    store.close()
+
+
+def calls(held: dict[str, Any], tmp_path: Path) -> dict[str, tuple[Callable[[Kubo, Scope], Any], Any]]:
+    """Each call of the contract, and what it returns if all is well."""
+    cid, direct, target = held["cid"], held["store"], tmp_path / "out"
+
+    def put(data: bytes) -> Callable[[Kubo, Scope], Any]:
+        return lambda store, scope: store.store(Source(file=io.BytesIO(data)), scope).size
+
+    def extract(store: Kubo, scope: Scope) -> bytes:
+        store.extract(cid, target, scope)
+        return (target / "large").read_bytes()
+
+    whole = (held["folder"] / "large").read_bytes()
+    return {
+        "store small": (put(b"a few bytes"), 11),
+        "store large": (put(held["large"]), 8 * MIB),
+        "fetch": (lambda store, scope: b"".join(store.fetch(f"{cid}/large", 0, None, scope)), whole),
+        "fetch part": (
+            lambda store, scope: b"".join(store.fetch(f"{cid}/large", MIB - 1, 2, scope)),
+            whole[MIB - 1 :][:2],
+        ),
+        "has": (lambda store, scope: store.has(cid, scope), True),
+        "entries": (lambda store, scope: list(store.entries(cid, scope)), list(direct.entries(cid, Scope(60)))),
+        "pinned": (lambda store, scope: cid in {entry.cid for entry in store.entries(None, scope)}, True),
+        "extract": (extract, whole),
+        "export": (lambda store, scope: b"".join(store.export_car(cid, scope)), held["car"]),
+        "import": (lambda store, scope: [s.cid for s in store.import_car(io.BytesIO(held["car"]), True, scope)], [cid]),
+        "pin": (lambda store, scope: store.pin(cid, scope), None),
+        "verify": (lambda store, scope: list(store.verify(cid, scope)), []),
+    }
+
+
+@pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_call_ends_right_or_with_an_error(
+    kubo: Any, held: dict[str, Any], tmp_path: Path, needs_package: Any, fault: str, transport: Any
+) -> None:
+    """Within its time each call gives what is true, or a `BackendError`: no part that looks whole, and no hang."""
+    if transport == "ipfshttpclient":
+        needs_package()
+    before, limit = resources(), 0.4 if fault in HOLD else 2.0
+    proxy = Proxy(kubo.api, FAULTS[fault])
+    store = Kubo(url=proxy.url, transport=transport)
+    told = dict[str, BackendError]()
+    try:
+        for name, (call, right) in calls(held, tmp_path).items():
+            began = time.monotonic()
+            try:
+                found = call(store, Scope(limit))
+            except BackendError as error:
+                told[name] = error
+                assert not (tmp_path / "out").exists(), name
+            else:
+                assert found == right or (name == "verify" and found), f"{name}: found {found!r:.300}"
+                shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            assert time.monotonic() - began < limit + GRACE, name
+        assert fault in HOLD or store.health().status
+    finally:
+        store.close()
+        proxy.stop()
+    left = leaks_since(before)
+    assert not left, f"left behind: {left}"
+    assert held["store"].has(held["cid"], Scope(60))
+    check(fault, told)
+
+
+def check(fault: str, told: dict[str, BackendError]) -> None:
+    """Some errors must be what they are."""
+    if fault in ("never answers", "takes the request and never answers"):
+        assert all(isinstance(error, BackendTimeout) for error in told.values()), told
+        assert len(told) == 12
+    if fault in ("closes at once", "sends 500", "sends 502 and a page", "sends noise"):
+        assert all(isinstance(error, UnavailableError | UnusableAnswer) for error in told.values()), told
+        assert len(told) == 12
+    if fault in ("alters the answer", "alters a long answer", "alters a long request"):
+        assert all(isinstance(error, UnavailableError | UnusableAnswer) for error in told.values()), told
+
+
+@pytest.mark.parametrize("fault", ["alters the request", "alters a long request", "ends a long request", "resets"])
+def test_what_was_acknowledged_is_there(kubo: Any, held: dict[str, Any], noise: Any, fault: str) -> None:
+    """If a put over a bad line says that it is kept, then all of it is; and if not, a put over a good one mends it."""
+    data = noise(9 * MIB, fault)
+    proxy = Proxy(kubo.api, FAULTS[fault])
+    store = Kubo(url=proxy.url)
+    try:
+        cid = store.store(Source(file=io.BytesIO(data)), Scope(5)).cid
+    except BackendError:
+        cid = held["store"].store(Source(file=io.BytesIO(data)), Scope(60)).cid
+    finally:
+        store.close()
+        proxy.stop()
+    assert b"".join(held["store"].fetch(cid, 0, None, Scope(60))) == data
+    assert list(held["store"].verify(cid, Scope(60))) == []
