@@ -25,13 +25,13 @@ UNIX = "http+unix"
 class Server:
     """The way to a server, read from the environment as `requests` does, and the idle connections. Thread-safe."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, proxied: bool = True) -> None:
         self.idle: list[socket.socket] = []
         self._pid = os.getpid()
         self._url = urlsplit(origin)
         self._path = unquote(self._url.netloc) if self._url.scheme == UNIX else ""
         self._tls = _tls(_authorities()) if self._url.scheme == "https" else None
-        self._proxy, self._login = (None, {}) if self._path else _proxy_for(origin)
+        self._proxy, self._login = _proxy_for(origin) if proxied and not self._path else (None, {})
 
     def send(self, exchange: Exchange, method: str, target: str, headers: Headers, body: bytes) -> None:
         """Send a request over an idle connection or a new one, and wait for the headers of the answer."""

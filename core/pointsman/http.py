@@ -78,12 +78,13 @@ class Client:
         nothing but that single wait bounds the headers. `open` and `upload` do not go through one.
     :param refusal: says what an answer means whose status is not 200.
     :param named: what the option is called that holds `base_url`, for messages.
+    :param proxied: whether a proxy that the environment names may stand between.
     :raises ConfigError: the URL, or a header, cannot be sent.
     """
 
     _origin = _prefix = ""  # of one that could not be made: a traceback shows its repr, too
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all optional, all by name
         self,
         base_url: str,
         *,
@@ -92,6 +93,7 @@ class Client:
         session: requests.Session | None = None,
         refusal: Refusal = classify,
         named: str = "base_url",
+        proxied: bool = True,
     ) -> None:
         url = _URL.fullmatch(base_url)
         if url is None:
@@ -99,7 +101,7 @@ class Client:
             raise e.ConfigError(f"{named}: found {base_url!r}, expected http(s)://HOST and no user name or password")
         self._origin, self._prefix, self._query = url[1], (url[2] or "").rstrip("/"), url[3]
         self.host = unquote(self._origin.partition("//")[2])
-        self._session, self._refusal, self._named = session, refusal, named
+        self._session, self._refusal, self._named, self._proxied = session, refusal, named, proxied
         self._server: Server | None = None
         self._headers = {name.lower(): value for name, value in (headers or {}).items()}
         if auth is not None and auth[2] is not None:
@@ -180,7 +182,7 @@ class Client:
         return exchange, exchange.step(self._reached)
 
     def _reached(self) -> Server:
-        self._server = self._server or Server(self._origin)
+        self._server = self._server or Server(self._origin, self._proxied)
         return self._server
 
     def _target(self, path: str) -> str:

@@ -264,9 +264,10 @@ def test_a_proxy_for_http(record: Callable[..., Recorder], monkeypatch: pytest.M
     assert headers["proxy-authorization"].startswith("Basic ")
     assert server.seen == []
     client.close()
+    assert post(Client(url, proxied=False)) == {"a": 1}
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert post(Client(url)) == {"a": 1}
-    assert len(server.seen) == 1
+    assert len(server.seen) == 2
 
 
 def test_a_proxy_for_https(

@@ -55,7 +55,7 @@ def address_of(url: str | None) -> Address:
 
 def _told(url: str | None) -> Sequence[tuple[str, str]]:
     if url is not None:
-        return [(url or "''", "url")]
+        return [(url.strip() or "''", "url")]
     home = Path(os.environ.get("IPFS_PATH") or "~/.ipfs").expanduser() / "api"
     try:
         running = home.read_text("utf-8", "replace")

@@ -150,7 +150,7 @@ class Library(Rpc):
         # `auth`, or it would look for a password in .netrc.
         library = self._package.Client(where, base, session=True, headers=headers, auth=lambda request: request)
         session = library._client._session  # which has no other name; this very version is required
-        session.trust_env, session.max_redirects = False, 0
+        session.trust_env, session.max_redirects = not self._address.is_local, 0
         for adapter in session.adapters.values():
             adapter.poolmanager.connection_pool_kw.pop("strict", None)  # urllib3 warns of it, and will fail
         return library if library.block and library.pin else None  # both are made at first use, by one thread

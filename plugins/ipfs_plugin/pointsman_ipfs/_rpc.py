@@ -159,8 +159,8 @@ class Rpc:
         self._one("pin/rm", scope, cid, recursive="true", offline="true")
 
     def _open(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str) -> Body:
-        arguments = {} if cid is None else {"arg": cids.to_text(cid)}
-        return self._client.open("POST", f"{name}?{urlencode({**arguments, **options})}", scope)
+        arguments = options if cid is None else {"arg": cids.to_text(cid), **options}
+        return self._client.open("POST", f"{name}?{urlencode(arguments)}" if arguments else name, scope)
 
     def _one(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str) -> Mapping[str, Any]:
         found = list(self._lines(name, scope, cid, **options))

@@ -171,7 +171,8 @@ class Gateway(Reading):
 
     def _connected(self) -> Client:
         auth = ("Authorization", "Bearer ", self.token)
-        return Client(self.url, headers=self.headers, auth=auth, refusal=refusal, named="url")
+        proxied = not self.local
+        return Client(self.url, headers=self.headers, auth=auth, refusal=refusal, named="url", proxied=proxied)
 
 
 def _path(cid: bytes, form: str) -> str:

@@ -211,7 +211,8 @@ class Kubo(Reading):
         :raises ConfigError: an option is wrong, or its package is not installed.
         """
         headers, named = {**self.headers, **self._login()}, self._address.told_by or "url"
-        client = Client(f"{self._address.url}/api/v0", headers=headers, refusal=refusal, named=named)
+        base, proxied = f"{self._address.url}/api/v0", not self._address.is_local
+        client = Client(base, headers=headers, refusal=refusal, named=named, proxied=proxied)
         if self.transport == "http":
             return Rpc(client)
         from ._ipfshttpclient import Library

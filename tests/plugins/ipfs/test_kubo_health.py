@@ -1,0 +1,141 @@
+"""What answers may be no Kubo, or nothing may answer: health says so, and what to do, within seconds."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman import AuthenticationError, BackendError, RateLimitError, Scope, UnavailableError, UnusableAnswer
+from pointsman.content import Source
+from pointsman.testing import faults
+from pointsman_ipfs import Gateway, Kubo
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No node of the person who runs the tests."""
+    monkeypatch.delenv("IPFS_API", raising=False)
+    monkeypatch.setenv("IPFS_PATH", str(tmp_path))
+
+
+@pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
+@pytest.mark.parametrize(
+    ("fault", "status", "says", "error"),
+    [
+        (faults.html(), "unconfigured", "is it Kubo's RPC", UnusableAnswer),
+        (faults.plain_text(), "unconfigured", "is it Kubo's RPC", UnusableAnswer),
+        (faults.empty_body(), "unconfigured", "is it Kubo's RPC", UnusableAnswer),
+        (faults.well(), "unconfigured", "is it Kubo's RPC", UnusableAnswer),
+        (faults.status(404), "unconfigured", "no RPC of Kubo", UnavailableError),
+        (faults.status(405), "unconfigured", "no RPC of Kubo", UnavailableError),
+        (faults.status(401), "unconfigured", "check token", AuthenticationError),
+        (faults.status(403), "unconfigured", "check token", AuthenticationError),
+        (faults.status(429), "unavailable", "429", RateLimitError),
+        (faults.status(500), "unavailable", "500", UnavailableError),
+        (faults.status(502), "unavailable", "502", UnavailableError),
+        (faults.redirect(), "unavailable", "", UnavailableError),
+        (faults.hang_up(), "unavailable", "", UnavailableError),
+        (faults.reset("headers"), "unavailable", "", UnavailableError),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_what_answers_is_no_kubo(
+    fault_server: Any, needs_package: Any, fault: Any, status: str, says: str, error: type[BackendError], transport: Any
+) -> None:
+    """Pages, other services, refusals: each has its class, and health a reason that names the address or the login."""
+    if transport == "ipfshttpclient":
+        needs_package()
+    server = fault_server()
+    server.play(fault, everywhere=True)
+    store = Kubo(url=server.origin, transport=transport)
+    health = store.health()
+    assert (health.status, says in health.reason) == (status, True), health
+    calls: list[Callable[[], Any]] = [
+        lambda: store.store(Source(file=io.BytesIO(b"x")), Scope(10)),
+        lambda: list(store.entries(None, Scope(10))),
+    ]
+    for call in calls:
+        with pytest.raises(error):
+            call()
+    store.close()
+
+
+@pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
+def test_nothing_answers(needs_package: Any, transport: Any) -> None:
+    """Where somebody named an address it is unavailable; at the default one it is not configured, with what to do."""
+    if transport == "ipfshttpclient":
+        needs_package()
+    with faults.nobody_listens() as nobody:
+        store = Kubo(url=nobody.removesuffix("/v1"), transport=transport)
+        health = store.health()
+        assert health.status == "unavailable"
+        assert nobody.split("/")[2] in health.reason
+        with pytest.raises(UnavailableError):
+            list(store.fetch("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e", 0, None, Scope(10)))
+        store.close()
+
+
+def test_nobody_named_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address, and without a node where one would be by default, the way to one is told."""
+    with faults.nobody_listens() as nobody:
+        for module in "_address", "kubo":
+            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", nobody.removesuffix("/v1"))
+        store = Kubo()
+        health = store.health()
+        assert health.status == "unconfigured"
+        assert "ipfs daemon" in health.reason
+        assert "IPFS_API" in health.reason
+        store.close()
+
+
+@pytest.mark.parametrize("make", [Kubo, Gateway])
+def test_health_ends_within_seconds(fault_server: Any, make: Any) -> None:
+    """A server that never answers is told of within about four seconds."""
+    server = fault_server()
+    server.play(faults.silent(), everywhere=True)
+    store, began = make(url=server.origin), time.monotonic()
+    assert store.health().status == "unavailable"
+    assert time.monotonic() - began < 6
+    store.close()
+
+
+def test_a_retry_is_told_when(fault_server: Any) -> None:
+    """Too many requests: the error says when the next may come."""
+    server = fault_server()
+    server.play(faults.rate_limited(retry_after=7), everywhere=True)
+    for store in Kubo(url=server.origin), Gateway(url=server.origin):
+        with pytest.raises(RateLimitError) as caught:
+            list(store.fetch("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e", 0, None, Scope(10)))
+        assert caught.value.retry_after == 7
+        store.close()
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
+def test_a_node_on_this_machine_is_asked_without_a_proxy(
+    fault_server: Any,
+    needs_package: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str,
+    transport: Any,
+) -> None:
+    """Neither the proxies of the environment nor a password in .netrc come between us and this machine."""
+    if transport == "ipfshttpclient":
+        needs_package()
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    server, proxy = fault_server(), fault_server()
+    server.play(faults.status(404), everywhere=True)
+    monkeypatch.setenv(variable, proxy.origin)
+    store = Kubo(url=server.origin, transport=transport)
+    store.health()
+    store.close()
+    assert proxy.log == ()
+    assert [seen.headers.get("authorization") for seen in server.log] == [None] * len(server.log) != []
