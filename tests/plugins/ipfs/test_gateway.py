@@ -1,0 +1,316 @@
+"""A gateway is not trusted: whatever it sends, what comes out is the content, or an error."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman import (
+    AuthenticationError,
+    BackendError,
+    BackendTimeout,
+    ContentNotFoundError,
+    RateLimitError,
+    Scope,
+    UnavailableError,
+    UnusableAnswer,
+)
+from pointsman.content import Source
+from pointsman.testing import faults
+from pointsman_ipfs import Gateway, Kubo, car, reader
+from pointsman_ipfs._ahead import Ahead
+from pointsman_ipfs.cid import parse, raw_cid, to_text
+from pointsman_ipfs.tree import add_tree
+from pointsman_ipfs.unixfs import UNIXFS_V1_2025, add_file
+
+MIB = 1 << 20
+RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car; version=1; order=unk; dups=y"
+ABSENT = "bafkreia" + "a" * 51
+
+
+def limits() -> Scope:
+    return Scope(30)
+
+
+class Double(ThreadingHTTPServer):
+    """Serves blocks as a gateway that need not be an honest one. It notes what it was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self, blocks: dict[bytes, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.blocks = blocks
+        self.asked: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.raw: Callable[[bytes, bytes], bytes] = lambda cid, data: data
+        self.car: Callable[[list[tuple[bytes, bytes]]], bytes] | int = lambda found: b"".join(
+            car.write([found[0][0]], found)
+        )
+        self.kinds = {"raw": RAW, "car": CAR}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def forms(self) -> list[str]:
+        return [path.rpartition("format=")[2] for path in self.asked]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Double
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
+        text, _, form = self.path.removeprefix("/ipfs/").partition("?format=")
+        cid = parse(text)
+        if cid not in self.server.blocks:
+            self.answer(404, b"not here", "text/plain")
+        elif form == "raw":
+            self.answer(200, self.server.raw(cid, self.server.blocks[cid]), self.server.kinds["raw"])
+        elif isinstance(self.server.car, int):
+            self.answer(self.server.car, b"no CAR", "text/plain")
+        else:
+            found = list(reader.walk(self.server.blocks.__getitem__, cid))
+            self.answer(200, self.server.car(found), self.server.kinds["car"])
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def double(blocks: Any) -> Iterator[Double]:
+    with Double(blocks) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(10)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, noise: Any) -> Path:
+    folder = tmp_path / "folder"
+    (folder / "in").mkdir(parents=True)
+    for name, data in {"a": b"a", "in/b": noise(3 * MIB + 1, 1), "in/c": bytes(3 * MIB), "z": b"z"}.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def everything(gateway: Gateway, cid: str, place: Path) -> tuple[bytes, bytes]:
+    """Read all that is under a CID in two ways."""
+    gateway.extract(cid, place, limits())
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    return b"".join(path.read_bytes() for path in files), b"".join(gateway.export_car(cid, limits()))
+
+
+ORDERS: dict[str, Callable[[list[tuple[bytes, bytes]]], list[tuple[bytes, bytes]]]] = {
+    "as asked for": lambda found: found,
+    "the last first": lambda found: found[::-1],
+    "at random": lambda found: random.Random(1).sample(found, len(found)),
+    "each twice": lambda found: [block for block in found for _ in range(2)],
+    "with foreign ones": lambda found: [(raw_cid(b"%d" % n), b"%d" % n) for n in range(50)] + found,
+    "some missing": lambda found: found[::2],
+    "all missing": lambda found: [(raw_cid(b"x"), b"x")],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_car_in_any_order(double: Double, blocks: Any, folder: Path, tmp_path: Path, order: str) -> None:
+    """What comes out is the same, whatever the gateway puts into its CAR, and in which order."""
+    root = add_tree(folder, UNIXFS_V1_2025, blocks.put)
+    double.car = lambda found: b"".join(car.write([root.cid], ORDERS[order](found)))
+    gateway = Gateway(url=double.url)
+    files, exported = everything(gateway, to_text(root.cid), tmp_path / "out")
+    assert files == b"".join((folder / name).read_bytes() for name in ("a", "in/b", "in/c", "z"))
+    assert exported == b"".join(car.write([root.cid], reader.walk(blocks.__getitem__, root.cid)))
+    if order in ("as asked for", "each twice"):
+        assert set(double.forms()) == {"car"}
+    gateway.close()
+
+
+def broken(how: str) -> Callable[[list[tuple[bytes, bytes]]], bytes]:
+    def make(found: list[tuple[bytes, bytes]]) -> bytes:
+        whole = b"".join(car.write([found[0][0]], found))
+        middle = len(whole) // 2
+        return {
+            "cut": whole[:middle],
+            "altered": whole[:middle] + bytes((whole[middle] ^ 1,)) + whole[middle + 1 :],
+            "no CAR": b"<html>" * 1000,
+            "empty": b"",
+        }[how]
+
+    return make
+
+
+@pytest.mark.parametrize("how", ["cut", "altered", "no CAR", "empty"])
+def test_a_broken_car_is_made_good_block_by_block(
+    double: Double, blocks: Any, folder: Path, tmp_path: Path, how: str
+) -> None:
+    """What a CAR does not give is got by itself."""
+    root = add_tree(folder, UNIXFS_V1_2025, blocks.put)
+    double.car = broken(how)
+    gateway = Gateway(url=double.url)
+    files, _ = everything(gateway, to_text(root.cid), tmp_path / "out")
+    assert files == b"".join((folder / name).read_bytes() for name in ("a", "in/b", "in/c", "z"))
+    assert "raw" in double.forms()
+    gateway.close()
+
+
+@pytest.mark.parametrize("refused", [400, 406, 501, "another kind"])
+def test_a_gateway_without_cars(double: Double, blocks: Any, noise: Any, refused: Any) -> None:
+    """It is asked for one once, and for blocks from then on."""
+    data = noise(3 * MIB, 2)
+    cid = to_text(add_file(io.BytesIO(data).read, UNIXFS_V1_2025, blocks.put).cid)
+    if refused == "another kind":
+        double.kinds["car"] = "text/html"
+    else:
+        double.car = refused
+    gateway = Gateway(url=double.url)
+    for _ in range(2):
+        assert b"".join(gateway.fetch(cid, 0, None, limits())) == data
+    assert double.forms().count("car") == 1
+    gateway.close()
+
+
+def test_a_wrong_block_is_refused(double: Double, blocks: Any, noise: Any) -> None:
+    """Neither from a CAR nor by itself: the error names the block. A page in place of a block is named as that."""
+    data = noise(3 * MIB, 3)
+    cid = to_text(add_file(io.BytesIO(data).read, UNIXFS_V1_2025, blocks.put).cid)
+    double.car, double.raw = broken("altered"), lambda cid, data: data[:-1] + bytes((data[-1] ^ 1,))
+    gateway = Gateway(url=double.url)
+    for read in (
+        lambda: list(gateway.fetch(cid, 0, None, limits())),
+        lambda: list(gateway.fetch(cid, 5, 5, limits())),
+        lambda: list(gateway.export_car(cid, limits())),
+    ):
+        with pytest.raises(UnusableAnswer, match="not those of its CID"):
+            read()
+    double.raw, double.kinds["raw"] = lambda cid, data: b"<html>", "text/html; charset=utf-8"
+    with pytest.raises(UnusableAnswer, match="'text/html' where a block was asked for"):
+        list(gateway.fetch(cid, 5, 5, limits()))
+    double.raw = lambda cid, data: bytes(3 * MIB)
+    with pytest.raises(UnusableAnswer, match="more than"):
+        list(gateway.fetch(cid, 5, 5, limits()))
+    gateway.close()
+
+
+def test_ranges_and_small_files_need_no_car(double: Double, blocks: Any, noise: Any) -> None:
+    """A range reads the blocks that it needs; a file in one block is one request; the form is asked for twice."""
+    data = noise(5 * MIB, 4)
+    cid = to_text(add_file(io.BytesIO(data).read, UNIXFS_V1_2025, blocks.put).cid)
+    gateway = Gateway(url=double.url, token="t0ken", headers={"X-A": "b"})
+    assert b"".join(gateway.fetch(cid, MIB - 1, 2, limits())) == data[MIB - 1 : MIB + 1]
+    assert double.forms() == ["raw"] * 3
+    small = to_text(add_file(io.BytesIO(b"small").read, UNIXFS_V1_2025, blocks.put).cid)
+    assert b"".join(gateway.fetch(small, 0, None, limits())) == b"small"
+    assert double.forms() == ["raw"] * 4
+    assert {headers["accept"] for headers in double.headers} == {RAW}
+    assert {(headers["authorization"], headers["x-a"]) for headers in double.headers} == {("Bearer t0ken", "b")}
+    gateway.close()
+
+
+def test_has_looks_at_every_block(double: Double, blocks: Any, noise: Any) -> None:
+    """One missing leaf of many, and it is not there; leaves are asked for by HEAD."""
+    data = noise(5 * MIB, 5)
+    cid = to_text(add_file(io.BytesIO(data).read, UNIXFS_V1_2025, blocks.put).cid)
+    gateway = Gateway(url=double.url)
+    assert gateway.has(cid, limits())
+    assert len(double.asked) == 6
+    del blocks[raw_cid(data[3 * MIB : 4 * MIB])]
+    assert not gateway.has(cid, limits())
+    assert not gateway.has(ABSENT, limits())
+    assert list(gateway.entries(None, limits())) == []
+    gateway.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "health"),
+    [
+        (400, UnavailableError, "unconfigured"),
+        (401, AuthenticationError, "unconfigured"),
+        (403, AuthenticationError, "unconfigured"),
+        (404, ContentNotFoundError, "unconfigured"),
+        (410, ContentNotFoundError, "unconfigured"),
+        (429, RateLimitError, "unavailable"),
+        (451, ContentNotFoundError, "unconfigured"),
+        (500, UnavailableError, "unavailable"),
+        (502, UnavailableError, "unavailable"),
+        (504, BackendTimeout, "unavailable"),
+    ],
+)
+def test_what_refusals_mean(fault_server: Any, status: int, error: type[BackendError], health: str) -> None:
+    """Each status has its class, and its meaning for health."""
+    server = fault_server()
+    server.play(faults.status(status), everywhere=True)
+    gateway = Gateway(url=server.origin)
+    for read in (
+        lambda: list(gateway.fetch(ABSENT, 0, None, limits())),
+        lambda: list(gateway.entries(ABSENT, limits())),
+    ):
+        with pytest.raises(error) as caught:
+            read()
+        assert (type(caught.value), caught.value.status) == (error, status)
+    if error is ContentNotFoundError:
+        assert not gateway.has(ABSENT, limits())
+    else:
+        with pytest.raises(error):
+            gateway.has(ABSENT, limits())
+    assert gateway.health().status == health
+    gateway.close()
+
+
+@pytest.mark.kubo
+def test_a_gateway_by_subdomains_is_told_as_one(kubo: Any) -> None:
+    """Kubo on `localhost` redirects to CID.ipfs.localhost: nobody follows, and the error says what to mend."""
+    store = Kubo(url=kubo.api)
+    cid = store.store(Source(file=io.BytesIO(b"hello world")), limits()).cid
+    store.close()
+    gateway = Gateway(url=kubo.gateway.replace("127.0.0.1", "localhost"))
+    with pytest.raises(UnavailableError, match=r"redirects to \w+\.ipfs\.localhost:\d+: mend url"):
+        list(gateway.fetch(cid, 0, None, limits()))
+    gateway.close()
+
+
+def test_blocks_that_come_too_early_are_bounded() -> None:
+    """Only so much is kept of what nobody asked for yet; from there on, blocks are got by themselves."""
+    data = [bytes([number]) * MIB for number in range(100)]
+    cids, got, read = [raw_cid(block) for block in data], list[bytes](), 0
+
+    def stream() -> Iterator[tuple[bytes, bytes]]:
+        nonlocal read
+        for block in zip(cids, data, strict=True):
+            read += 1
+            yield block
+
+    def get(cid: bytes) -> bytes:
+        got.append(cid)
+        return data[cids.index(cid)]
+
+    ahead = Ahead(stream(), get)
+    assert [ahead(cid) for cid in reversed(cids)] == data[::-1]
+    assert read < 70
+    assert len(got) > 30
+    ahead, read = Ahead(stream(), get), 0
+    got.clear()
+    assert [ahead(cid) for cid in [*cids, cids[99], cids[98]]] == [*data, data[99], data[98]]
+    assert got == []
+    assert ahead(cids[0]) == data[0]
+    assert got == [cids[0]]
