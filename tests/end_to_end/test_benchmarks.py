@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
         ("rate_limit.py", ["pointsman, memory", "limits, memory", "tokens_per_minute"]),
         ("http_call.py", ["requests", "urllib3", "pointsman", "CPU / requests"]),
         ("batch.py", ["without a journal", "with a journal", "resumed", "memory MB"]),
+        pytest.param("kubo.py", ["add with requests", "get from the gateway"], marks=pytest.mark.kubo),
     ],
 )
 def test_a_benchmark_runs(name: str, says: list[str]) -> None:
