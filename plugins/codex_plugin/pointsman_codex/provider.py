@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from attrs import frozen
 from pointsman import ModelInfo, Request, UnavailableError
 from pointsman.values import Capability
-from pointsman_stdio import LINES, Ask, Exchange, Launch, Program, Protocol, Read, flat
+from pointsman_stdio import LINES, Ask, Exchange, Launch, Program, Protocol, Read, flat, refuses_arguments
 
 from ._errors import WORDS
 from ._wire import HELLO, Alone, route, turn
@@ -142,7 +142,7 @@ def _models(program: str, ask: Ask, model: str | None) -> list[dict[str, Any]]:
         if models and model and model not in {each["slug"] for each in models}:
             models.append({**models[0], **_PLAIN, "slug": model, "display_name": model})
     except (UnavailableError, ValueError, LookupError, TypeError) as error:
-        if isinstance(error, UnavailableError) and error.status not in (1, 2):
+        if isinstance(error, UnavailableError) and not refuses_arguments(error):
             raise  # it does not run at all
         raise UnavailableError(
             f"this version of codex does not tell its models ({error!s:.200}), and without them it cannot be kept from "

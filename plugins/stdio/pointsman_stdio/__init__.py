@@ -18,7 +18,7 @@ from .exchange import Exchange, once
 from .flat import flat
 from .frames import HEADERS, LINES, Framing, Message
 from .keeper import Keeper
-from .program import find, output, version_of
+from .program import find, output, refuses_arguments, version_of
 from .protocol import Ask, Protocol, ProtocolRefused, Undo
 from .provider import Program, Read
 from .server import Server
@@ -46,6 +46,7 @@ __all__ = [
     "flat",
     "once",
     "output",
+    "refuses_arguments",
     "surroundings",
     "version_of",
 ]

@@ -11,7 +11,7 @@ from time import monotonic
 
 from pointsman import UnavailableError
 
-from ._process import Ended, Launch, Process
+from ._process import Launch, Process
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _AMISS = re.compile(r"(unknown|unexpected|unrecogni[sz]ed|invalid) (sub)?(command|argument|option|flag)|\busage:", re.I)
@@ -98,6 +98,6 @@ def version_of(launch: Launch, patience: float) -> str:
     raise UnavailableError(f"{' '.join(launch.command)} tells no version: {told.strip():.100}", retry_same=False)
 
 
-def refuses_arguments(ended: Ended) -> bool:
-    """Whether a program has ended because it does not know how it was called."""
+def refuses_arguments(ended: UnavailableError) -> bool:
+    """Whether a program has ended because it does not know how it was called: it is of another version."""
     return ended.status == _MISUSED or (ended.status in (1, 64) and bool(_AMISS.search(ended.message)))

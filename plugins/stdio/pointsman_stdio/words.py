@@ -46,5 +46,9 @@ class Words:
         return make(text, status=status, code=code, retry_after=read.retry_after)
 
     def knows(self, message: str) -> bool:
-        """Whether the error is more than that the program does not work."""
-        return type(self.error(message)) is not UnavailableError
+        """Whether anybody knows what it means."""
+        return not isinstance(self.error(message, otherwise=_Unknown), _Unknown)
+
+
+class _Unknown(UnavailableError):
+    """Nobody knows."""
