@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 from pointsman import ModelInfo, Request, UnavailableError
 from pointsman.values import Capability
 from pointsman_stdio import LINES, Ask, Exchange, Launch, Program, Protocol, Read, flat, refuses_arguments
@@ -50,7 +50,7 @@ _NOT_A_LOGIN = ("auth_mode", "last_refresh")
 #: `codex exec` asks again and again where a model asks for a tool, and says so nowhere else.
 _LOG, _ALARM = "off,codex_core::stream_events_utils=info", "stream_events_utils: ToolCall:"
 #: Its log of what happened grows by 37 KB with every turn.
-_TURNS = 2000
+_TURNS = 1000
 
 
 @frozen(kw_only=True)
@@ -110,7 +110,8 @@ class Codex(Program):
             path.write_text(json.dumps(request.schema), encoding="utf-8")
             command += ["--output-schema", str(path)]
         config = {name: value for name, value in options.items() if value}
-        return self._launch(folder, ask, request.model, (*command, "-"), **config)
+        launch = self._launch(folder, ask, request.model, (*command, "-"), **config)
+        return evolve(launch, environment={**launch.environment, "RUST_LOG": _LOG}, alarm=_ALARM)
 
     def _launch(self, folder: Path, ask: Ask, model: str | None, command: Sequence[str], **config: str) -> Launch:
         """Fill a new folder and return what to start.
@@ -121,7 +122,7 @@ class Codex(Program):
         program, own = self.ready(), not self.api_key and not self.base_url
         if own:
             (folder / "auth.json").symlink_to(self._login)  # not a copy: codex renews what is in it
-        environment = {"CODEX_HOME": str(folder), "RUST_LOG": _LOG}
+        environment = {"CODEX_HOME": str(folder), "RUST_LOG": "off"}
         if self.api_key:
             environment[_KEY] = self.api_key.reveal()
         catalogue = folder / "models.json"
@@ -132,7 +133,7 @@ class Codex(Program):
         top = {"notify": [], "developer_instructions": "", **config, "model_catalog_json": str(catalogue)}
         text = _toml(top) + _CONFIG.read_text(encoding="utf-8") + _toml(provider)
         (folder / "config.toml").write_text(text, encoding="utf-8")
-        return Launch((program, *command), environment, _ALARM)
+        return Launch((program, *command), environment)
 
 
 def _models(program: str, ask: Ask, model: str | None) -> list[dict[str, Any]]:
