@@ -24,7 +24,7 @@ WORDS = Words(
         "context window|input exceeds the maximum length": e.ContextLengthError,
         "safety system|reason: content_filter|invalid prompt|flagged": e.ContentFilterError,
         "quota exceeded|hit your usage limit|billing": e.QuotaError,
-        r"^model .*(not found|does not exist)|the model .* does not exist": e.ModelNotFoundError,
+        "^model .*(not found|does not exist)|the model .* does not exist|no models are available": e.ModelNotFoundError,
         r"invalid image|valid image|image data|invalid schema": e.InvalidRequestError,
         "too many redirects|redirect": HOPELESS,
         "error sending request|connection (failed|reset|refused)|high demand|timed? ?out": e.UnavailableError,

@@ -8,6 +8,7 @@ catalogue of models: codex 0.169.0, of November 2026. A version that does not kn
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,12 +62,8 @@ class Codex(Program):
     INSTALL, NATIVE = "npm install -g @openai/codex", "@openai/codex-*/vendor/*/bin/codex"
     KEYS: ClassVar[tuple[str, ...]] = ("CODEX_API_KEY",)
     EXTRA: ClassVar[frozenset[str]] = frozenset({"serviceTier", "summary"})
+    CAN_ALONE: ClassVar[frozenset[Capability]] = frozenset({"schema"})
     WORDS = WORDS
-
-    @property
-    def can_alone(self) -> frozenset[Capability]:
-        """An output schema."""
-        return frozenset({"schema"})
 
     def protocol(self) -> Protocol:
         """Return that of `codex app-server`."""
@@ -98,7 +95,7 @@ class Codex(Program):
 
     @property
     def _login(self) -> Path:
-        return Path(self.home).expanduser() / "auth.json"
+        return Path(os.path.expanduser(self.home)) / "auth.json"
 
     def _once(self, folder: Path, ask: Ask, request: Request) -> Launch:
         if managed := next((path for path in _MANAGED if path.exists()), None):

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pointsman import BackendError, Chunk, ContentFilterError, Message, Request, UnusableAnswer, Usage
+from pointsman import (
+    BackendError,
+    Chunk,
+    ContentFilterError,
+    Message,
+    Request,
+    UnavailableError,
+    UnusableAnswer,
+    Usage,
+)
 from pointsman_stdio import Exchange, Undo
 
 from ._errors import ASKED_FOR_TOOL, failure
@@ -77,7 +86,8 @@ def session(exchange: Exchange, request: Request, provider: Mapping[str, Any] | 
     folder = exchange.home / "session-state" / ids["sessionId"]
     forget = lambda: _forget(folder)  # noqa: E731
     exchange.done(forget)
-    _write(folder, request)
+    if problem := _write(folder, request):
+        raise UnavailableError(f"copilot's folder cannot be written to: {problem}", retry_same=False)
     exchange.listen(ids["sessionId"])
     gone: list[Undo] = [("session.destroy", ids), ("session.delete", ids), forget]
     about = {**request.extra, **_NOTHING, **_about(request, provider), **ids}
@@ -100,18 +110,22 @@ def _about(request: Request, provider: Mapping[str, Any] | None) -> dict[str, An
     }
 
 
-def _write(folder: Path, request: Request) -> None:
-    """Write the conversation down as copilot would have."""
+def _write(folder: Path, request: Request) -> str:
+    """Write the conversation down as copilot would have; return why that cannot be done ("" if it is)."""
     start = {"sessionId": folder.name, "version": 1, "producer": "copilot-agent", "copilotVersion": "1.0.102"}
     events = [("session.start", {**start, "startTime": "2026-01-01T00:00:00.000Z"})]
     events += [(_FORMS[each.role], _said(each)) for each in request.messages if each.role in _FORMS]
-    folder.mkdir(parents=True)
     parent, before = None, "2026-01-01T00:00:00.000Z"
-    with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
-        for kind, data in events:
-            event = {"type": kind, "data": data, "id": str(uuid4()), "timestamp": before, "parentId": parent}
-            file.write(json.dumps(event, ensure_ascii=False) + "\n")
-            parent = event["id"]
+    try:
+        folder.mkdir(parents=True)
+        with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
+            for kind, data in events:
+                event = {"type": kind, "data": data, "id": str(uuid4()), "timestamp": before, "parentId": parent}
+                file.write(json.dumps(event, ensure_ascii=False) + "\n")
+                parent = event["id"]
+    except OSError as error:
+        return error.strerror or "unknown"
+    return ""
 
 
 def _said(message: Message) -> dict[str, Any]:

@@ -64,14 +64,13 @@ class Copilot(Program):
     @property
     def always(self) -> Mapping[str, str]:
         """Where it unpacks itself."""
-        return {"COPILOT_CACHE_HOME": str(Path(self.cache).expanduser()), "COPILOT_AUTO_UPDATE": "false"}
+        return {"COPILOT_CACHE_HOME": os.path.expanduser(self.cache), "COPILOT_AUTO_UPDATE": "false"}
 
-    def untaken(self, request: Request) -> frozenset[str]:
-        """Return what nobody can tell copilot, or its server."""
-        lost = {"stop"} if self.base_url else {"stop", "max_tokens"}
-        if request.reasoning_effort == "none" and self.base_url and self.wire_api == "completions":
-            lost.add("reasoning_effort")
-        return frozenset(lost)
+    def unsupported(self, request: Request) -> frozenset[str]:
+        """Return the options that it has no way to pass on, whatever the model."""
+        lost = super().unsupported(request) - ({"max_tokens"} if self.base_url else set())
+        no_effort = request.reasoning_effort == "none" and self.base_url and self.wire_api == "completions"
+        return lost | {"reasoning_effort"} if no_effort else lost
 
     def protocol(self) -> Protocol:
         """Return that of `copilot --headless --stdio`."""
@@ -108,7 +107,7 @@ class Copilot(Program):
     def _logins(self) -> dict[str, Any]:
         """Return what of the user's configuration is a login."""
         try:
-            text = (Path(self.home).expanduser() / "config.json").read_text(encoding="utf-8-sig")
+            text = (Path(os.path.expanduser(self.home)) / "config.json").read_text(encoding="utf-8-sig")
             found = json.loads("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("//")))
         except (OSError, ValueError):
             return {}

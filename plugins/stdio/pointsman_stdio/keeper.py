@@ -19,6 +19,7 @@ class Keeper:
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
+        self.served = False  #: whether this process has taken a whole request: it speaks the protocol
         self._refused, self._until = "", 0.0
         self._lock = threading.Lock()
         self._held: list[Server] = []  # the last takes requests; a list, so that `finalize` needs not know us
@@ -32,10 +33,11 @@ class Keeper:
         return self._refused if monotonic() < self._until else ""
 
     def refuse(self, why: str) -> None:
-        """Note that the program refuses its protocol, and end it."""
+        """Note that the program refuses its protocol, and let what it works on be its last."""
         with self._lock:
             self._refused, self._until = why, monotonic() + _AGAIN_S
-            _close(self._held)
+            for server in self._held:
+                server.retire()
 
     def server(self) -> Server:
         """Return a process that takes requests."""
@@ -45,6 +47,7 @@ class Keeper:
                 for server in self._held:
                     server.retire()
                 self._held.append(Server(self.protocol))
+                self.served = False
             return self._held[-1]
 
     def close(self) -> None:

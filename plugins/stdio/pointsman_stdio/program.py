@@ -31,7 +31,7 @@ def find(name: str, native: str) -> str:
     :param name: as in the PATH, or a path; "~" is the user's home.
     :param native: glob pattern of the program itself, below a folder `node_modules`.
     """
-    found = shutil.which(Path(name).expanduser())
+    found = shutil.which(os.path.expanduser(name))
     if not found:
         return ""
     for script in _scripts(Path(found)):

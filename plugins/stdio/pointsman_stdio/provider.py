@@ -23,20 +23,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from attrs import Factory, field, frozen
-from pointsman import (
-    AuthenticationError,
-    BackendError,
-    Chunk,
-    Health,
-    InvalidRequestError,
-    ModelInfo,
-    Request,
-    Scope,
-    Secret,
-    UnavailableError,
-    UnusableAnswer,
-    hookimpl,
-)
+from pointsman import BackendError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
+from pointsman import errors as e
 from pointsman.service import HEALTH_S, as_secret, shown_url
 from pointsman.values import DROPPABLE, Capability
 
@@ -69,6 +57,8 @@ class Program(ABC):
     NATIVE: ClassVar[str]  #: see `find`
     HOME: ClassVar[str]  #: the variable that may hold `home`
     WORDS: ClassVar[Words]
+    CAN: ClassVar[frozenset[Capability]] = frozenset({"schema", "images"})  #: what its server is capable of
+    CAN_ALONE: ClassVar[frozenset[Capability]] = frozenset()  #: and it, when it is started for one request
     EXTRA: ClassVar[frozenset[str]]  #: of `Request.extra`: all others could let the program do more than speak
     KEYS: ClassVar[tuple[str, ...]]  #: variables that may hold a key of its own service
     URL: ClassVar[str] = ""  #: the variable that may hold `base_url`
@@ -119,23 +109,9 @@ class Program(ABC):
         """Return what a person must do before its own service can be asked without a key ("" if nothing)."""
 
     @property
-    def can(self) -> frozenset[Capability]:
-        """What its server is capable of."""
-        return frozenset({"schema", "images"})
-
-    @property
-    def can_alone(self) -> frozenset[Capability]:
-        """What it is capable of when it is started for one request."""
-        return frozenset()
-
-    @property
     def always(self) -> Mapping[str, str]:
         """What the environment of the program always has."""
         return {}
-
-    def untaken(self, request: Request) -> frozenset[str]:
-        """Return the options of a request that it has no way to pass on, beside those that shape the sampling."""
-        return frozenset({"stop", "max_tokens"})
 
     # -- what is the same everywhere ---------------------------------------------------------------
 
@@ -181,11 +157,11 @@ class Program(ABC):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What it is capable of, as it is asked now."""
-        return self.can_alone if self._keeper.refused else self.can
+        return self.CAN_ALONE if self._keeper.refused else self.CAN
 
     def unsupported(self, request: Request) -> frozenset[str]:
         """Return the options that it has no way to pass on, whatever the model."""
-        return DROPPABLE | self.untaken(request)
+        return DROPPABLE | {"stop", "max_tokens"}
 
     @hookimpl
     def stream(self, request: Request) -> Iterator[Chunk]:
@@ -197,7 +173,8 @@ class Program(ABC):
         if not self._keeper.refused:
             try:
                 with Exchange(self._keeper.server(), request.scope) as exchange:
-                    yield from _told(exchange, self.turn(exchange, request))
+                    read, self._keeper.served = self.turn(exchange, request), True
+                    yield from _told(exchange, read)
                     return
             except ProtocolRefused as refused:  # nothing has been asked yet
                 self._refused(refused, request)
@@ -210,7 +187,7 @@ class Program(ABC):
             return Health.unconfigured(missing)
         try:
             version = version_of(Launch((self.found, "--version"), self.always), HEALTH_S)
-        except UnavailableError as error:
+        except e.UnavailableError as error:
             return Health.unavailable(error.message)
         if refused := self._keeper.refused:
             return Health.degraded(f"{self.NAME} {version} is started anew for each request, since {refused}")
@@ -222,12 +199,12 @@ class Program(ABC):
     def list_models(self) -> Sequence[ModelInfo]:
         """Return the models that the program's own service offers."""
         if self.base_url is not None:
-            raise UnavailableError(f"{self.NAME} does not list the models of base_url: ask that", retry_same=False)
+            raise e.UnavailableError(f"{self.NAME} does not list the models of base_url: ask that", retry_same=False)
         with Exchange(self._keeper.server(), Scope(_LIST_S)) as exchange:
             try:
                 return self.listed(exchange)
             except (AttributeError, LookupError, TypeError) as error:
-                raise UnavailableError(f"{self.NAME} lists its models in a form of its own: {error!r:.100}") from error
+                raise e.UnavailableError(f"{self.NAME} lists models in a form of its own: {error!r:.100}") from error
 
     @hookimpl
     def close(self) -> None:
@@ -240,7 +217,7 @@ class Program(ABC):
         :raises BackendError: a person must do something first.
         """
         if missing := self.missing:
-            raise AuthenticationError(missing) if self.found else UnavailableError(missing, retry_same=False)
+            raise e.AuthenticationError(missing) if self.found else e.UnavailableError(missing, retry_same=False)
         return self.found
 
     def refusal(self, error: Any) -> BackendError:
@@ -258,29 +235,28 @@ class Program(ABC):
         :raises InvalidRequestError: the request cannot be passed on.
         """
         if problem := self.problem():
-            raise AuthenticationError(problem)
+            raise e.AuthenticationError(problem)
         if lacking := sorted(request.needs - self.capabilities):
-            raise InvalidRequestError(f"{self.NAME} is not capable of {', '.join(lacking)}", try_next=True)
+            raise e.InvalidRequestError(f"{self.NAME} is not capable of {', '.join(lacking)}", try_next=True)
         if unknown := sorted(request.extra.keys() - self.EXTRA):
             allowed = ", ".join(sorted(self.EXTRA))
             text = f"extra: {self.NAME} is given {allowed}, and not {', '.join(unknown)}"
-            raise InvalidRequestError(text, parameter="extra", try_next=True)
+            raise e.InvalidRequestError(text, parameter="extra", try_next=True)
         if any(image.inline is None for message in request.messages for image in message.images):
-            raise InvalidRequestError(f"{self.NAME} is given the bytes of pictures, and no URL", try_next=True)
+            raise e.InvalidRequestError(f"{self.NAME} is given the bytes of pictures, and no URL", try_next=True)
         texts = [request.model or "", request.system or "", *(message.text for message in request.messages)]
         if not _is_text(json.dumps([request.schema, dict(request.extra)], ensure_ascii=False, default=str), *texts):
-            raise InvalidRequestError("the request has a lone surrogate: it is no valid text")
+            raise e.InvalidRequestError("the request has a lone surrogate: it is no valid text")
 
     def _refused(self, refused: ProtocolRefused, request: Request) -> None:
         """Note that its server is of no use.
 
         :raises InvalidRequestError: it may have been the request that was refused.
         """
-        plain = not (request.extra or request.schema or request.reasoning_effort or request.needs)
-        if refused.code in (None, str(_METHOD_UNKNOWN)) or plain:
-            self._keeper.refuse(refused.message)
-            return
-        raise InvalidRequestError(refused.message, try_next=True)
+        plain = not (request.extra or request.reasoning_effort or request.needs or self._keeper.served)
+        if refused.code not in (None, str(_METHOD_UNKNOWN)) and not plain:
+            raise e.InvalidRequestError(refused.message, try_next=True)
+        self._keeper.refuse(refused.message)
 
     def _asked_alone(self, request: Request) -> Iterator[Chunk]:
         """Start it for this request alone."""
@@ -305,7 +281,7 @@ def _told(exchange: Exchange, read: Read) -> Iterator[Chunk]:
         try:
             found = read(message)
         except (AttributeError, LookupError, TypeError) as error:
-            found = UnusableAnswer(f"an answer of a form of its own: {error!r:.100}")
+            found = e.UnusableAnswer(f"an answer of a form of its own: {error!r:.100}")
         del message  # it may hold a key that the service echoes, and a traceback shows what is here
         if isinstance(found, BackendError):
             raise found
@@ -319,8 +295,6 @@ def _told(exchange: Exchange, read: Read) -> Iterator[Chunk]:
 
 def _is_text(*texts: str) -> bool:
     try:
-        for text in texts:
-            text.encode()
+        return all(text.encode() is not None for text in texts)
     except UnicodeEncodeError:
         return False
-    return True

@@ -69,7 +69,8 @@ class Server:
     def usable(self) -> bool:
         """Whether a new exchange may begin: it lives, answers what it is asked, and has not served too long."""
         self._mind()
-        return self._end is None and self._verdict is None and self._joined < self.protocol.exchanges
+        spent = self._retired or self._joined >= self.protocol.exchanges
+        return self._end is None and self._verdict is None and not spent
 
     @property
     def over(self) -> bool:

@@ -167,6 +167,30 @@ def test_what_is_no_login(tmp_path: Path, fake_program: Any, content: str) -> No
     assert "copilot login" in it.missing
 
 
+def test_the_host_of_the_login_is_told(tmp_path: Path, fake_program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GitHub of one's own is asked where it lies, and a token goes nowhere else; with an address, neither counts."""
+    monkeypatch.setenv("GH_HOST", "mine.ghe.com")
+    for options, expected in (({"api_key": TOKEN}, "mine.ghe.com"), ({"base_url": OF_URL["BASE_URL"]}, None)):
+        it = Copilot(program=fake_program("pass"), model="m", **options)
+        launch = it.protocol().prepare(tmp_path, lambda launch: "")
+        assert launch.environment.get("GH_HOST") == expected
+        assert (TOKEN in launch.environment.values()) is ("api_key" in options)
+        assert TOKEN not in " ".join(launch.command)
+
+
+def test_a_disk_that_is_full(fake_program: Any, no_leaks: None) -> None:
+    """Where the conversation cannot be written down, that is told, and it is no answer of copilot's."""
+    code = 'open("../session-state", "w")\nfor line in sys.stdin.buffer:\n    size = int(line.split(b":")[1])\n'
+    code += "    sys.stdin.buffer.readline()\n    m = json.loads(sys.stdin.buffer.read(size))\n"
+    code += '    data = json.dumps({"id": m["id"], "result": {}}).encode()\n'
+    code += '    os.write(1, b"Content-Length: %d\\r\\n\\r\\n" % len(data) + data)'
+    it = Copilot(program=fake_program(code), base_url=OF_URL["BASE_URL"], model="m")
+    with pytest.raises(UnavailableError, match="cannot be written") as caught:
+        list(it.stream(request()))
+    assert not caught.value.retry_same
+    it.close()
+
+
 # -- GitHub's service, by one that stands for it ------------------------------------------------------
 
 USER = {

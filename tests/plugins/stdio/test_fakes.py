@@ -122,17 +122,18 @@ def test_an_answer_of_another_form(fake: Any) -> None:
     assert fake.ask(it).text == {"codex": "alone: Hello", "copilot": "served"}[fake.name]
 
 
-def test_a_request_that_is_refused_condemns_nobody(fake: Any) -> None:
-    """A refusal of a request that has more than text may be its own fault: its server stays in use."""
-    asked = {"codex": "turn/start", "copilot": "session.sendMessages"}[fake.name]
-    refusal = '{"code": -32602, "message": "unknown field"}'
+@pytest.mark.parametrize("fields", [{"schema": SCHEMA}, {"model": "odd"}], ids=["more than text", "served before"])
+def test_a_request_that_is_refused_condemns_nobody(fake: Any, fields: Any) -> None:
+    """A refusal of what has more than text, or by one that has served, may be the request's fault: it stays in use."""
     it = fake.make(
         "def answer(m):\n"
-        f'    bad = m["method"] == "{asked}" and ("outputSchema" in m["params"] or "responseFormat" in m["params"])\n'
-        f'    say({{"id": m["id"], **({{"error": {refusal}}} if bad else {{"result": result(m)}})}})\n'
+        '    bad = any(word in json.dumps(m) for word in ("outputSchema", "responseFormat", "odd"))\n'
+        '    refusal = {"error": {"code": -32602, "message": "unknown field"}}\n'
+        '    say({"id": m["id"], **(refusal if bad else {"result": result(m)})})\n'
     )
+    assert "schema" in fields or fake.ask(it).text == "served"
     with pytest.raises(InvalidRequestError, match="unknown field") as caught:
-        fake.ask(it, schema=SCHEMA)
+        fake.ask(it, **fields)
     assert caught.value.try_next
     assert fake.ask(it).text == "served"
 
