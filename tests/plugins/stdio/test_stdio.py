@@ -179,6 +179,9 @@ def test_words_become_errors() -> None:
 def test_turns_become_text() -> None:
     """One turn is its own text; of several the roles stand on lines with a mark that is in no text."""
     assert flat(Request((Message("user", "Hi"),)), "it") == ("Hi", ())
+    assert flat(Request((Message("user", "\ufeffHi"),)), "it")[0].endswith(" user]\n\ufeffHi"), (
+        "programs drop a first mark"
+    )
     text, warnings = flat(Request((Message("user", "a"), Message("assistant", "b")), system="s"), "it", system=True)
     assert warnings == ("it was given the conversation as one text",)
     heads = [line for line in text.splitlines() if line.startswith("[")]
