@@ -20,7 +20,7 @@ from pointsman import (
     UnusableAnswer,
     Usage,
 )
-from pointsman_stdio import Exchange
+from pointsman_stdio import Exchange, ProtocolRefused
 
 from ._errors import ASKED_FOR_TOOL, failure, was_cut
 
@@ -138,12 +138,14 @@ def usage_of(counts: Any) -> Usage | None:
     return usage if usage.total_tokens else None
 
 
-def _servers(read: Mapping[str, Any]) -> dict[str, Any]:
+def _servers(read: Any) -> dict[str, Any]:
     """Return what takes away all servers of tools that the machine's own configuration starts.
 
-    :raises UnavailableError: there is something in it that cannot be taken away.
+    :raises UnavailableError: there is something in it that cannot be taken away, or nobody knows.
     """
-    config = read["config"]
+    config = read.get("config") if isinstance(read, dict) else None
+    if not isinstance(config, dict):
+        raise ProtocolRefused("codex tells its configuration in a form of its own")
     strong = [layer for layer in read.get("layers") or () if (layer.get("name") or {}).get("type") not in _WEAKER]
     names = ("mcp_servers", "notify", "developer_instructions", "hooks")
     if any((layer.get("config") or {}).get(name) for layer in strong for name in names) or config.get("notify"):

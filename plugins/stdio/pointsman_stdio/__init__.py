@@ -4,7 +4,7 @@
     class Codex(Program):               # provider.py: options, health, errors, and when its server is not to be had
         ...
 
-    with Exchange(keeper.server(), request.scope) as exchange:
+    with keeper.exchange(request.scope) as exchange:
         thread = exchange.call("thread/start", {...})
         exchange.listen(thread["id"])
         for message in exchange.messages():

@@ -7,6 +7,9 @@ import threading
 from time import monotonic
 from weakref import WeakSet, finalize
 
+from pointsman import Scope
+
+from .exchange import Exchange
 from .protocol import Protocol
 from .server import Server
 
@@ -39,16 +42,19 @@ class Keeper:
             for server in self._held:
                 server.retire()
 
-    def server(self) -> Server:
-        """Return a process that takes requests."""
-        with self._lock:
-            self._held[:] = [server for server in self._held if not server.over]
-            if not self._held or not self._held[-1].usable:
-                for server in self._held:
-                    server.retire()
-                self._held.append(Server(self.protocol))
-                self.served = False
-            return self._held[-1]
+    def exchange(self, scope: Scope) -> Exchange:
+        """Begin a request, with a process that takes requests."""
+        with self._lock:  # until it has joined: one that served long enough ends with its last exchange
+            return Exchange(self._current(), scope)
+
+    def _current(self) -> Server:
+        self._held[:] = [server for server in self._held if not server.over]
+        if not self._held or not self._held[-1].usable:
+            for server in self._held:
+                server.retire()
+            self._held.append(Server(self.protocol))
+            self.served = False
+        return self._held[-1]
 
     def close(self) -> None:
         """End the process, if there is one. The next request starts a new one."""

@@ -172,7 +172,7 @@ class Program(ABC):
             yield Chunk(warnings=(f"{self.NAME} has no way to pass on {', '.join(left)}; asked without",))
         if not self._keeper.refused:
             try:
-                with Exchange(self._keeper.server(), request.scope) as exchange:
+                with self._keeper.exchange(request.scope) as exchange:
                     read, self._keeper.served = self.turn(exchange, request), True
                     yield from _told(exchange, read)
                     return
@@ -200,7 +200,7 @@ class Program(ABC):
         """Return the models that the program's own service offers."""
         if self.base_url is not None:
             raise e.UnavailableError(f"{self.NAME} does not list the models of base_url: ask that", retry_same=False)
-        with Exchange(self._keeper.server(), Scope(_LIST_S)) as exchange:
+        with self._keeper.exchange(Scope(_LIST_S)) as exchange:
             try:
                 return self.listed(exchange)
             except (AttributeError, LookupError, TypeError) as error:

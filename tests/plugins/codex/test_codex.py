@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from backends.codex import CodexBackend
 from pointsman import (
+    AuthenticationError,
     BackendError,
     ContextLengthError,
     Image,
@@ -208,6 +209,22 @@ def test_the_login_of_the_user(internet: Any, codex: Any, made: Callable[..., An
     assert [path.name for path in tmp_path.iterdir()] == ["auth.json"]
 
 
+@pytest.mark.programs
+def test_a_login_that_codex_renews_stays_the_users(
+    internet: Any, codex: Any, made: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A token that has expired is renewed where it lies: the user's own codex goes on with the new one."""
+    old, new = jwt(exp=int(time() - 3600)), jwt()
+    tokens = {"id_token": old, "access_token": old, "refresh_token": "old", "account_id": "acc"}
+    login = {"auth_mode": "chatgpt", "tokens": tokens, "last_refresh": "2026-01-01T00:00:00Z"}
+    (tmp_path / "auth.json").write_text(json.dumps(login))
+    renewed = {"id_token": new, "access_token": new, "refresh_token": "new"}
+    internet.answer = lambda host, what: (200, renewed) if what.endswith("/oauth/token") else answers(host, what)
+    provider = made(codex, base_url=None, home=str(tmp_path))
+    assert codex.answered(codex.asking(), provider).text == "Hello from OpenAI."
+    assert json.loads((tmp_path / "auth.json").read_text())["tokens"]["refresh_token"] == "new"
+
+
 def answers(host: str, what: str) -> tuple[int, Any]:
     """Answer a turn as OpenAI does, and nothing else."""
     if not what.startswith("POST") or not what.endswith("/responses"):
@@ -247,6 +264,9 @@ def test_what_codex_exec_sends(codex: Any, alone: Any) -> None:
     assert codex.turns == [("developer", 'Say "hi"\x7f.'), ("user", "- é")]
     assert codex.sent["reasoning"]["effort"] == "low"
     assert codex.sent["text"]["format"]["schema"] == SCHEMA
+    long = "é" * 1_000_000
+    codex.answered(codex.asking(long), alone)
+    assert codex.turns == [("user", long)]
     with pytest.raises(ContextLengthError):
         codex.answered(codex.asking("x" * 1_100_000), alone)
     with pytest.raises(InvalidRequestError, match="images"):
@@ -257,6 +277,7 @@ def test_what_codex_exec_sends(codex: Any, alone: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
+        (faults.bad_key(), AuthenticationError),
         (faults.no_quota(), QuotaError),
         (faults.rate_limited(), RateLimitError),
         (faults.status(500), UnavailableError),

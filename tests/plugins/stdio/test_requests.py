@@ -164,7 +164,12 @@ def test_a_prompt_of_more_than_a_megabyte(kind: Any) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"messages": (Message("user", "\ud800"),)}, {"system": "\ud800"}, {"schema": {"title": "\ud800"}}],
+    [
+        {"messages": (Message("user", "\ud800"),)},
+        {"system": "\ud800"},
+        {"model": "\ud800"},
+        {"schema": {"title": "\ud800"}},
+    ],
     ids=repr,
 )
 def test_what_is_no_text_is_refused(kind: Any, fields: dict[str, Any]) -> None:
@@ -189,7 +194,7 @@ def test_no_file_with_a_prompt_is_left(kind: Any, soon: Callable[..., bool]) -> 
     """When a request has ended, well or not, nothing of it is on the disk, and nothing else that would grow."""
     kind.answered(kind.asking("a canary"))
     kind.played([faults.status(503), faults.well()], kind.asking("a canary"))
-    home = kind.warm._keeper.server().home
+    home = kind.warm._keeper._held[-1].home
 
     def left() -> list[Path]:
         return [path for path in home.rglob("*") if path.is_file() and b"a canary" in path.read_bytes()]
@@ -206,7 +211,7 @@ NETWORK |= {"CODEX_CA_CERTIFICATE", "NODE_EXTRA_CA_CERTS"}
 
 def test_the_program_sees_nothing_of_us(program: Any, processes: Callable[[str], list[int]]) -> None:
     """Its environment has nothing of ours but the way to the network, its arguments no key, its folder one owner."""
-    home = program.warm._keeper.server().home
+    home = program.warm._keeper._held[-1].home
     pids = [pid for pid in processes(program.name) if str(home).encode() in environment(pid)]
     assert pids
     for pid in pids:
