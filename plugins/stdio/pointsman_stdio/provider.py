@@ -34,7 +34,7 @@ from .frames import Message
 from .keeper import Keeper
 from .program import find, refuses_arguments, version_of
 from .protocol import Protocol, ProtocolRefused
-from .words import Words
+from .words import HOPELESS, Words
 
 #: Makes of a message a piece of the answer, or why there is none; None where it says nothing of it.
 Read: TypeAlias = Callable[[Message], Chunk | BackendError | None]
@@ -226,7 +226,7 @@ class Program(ABC):
         message, code = str(facts.get("message")), facts.get("code")
         if code in _REFUSED and not self.WORDS.knows(message):
             return ProtocolRefused(f"{self.NAME} refuses a call: {message:.200}", code=str(code))
-        return self.WORDS.error(message)
+        return self.WORDS.error(message, otherwise=HOPELESS)
 
     def _check(self, request: Request) -> None:
         """Refuse what can be known to fail.

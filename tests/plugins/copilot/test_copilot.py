@@ -112,6 +112,17 @@ def test_an_effort_of_none(copilot: Any, kinds: Callable[[str], Any]) -> None:
     assert responses.sent["reasoning"]["effort"] == "none"
 
 
+@pytest.mark.programs
+def test_a_summary_of_the_thoughts(kinds: Callable[[str], Any]) -> None:
+    """Of `extra`, what does not let copilot do more than speak goes with the request; nonsense is not tried again."""
+    kind = kinds("copilot responses")
+    kind.answered(kind.asking(extra={"reasoningSummary": "none"}))
+    assert "summary" not in kind.sent["reasoning"]
+    with pytest.raises(UnavailableError, match="nonsense") as caught:
+        kind.answered(kind.asking(extra={"reasoningSummary": "nonsense"}))
+    assert not caught.value.retry_same
+
+
 def test_what_github_does_not_take(copilot_of_github: Copilot) -> None:
     """GitHub's service takes no limit of the length."""
     assert {"max_tokens", "stop"} <= copilot_of_github.unsupported(request())
