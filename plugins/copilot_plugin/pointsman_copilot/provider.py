@@ -94,7 +94,7 @@ class Copilot(Program):
 
     def login(self) -> str:
         """Look for the user's login."""
-        if any(self._logins().get(name) for name in self._logins() if _small(name) in _HOLDS):
+        if any(value for name, value in self._logins().items() if _small(name) in _HOLDS):
             return ""
         return f"copilot is not logged in (no login in {self.home}/config.json): copilot login, or {_TOKENS[0]}"
 

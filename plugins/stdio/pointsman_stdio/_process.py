@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
-from attrs import frozen
+from attrs import field, frozen
 from pointsman import UnavailableError
 
 _GUARD = str(Path(__file__).with_name("_guard.py"))
@@ -34,7 +34,7 @@ class Launch:
     """What is started: an absolute path with its arguments, and what its environment has beside `surroundings`."""
 
     command: Sequence[str]
-    environment: Mapping[str, str] = {}
+    environment: Mapping[str, str] = field(factory=dict, repr=False)  #: it may hold a key
     #: Text that the program is ended for if it writes it to its standard error.
     alarm: str = ""
 
