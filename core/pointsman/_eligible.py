@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
@@ -73,10 +73,11 @@ class Gate:
             return f"its model {backend.model_for(request)!r} does not take {', '.join(untaken)}"
         return ""
 
-    def left_out(self, request: Request) -> str:
-        """Say which backends cannot serve this request at all, and why ("" if all of them can)."""
-        asked = (one for one in self._backends if one.enabled and request.backend in (None, one.id))
-        reasons = [f"{one.id}: {why}" for one in asked if (why := self._never(one, request, request.needs))]
+    def left_out(self, request: Request, tried: Collection[str | None]) -> str:
+        """Say which backends, but for those that were tried, are not asked, and why ("" if all of them are)."""
+        others = (one for one in self._backends if one.enabled and one.id not in tried)
+        asked = (one for one in others if request.backend in (None, one.id))
+        reasons = [f"{one.id}: {why}" for one in asked if (why := self.why_not(one, request))]
         return f"not asked: {'; '.join(reasons)}" if reasons else ""
 
     def untaken(self, backend: Backend, request: Request) -> list[str]:
