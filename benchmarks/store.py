@@ -3,7 +3,7 @@
     python benchmarks/store.py [--quick] [--mib 1024] [--small 10000] [--folder DIR]
 
 Targets: a put of 1 GiB reaches 60 % of the speed of writing the same bytes and one fsync, with at most 60 MiB of
-memory; 10,000 puts of 2 KiB with 8 threads are 5 times as fast as one fsync for each; a get reaches 70 % of bare SHA-256.
+memory; 10,000 puts of 2 KiB with 8 threads are 5 times as fast as one fsync each; a get reaches 70 % of bare SHA-256.
 Disks differ from minute to minute: only the ratios of one run mean anything.
 """
 

@@ -92,4 +92,5 @@ class Gate(Generic[M]):
         """
         ids = [backend.id for backend in self._backends]
         if request.backend is not None and request.backend not in ids:
-            raise ConfigError(f"no backend {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")
+            noun = next((backend.NOUN for backend in self._backends), "backend")
+            raise ConfigError(f"no {noun} {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")
