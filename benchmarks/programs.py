@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from threading import Thread
 from time import perf_counter
 from typing import Any
@@ -57,12 +58,10 @@ def together(provider: Any, count: int) -> float:
 def main() -> None:
     """Measure and print."""
     options = arguments(__doc__).parse_args()
-    with FaultServer() as server:
+    with FaultServer() as server, TemporaryDirectory() as cache:
         made: dict[str, Any] = {
             "codex": Codex(program=str(PROGRAMS / "codex"), base_url=server.url, model="gpt-5.5"),
-            "copilot": Copilot(
-                program=str(PROGRAMS / "copilot"), cache=str(PROGRAMS.parent / "cache"), base_url=server.url, model="m"
-            ),
+            "copilot": Copilot(program=str(PROGRAMS / "copilot"), cache=cache, base_url=server.url, model="m"),
         }
         direct = OpenAI(base_url=server.url, model="gpt-5.5", api="responses")
         contestants = {name: timed(provider) for name, provider in {"http": direct, **made}.items()}

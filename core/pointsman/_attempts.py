@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from math import inf
 from time import perf_counter
@@ -68,7 +68,7 @@ class Shared:
     breaker: Breaker
     clock: Clock
     limiters: Mapping[str, Limiter]  #: of the backends that have limits, by id
-    left_out: Callable[[Any], str]  #: says who cannot serve a request, and why
+    left_out: Callable[[Any, Collection[str | None]], str]  #: says who was not asked, but for those, and why
     verbose: bool = False
 
 
@@ -341,7 +341,7 @@ class Call(Generic[M, T]):
 
     def _told(self, error: BackendError) -> BackendError:
         error.attempts = tuple(self.attempts)
-        if left_out := self.shared.left_out(self._whole):
+        if left_out := self.shared.left_out(self._whole, {one.backend for one in self._errors}):
             error.add_note(left_out)
         return error
 

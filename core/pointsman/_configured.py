@@ -22,6 +22,7 @@ class Configured:
     """
 
     GROUP: ClassVar[str]  #: of entry points
+    NOUN: ClassVar[str] = "backend"  #: what messages call it
 
     #: an instance of a plugin's class; None only where it is disabled, or `missing` says why there is none
     provider: object = field(kw_only=False, repr=False)
@@ -43,7 +44,7 @@ class Configured:
         self._complete()
         own = fields_of(type(self))  # type: ignore[arg-type] # mypy takes a class for one of its values
         if problems := [*misfits(own, {name: getattr(self, name) for name in own}), *self._misfits()]:
-            raise ConfigError(*(f"backend {self.id!r}: {problem}" for problem in problems))
+            raise ConfigError(*(f"{self.NOUN} {self.id!r}: {problem}" for problem in problems))
 
     def _complete(self) -> None:
         """Take from the plugin what was left open, and see that what it declares is sound."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Generic, TypeVar
 
 from ._attempts import Errand
@@ -63,10 +63,11 @@ class Gate(Generic[M]):
         """Return why this backend is not asked ("" if it is)."""
         return self._never(backend, request, self._needs(request)) or self._not_now(backend, request)
 
-    def left_out(self, request: Errand) -> str:
-        """Say which backends cannot serve this request at all, and why ("" if all of them can)."""
-        asked = (one for one in self._backends if one.enabled and request.backend in (None, one.id))
-        reasons = [f"{one.id}: {why}" for one in asked if (why := self._never(one, request, self._needs(request)))]
+    def left_out(self, request: Errand, tried: Collection[str | None]) -> str:
+        """Say which backends, but for those that were tried, are not asked, and why ("" if all of them are)."""
+        others = (one for one in self._backends if one.enabled and one.id not in tried)
+        asked = (one for one in others if request.backend in (None, one.id))
+        reasons = [f"{one.id}: {why}" for one in asked if (why := self.why_not(one, request))]
         return f"not asked: {'; '.join(reasons)}" if reasons else ""
 
     def _not_now(self, backend: M, request: Errand) -> str:
@@ -91,4 +92,5 @@ class Gate(Generic[M]):
         """
         ids = [backend.id for backend in self._backends]
         if request.backend is not None and request.backend not in ids:
-            raise ConfigError(f"no backend {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")
+            noun = next((backend.NOUN for backend in self._backends), "backend")
+            raise ConfigError(f"no {noun} {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")

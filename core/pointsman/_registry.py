@@ -41,7 +41,7 @@ class Registry(Generic[M]):
         around = any(hasattr(one, hook) for one in self._wrappers for hook in (*self.WHOLE, *self.PIECES))
         for backend in self.backends:
             if backend.id in self._holders:
-                raise ConfigError(f"two backends have the id {backend.id!r}; give each its own")
+                raise ConfigError(f"two {backend.NOUN}s have the id {backend.id!r}; give each its own")
             self._holders[backend.id] = Holder(backend.provider)
             if around:  # else whoever is called is at fault
                 self._watch(self._holders[backend.id], backend.GROUP, backend.type)

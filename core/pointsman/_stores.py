@@ -31,7 +31,7 @@ class StoreBackend(Configured):
     :raises ConfigError: the store does not fit, or an argument is wrong.
     """
 
-    GROUP = STORES
+    GROUP, NOUN = STORES, "store"
 
     @property
     def writable(self) -> bool:

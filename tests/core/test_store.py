@@ -272,7 +272,7 @@ def test_a_store_may_be_named(make: Make) -> None:
     with pytest.raises(ContentNotFoundError):
         store.get(stored.cid, store="a")
     assert store.get(stored.cid) == b"x"
-    with pytest.raises(ConfigError, match="no backend 'c'"):
+    with pytest.raises(ConfigError, match="no store 'c'"):
         store.get(stored.cid, store="c")
 
 
@@ -556,7 +556,7 @@ def test_settings_are_checked() -> None:
         Store([Memory()], timeout=-1)
     with pytest.raises(ConfigError, match=r"stores\[0\]: found the class Memory, expected a StoreBackend or a store"):
         Store([Memory])
-    with pytest.raises(ConfigError, match="two backends have the id 'memory'"):
+    with pytest.raises(ConfigError, match="two stores have the id 'memory'"):
         Store([Memory(), StoreBackend(Memory(), id="memory")])
     with pytest.raises(ConfigError, match="no store is configured"):
         Store([]).get("x")

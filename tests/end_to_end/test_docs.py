@@ -70,7 +70,7 @@ def write_files(page: Path, folder: Path) -> None:
 def environment(**more: str) -> dict[str, str]:
     """Return our environment without the keys and settings of the person who runs the tests."""
     ours = {key: value for key, value in os.environ.items() if not _PRIVATE.search(key)}
-    return {**ours, "COLUMNS": "200", "HF_TOKEN_PATH": "nowhere", **more}
+    return {**ours, "COLUMNS": "200", "HF_TOKEN_PATH": "nowhere", "POINTSMAN_STORE": "store", **more}
 
 
 def run(command: list[str], folder: Path, stdin: str = "", **more: str) -> str:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pointsman.errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError, ModelNotFoundError
+from pointsman.errors import (
+    AllBackendsFailed,
+    AuthenticationError,
+    BackendError,
+    ConfigError,
+    ContentNotFoundError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
 
 from ._output import complain, note
 
@@ -33,7 +41,8 @@ def tell(error: BackendError | ConfigError) -> int:
         note(f"  {line}")
     if error.retry_after and not all(isinstance(one, _TO_MEND) for one in errors):
         note(f"  try again in {error.retry_after:.0f} s")
-    note("  `pointsman health` says how each backend is; POINTSMAN_LOG=debug shows every attempt")
+    if not isinstance(error, InvalidRequestError | ContentNotFoundError):
+        note("  `pointsman health` says how each backend is; POINTSMAN_LOG=debug shows every attempt")
     return 1
 
 

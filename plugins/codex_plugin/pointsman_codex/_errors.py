@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from pointsman import errors as e
-from pointsman.http import classify
+from pointsman_stdio import HOPELESS, Words
 
-_KINDS: dict[str, type[e.BackendError]] = {
-    "contextWindowExceeded": e.ContextLengthError,
-    "modelNotFound": e.ModelNotFoundError,
-    "usageLimitExceeded": e.QuotaError,
-    **dict.fromkeys(("cyberPolicy", "misalignmentPolicyViolation"), e.ContentFilterError),
-    **dict.fromkeys(("flexUnavailable", "rateLimitExceeded"), e.RateLimitError),
-    **dict.fromkeys(("internalServerError", "serverOverloaded"), e.UnavailableError),
-}
-#: Where there is no such word, the sentence counts; `codex exec` gives nothing else.
-_SENTENCES: dict[str, type[e.BackendError]] = {
-    "context window|input exceeds the maximum length": e.ContextLengthError,
-    "safety system|reason: content_filter": e.ContentFilterError,
-    "quota exceeded|hit your usage limit|billing": e.QuotaError,
-    "^model .*(not found|does not exist)|the model .* does not exist": e.ModelNotFoundError,
-    "stream disconnected|incomplete response": e.UnusableAnswer,
-    "high demand|connection failed|error sending request|timed? ?out": e.UnavailableError,
-}
+ASKED_FOR_TOOL = "the model asked for a tool, and codex is used without any"
+WORDS = Words(
+    "codex",
+    kinds={
+        "contextWindowExceeded": e.ContextLengthError,
+        "modelNotFound": e.ModelNotFoundError,
+        "usageLimitExceeded": e.QuotaError,
+        **dict.fromkeys(("cyberPolicy", "misalignmentPolicyViolation"), e.ContentFilterError),
+        **dict.fromkeys(("flexUnavailable", "rateLimitExceeded"), e.RateLimitError),
+        **dict.fromkeys(("internalServerError", "serverOverloaded"), e.UnavailableError),
+    },
+    sentences={  # `codex exec` gives nothing else
+        "context window|input exceeds the maximum length": e.ContextLengthError,
+        "safety system|reason: content_filter|invalid prompt|flagged": e.ContentFilterError,
+        "quota exceeded|hit your usage limit|billing": e.QuotaError,
+        "^model .*(not found|does not exist)|the model .* does not exist|no models are available": e.ModelNotFoundError,
+        r"invalid image|valid image|image data|invalid schema": e.InvalidRequestError,
+        "too many redirects|redirect": HOPELESS,
+        "error sending request|connection (failed|reset|refused)|high demand|timed? ?out": e.UnavailableError,
+        r"stream disconnected|incomplete response|stream_events_utils: ToolCall": e.UnusableAnswer,
+        "codex login|not logged in|missing environment variable|refresh token": e.AuthenticationError,
+    },
+)
 _STATUS = re.compile(r"(?:unexpected |last )status:? (\d{3})")
 _TOO_LONG = re.compile(r"reason: max_output_tokens")
 
@@ -40,18 +47,13 @@ def failure(error: Any) -> e.BackendError:
     :param error: of a turn: `message`, and `codexErrorInfo`, a word or a word with an HTTP status in it.
     """
     facts = error if isinstance(error, dict) else {"message": str(error)}
-    message, info = str(facts.get("message") or "codex failed without an explanation"), facts.get("codexErrorInfo")
+    message, info = str(facts.get("message") or "it failed without an explanation"), facts.get("codexErrorInfo")
     status = next((int(found[1]) for found in [_STATUS.search(message)] if found), None)
     if isinstance(info, dict) and info:
-        inner = next(iter(info.values()))
+        info, inner = next(iter(info.items()))
         status = (inner.get("httpStatusCode") if isinstance(inner, dict) else None) or status
-    if isinstance(info, str) and info in _KINDS:
-        return _KINDS[info](f"codex: {message:.300}", code=info, status=status)
-    if status is not None:
-        return classify(status, {}, {"message": message}, where="codex")
-    for pattern, cls in _SENTENCES.items():
-        if re.search(pattern, message, re.I):
-            return cls(f"codex: {message:.300}")
-    if message.startswith("{"):  # the body of an answer, as it came
-        return classify(400, {}, message.encode(), where="codex")
-    return e.UnavailableError(f"codex: {message:.300}")
+    if status is None and message.startswith("{"):
+        status = 400  # of no other answer is the body passed on as it is
+    # "other", without a word of what it was, is a 400 that has no JSON.
+    otherwise = partial(e.InvalidRequestError, try_next=True) if info == "other" else e.UnavailableError
+    return WORDS.error(message, kind=str(info), status=status, otherwise=otherwise)

@@ -1,134 +1,102 @@
-"""The provider: options of a user, hooks of the router."""
+"""The provider: what is copilot's own among the options, and how it is started."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pointsman_stdio as stdio
-from attrs import field, frozen
-from pointsman import AuthenticationError, Chunk, Health, ModelInfo, Request, Scope, Secret, hookimpl
-from pointsman import InvalidRequestError as Invalid
-from pointsman import UnavailableError as Unavailable
-from pointsman.service import as_secret
-from pointsman.values import DROPPABLE
+from attrs import Factory, field, frozen
+from pointsman import ModelInfo, Request
+from pointsman_stdio import HEADERS, LINES, Exchange, Launch, Program, Protocol, Read, flat
 
-from ._session import HELLO, as_text, one_shot, route, session
+from ._errors import WORDS
+from ._wire import HELLO, Session, route, session
 
-_NATIVE = "@github/copilot-*/copilot"
 _TOKENS = ("COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN")
-_QUIET = ("--no-auto-update", "--log-level", "none")
+_QUIET = ("--no-auto-update", "--disable-client-telemetry", "--log-level", "none")
 _SERVE = ("--headless", *_QUIET, "--stdio")
 _ONCE = (
     *("--output-format", "json", "--silent", "--no-color", "--stream", "on", *_QUIET),
     *("--available-tools=none", "--no-custom-instructions", "--disable-builtin-mcps", "--no-ask-user"),
-    *("--disable-client-telemetry", "--no-remote", "--no-remote-export"),
+    *("--no-remote", "--no-remote-export"),
 )
-_ASK_S = 10.0
-#: What of the user's configuration is a login.
-_LOGIN = re.compile("log(ged)?_?in|token|auth", re.I)
+#: What of the user's configuration is a login, in small letters: its names, and those that hold a token.
+_LOGIN, _HOLDS = ("authtokens", "copilottokens", "loggedinusers", "lastloggedinuser"), ("authtokens", "copilottokens")
+#: Where the login is one of a GitHub of one's own.
+_HOSTS = ("GH_HOST", "COPILOT_GH_HOST")
+_WIRES = ("completions", "responses")
+
+
+def _wire_api(provider: Any) -> Any:
+    return (provider.of_environment and provider.environment("COPILOT_PROVIDER_WIRE_API")) or "completions"
 
 
 @frozen(kw_only=True)
-class Copilot:
-    """Asks models through the installed program copilot, which is given no tools and sees no files.
+class Copilot(Program):
+    """Asks models through the installed program copilot, which is given no tools and sees no files."""
 
-    Thread-safe: one process, started by the first call, serves all requests, many at once.
-    """
+    NAME, TESTED, HOME = "copilot", "1.0.102", "COPILOT_HOME"
+    INSTALL, NATIVE = "npm install -g @github/copilot", "@github/copilot-*/copilot"
+    KEYS: ClassVar[tuple[str, ...]] = _TOKENS
+    URL, URL_KEY, MODEL = "COPILOT_PROVIDER_BASE_URL", "COPILOT_PROVIDER_API_KEY", "COPILOT_MODEL"
+    EXTRA: ClassVar[frozenset[str]] = frozenset({"contextTier", "reasoningSummary"})
+    WORDS = WORDS
 
-    model: str | None = None  #: without it, copilot chooses; needed with `base_url`
-    #: A server that speaks OpenAI's API, in place of GitHub's. It gets no key but the option's, and never the login.
-    base_url: str | None = None
-    #: Of `base_url`; else a token of GitHub: COPILOT_GITHUB_TOKEN, GH_TOKEN, GITHUB_TOKEN, else the user's login.
-    api_key: Secret | None = field(converter=as_secret)
-    wire_api: Literal["completions", "responses"] = "completions"  #: which of OpenAI's two APIs `base_url` speaks
-    program: str = "copilot"  #: its name in the PATH, or its path
-    #: The user's own folder of copilot, of which only the login is used (environment: COPILOT_HOME).
-    home: str = field(factory=lambda: os.environ.get("COPILOT_HOME") or str(Path.home() / ".copilot"))
+    #: Which of OpenAI's two APIs `base_url` speaks.
+    wire_api: Literal["completions", "responses"] = Factory(_wire_api, takes_self=True)
     #: Where copilot unpacks itself, once (230 MB).
-    cache: str = field(factory=lambda: os.environ.get("COPILOT_CACHE_HOME") or str(Path.home() / ".cache" / "copilot"))
+    cache: str = field(factory=lambda: Program.environment("COPILOT_CACHE_HOME") or "~/.cache/copilot")
 
-    _keeper: stdio.Keeper = field(init=False, repr=False, eq=False)
-
-    capabilities: ClassVar[frozenset[str]] = frozenset()
-
-    @api_key.default
-    def _key_of_environment(self) -> str | None:
-        if self.base_url is not None:
-            return None
-        return next((os.environ[name] for name in _TOKENS if os.environ.get(name)), None)
-
-    @_keeper.default
-    def _make_keeper(self) -> stdio.Keeper:
-        return stdio.Keeper(stdio.Protocol("copilot", stdio.HEADERS, self._serving, hello=HELLO, route=route))
+    def problem(self) -> str:
+        """Return what is wrong with the options ("" if nothing)."""
+        if (problem := super().problem()) or self.base_url is None:
+            return problem
+        if self.wire_api not in _WIRES:
+            return f"wire_api: found {self.wire_api!r}, expected {' or '.join(_WIRES)}"
+        kind = self.environment("COPILOT_PROVIDER_TYPE") if self.of_environment else None
+        if kind not in (None, "openai"):
+            return f"COPILOT_PROVIDER_TYPE: found {kind!r}, and only openai is asked through copilot"
+        return "" if self.model else "no model: with base_url, set the option model, or COPILOT_MODEL"
 
     @property
-    def missing(self) -> str:
-        """What a person must do before anything can be asked: "" if nothing. Starts nothing."""
-        if os.name != "posix":
-            return "copilot is asked on Linux and macOS only"
-        if not self._found:
-            return f"no program {self.program!r}: npm install -g @github/copilot, or set the option program"
-        if self.base_url is not None:
-            return "" if self.model else "no model: with base_url, set the option model"
-        if self.api_key is None and not self._login():
-            return f"copilot is not logged in (no login in {self.home}/config.json): copilot login, or {_TOKENS[0]}"
-        return ""
+    def always(self) -> Mapping[str, str]:
+        """Where it unpacks itself."""
+        return {"COPILOT_CACHE_HOME": os.path.expanduser(self.cache), "COPILOT_AUTO_UPDATE": "false"}
 
-    def unsupported(self, request: Request) -> Collection[str]:
-        """Return the options that copilot has no way to pass on, whatever the model."""
-        return DROPPABLE | ({"stop"} if self.base_url else {"stop", "max_tokens"})
+    def unsupported(self, request: Request) -> frozenset[str]:
+        """Return the options that it has no way to pass on, whatever the model."""
+        lost = super().unsupported(request) - ({"max_tokens"} if self.base_url else set())
+        no_effort = request.reasoning_effort == "none" and self.base_url and self.wire_api == "completions"
+        return lost | {"reasoning_effort"} if no_effort else lost
 
-    @hookimpl
-    def stream(self, request: Request) -> Iterator[Chunk]:
-        """Answer the request in pieces."""
-        request = request.changed({"model": request.model or self.model})
-        if not self._keeper.refused:
-            try:
-                with stdio.Exchange(self._keeper.server(), request.scope) as exchange:
-                    yield from _limited(exchange, session(exchange, request, self._provider()))
-                    return
-            except stdio.ProtocolRefused:  # nothing has been asked yet
-                self._keeper.refused = True
-        try:
-            text = as_text(request, system=True).encode()
-        except UnicodeEncodeError:
-            raise Invalid("the request has a lone surrogate: it is no valid text") from None
-        alone = stdio.Protocol("copilot", stdio.LINES, lambda home: self._alone(home, request), input=text)
-        with stdio.once(alone, request.scope) as exchange:
-            yield from _limited(exchange, one_shot(exchange))
+    def protocol(self) -> Protocol:
+        """Return that of `copilot --headless --stdio`."""
+        login = ("--no-auto-login",) if self.base_url else ()
+        prepare = lambda folder, ask: self._launch(folder, self.model, (*_SERVE, *login))  # noqa: E731
+        return Protocol("copilot", HEADERS, prepare, self.refusal, hello=HELLO, route=route)
 
-    @hookimpl
-    def health(self) -> Health:
-        """Say whether copilot is installed, runs, and has a server or a login. Asks nobody whether that is valid."""
-        environment = {**stdio.surroundings(Path(self._cache)), "COPILOT_CACHE_HOME": self._cache}
-        return stdio.health_of(self._found, self.missing, environment)
+    def turn(self, exchange: Exchange, request: Request) -> Read:
+        """Ask over the server."""
+        return session(exchange, request, self._provider())
 
-    @hookimpl
-    def list_models(self) -> Sequence[ModelInfo]:
+    def alone(self, request: Request) -> tuple[Protocol, Read, tuple[str, ...]]:
+        """Return how copilot is asked once."""
+        text, warnings = flat(request, "copilot", system=True)
+        prepare = lambda folder, ask: self._once(folder, request)  # noqa: E731
+        return Protocol("copilot", LINES, prepare, self.refusal, input=text.encode()), Session(dict, None), warnings
+
+    def listed(self, exchange: Exchange) -> Sequence[ModelInfo]:
         """Return the models that GitHub offers to this login."""
-        with stdio.Exchange(self._keeper.server(), Scope(_ASK_S)) as exchange:
-            try:
-                return [ModelInfo(model["id"]) for model in exchange.call("models.list", {})["models"]]
-            except (stdio.RefusedCall, KeyError, TypeError) as error:
-                raise Unavailable(f"copilot does not list its models: {error}") from error
+        return [ModelInfo(model["id"]) for model in exchange.call("models.list", {})["models"]]
 
-    @hookimpl
-    def close(self) -> None:
-        """End the process. A later call starts a new one."""
-        self._keeper.close()
-
-    @property
-    def _found(self) -> str:
-        return stdio.find(self.program, _NATIVE)
-
-    @property
-    def _cache(self) -> str:
-        return str(Path(self.cache).expanduser())
+    def login(self) -> str:
+        """Look for the user's login."""
+        if any(value for name, value in self._logins().items() if _small(name) in _HOLDS):
+            return ""
+        return f"copilot is not logged in (no login in {self.home}/config.json): copilot login, or {_TOKENS[0]}"
 
     def _provider(self) -> dict[str, Any] | None:
         if self.base_url is None:
@@ -136,49 +104,43 @@ class Copilot:
         provider = {"type": "openai", "baseUrl": self.base_url, "wireApi": self.wire_api}
         return {**provider, **({"apiKey": self.api_key} if self.api_key else {})}
 
-    def _login(self) -> dict[str, Any]:
+    def _logins(self) -> dict[str, Any]:
         """Return what of the user's configuration is a login."""
         try:
-            found = json.loads((Path(self.home).expanduser() / "config.json").read_text(encoding="utf-8"))
+            text = (Path(os.path.expanduser(self.home)) / "config.json").read_text(encoding="utf-8-sig")
+            found = json.loads("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("//")))
         except (OSError, ValueError):
             return {}
-        return {name: value for name, value in found.items() if _LOGIN.search(name) and value}
+        facts = found.items() if isinstance(found, dict) else ()
+        return {name: value for name, value in facts if _small(name) in _LOGIN}
 
-    def _serving(self, folder: Path) -> stdio.Launch:
-        return self._launch(folder, self.model, (*_SERVE, *(("--no-auto-login",) if self.base_url else ())))
-
-    def _alone(self, folder: Path, request: Request) -> stdio.Launch:
+    def _once(self, folder: Path, request: Request) -> Launch:
         effort = ("--reasoning-effort", request.reasoning_effort) if request.reasoning_effort else ()
         launch = self._launch(folder, request.model, (*_ONCE, *effort))
-        limit = {"COPILOT_PROVIDER_MAX_OUTPUT_TOKENS": str(request.max_tokens)} if request.max_tokens else {}
-        return stdio.Launch(launch.command, {**launch.environment, **limit})
+        limits = {"COPILOT_PROVIDER_MAX_OUTPUT_TOKENS": str(request.max_tokens)} if request.max_tokens else {}
+        if self.base_url is not None:  # of a model that it knows, copilot would keep a limit of its own
+            limits |= {"COPILOT_PROVIDER_MODEL_ID": "pointsman", "COPILOT_PROVIDER_WIRE_MODEL": request.model or ""}
+        return Launch(launch.command, {**launch.environment, **limits})
 
-    def _launch(self, folder: Path, model: str | None, arguments: Sequence[str]) -> stdio.Launch:
-        if missing := self.missing:
-            raise AuthenticationError(missing) if self._found else Unavailable(missing, retry_same=False)
-        config = {} if self.base_url or self.api_key else self._login()
+    def _launch(self, folder: Path, model: str | None, arguments: Sequence[str]) -> Launch:
+        program = self.ready()
+        config = {} if self.base_url or self.api_key else self._logins()
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         (folder / "settings.json").write_text(json.dumps({"disableAllHooks": True}), encoding="utf-8")
+        named = {"COPILOT_MODEL": model} if model else {}
+        return Launch((program, *arguments), {**self._environment(folder), **named})
+
+    def _environment(self, folder: Path) -> Mapping[str, str]:
+        environment = {**self.always, "COPILOT_HOME": str(folder), "COPILOT_DISABLE_KEYTAR": "1", "NO_COLOR": "1"}
         key = self.api_key.reveal() if self.api_key else None
-        environment = {
-            "COPILOT_HOME": str(folder),
-            "COPILOT_CACHE_HOME": self._cache,
-            "COPILOT_AUTO_UPDATE": "false",
-            "NO_COLOR": "1",
-            **({"COPILOT_MODEL": model} if model else {}),
-        }
-        if self.base_url is not None:
-            environment |= {"COPILOT_OFFLINE": "true", "COPILOT_PROVIDER_BASE_URL": self.base_url}
-            environment["COPILOT_PROVIDER_WIRE_API"] = self.wire_api
-            environment["COPILOT_PROVIDER_MAX_PROMPT_TOKENS"] = "1000000000"
-            environment |= {"COPILOT_PROVIDER_API_KEY": key} if key else {}
-        elif key:
-            environment[_TOKENS[0]] = key
-        return stdio.Launch((self._found, *arguments), environment)
+        if self.base_url is None:
+            hosts = {name: os.environ[name] for name in _HOSTS if name in os.environ}
+            return {**environment, **hosts, **({_TOKENS[0]: key} if key else {})}
+        environment |= {"COPILOT_OFFLINE": "true", "COPILOT_PROVIDER_BASE_URL": self.base_url}
+        environment["COPILOT_PROVIDER_WIRE_API"] = self.wire_api
+        environment["COPILOT_PROVIDER_MAX_PROMPT_TOKENS"] = "1000000000"
+        return {**environment, **({"COPILOT_PROVIDER_API_KEY": key} if key else {})}
 
 
-def _limited(exchange: stdio.Exchange, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    for chunk in chunks:
-        if chunk.text:
-            exchange.content_seen()
-        yield chunk
+def _small(name: str) -> str:
+    return name.replace("_", "").lower()

@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 
-from pointsman import UnavailableError, UnusableAnswer
+from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
 from pointsman.content import Collected
 
-from ._index import Place
+from ._index import Place, Sweep, Written
 from ._packs import Mark, Pack, head_of, locked, marked
 from ._places import Places
 from ._shelf import Shelf
@@ -27,6 +28,8 @@ from .reader import reachable
 
 #: A pack of which a smaller part than this is of use is written anew.
 _WORTH = 0.5
+#: Seconds for which what is missing under a pin is looked for.
+_PATIENCE_S = 1.0
 
 
 def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], object]) -> Collected:
@@ -42,14 +45,7 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     sweep = index.sweep()
     try:
         for root in index.pins():
-            try:
-                for _ in reachable(Verified(shelf.get), root, sweep):
-                    alive()
-            except Exception as error:
-                if isinstance(error, UnavailableError):
-                    raise
-                text = f"nothing was removed: {to_text(root)} is pinned and not whole: {error}; mend or unpin it first"
-                raise UnusableAnswer(text, retry_same=False, try_next=False) from error
+            _walk(root, sweep, places, shelf, alive)
         blocks, size = sweep.away(before)
     finally:
         sweep.close()
@@ -67,13 +63,54 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     return Collected(blocks, size)
 
 
+def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callable[[], object]) -> None:
+    """Let all that is under a root stay.
+
+    A put whose blocks were just collected by somebody else writes them again, after its pin: so what is missing is
+    looked for again, for a moment.
+    """
+    ends = monotonic() + _PATIENCE_S
+    while True:
+        found = _Found(sweep)
+        try:
+            for _ in reachable(Verified(shelf.get), root, found):
+                alive()
+        except (ContentNotFoundError, UnusableAnswer) as error:
+            if monotonic() > ends:
+                text = f"nothing was removed: {to_text(root)} is pinned and not whole: {error}; mend or unpin it first"
+                raise UnusableAnswer(text, retry_same=False, try_next=False) from error
+            sleep(_PATIENCE_S / 20)
+            places.catch_up()
+        else:
+            found.settle()
+            return
+
+
+class _Found:
+    """What is found under one root: it stays when all of it was found."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep, self._new = sweep, set[bytes]()
+
+    def __contains__(self, cid: bytes) -> bool:
+        return cid in self._new or cid in self._sweep
+
+    def add(self, cid: bytes) -> None:
+        self._new.add(cid)
+
+    def settle(self) -> None:
+        for cid in self._new:
+            self._sweep.add(cid)
+
+
 class _Mover:
     """Writes what is of use in packs, whose writers are gone, into a new one, with all that they say of pins."""
 
     def __init__(self, places: Places, shelf: Shelf, writer: Writer) -> None:
         self._places, self._shelf, self._writer = places, shelf, writer
         self._pack: Pack | None = None
-        self._counts = 0  #: bytes of it
+        self._counts = 0  #: bytes of it that are entered
+        self._writing = False  #: whether it holds more than that
         self._said = set[bytes]()  #: roots of which it says what was said last
 
     def __enter__(self) -> _Mover:
@@ -86,6 +123,9 @@ class _Mover:
             else:
                 self._pack.abandon()
             self._pack.close()
+            if self._writing:
+                with suppress(UnavailableError):
+                    self._places.index.running(self._pack.name, None)
 
     def empty(self, path: Path) -> None:
         """Move what is of use in a pack, and take the pack away."""
@@ -96,28 +136,28 @@ class _Mover:
                 roots.update(cid for cid, _ in one.said())
                 continue
             place = Place(path.stem, one.offset, one.length)
-            if index.place(one.cid[-32:]) == place:
-                data = self._shelf.at(one.cid, place)
-                if data is not None:
-                    head = head_of(one.cid, len(data))
-                    moved[one.cid[-32:]] = Place("", self._into().append(head + data) + len(head), one.length)
+            if index.place(one.cid[-32:]) == place and (data := self._shelf.at(one.cid, place)) is not None:
+                pack, head = self._into(), head_of(one.cid, len(data))
+                moved[one.cid[-32:]] = Place(pack.name, pack.append(head + data) + len(head), one.length)
         said = sorted(index.said_of(roots - self._said), key=lambda pin: pin.seq)
         for pin in said:
             pack, kept = self._into(), (pin.cid,)
-            mark = Mark(pin.seq, kept) if pin.kept else Mark(pin.seq, (), kept)
-            pack.append(marked(pack.name, pack.size, mark))
+            pack.append(marked(pack.name, pack.size, Mark(pin.seq, kept) if pin.kept else Mark(pin.seq, (), kept)))
+        written = list[Written]()
         if moved or said:
-            pack = self._into()
-            pack.add(b"", Mark(self._writer.next_mark()))
-            for written in self._places.written(pack.path, pack.fileno(), self._counts, pack.size):
-                index.entered(written)
-            self._said, self._counts = self._said | roots, pack.size
-            index.moved(path.stem, pack.name, moved)
-        else:
-            index.moved(path.stem, "", {})
+            pack, mark = self._into(), Mark(self._writer.next_mark())
+            pack.add(b"", mark)
+            written.append(Written(pack.name, pack.size, (), mark))
+        index.moved(path.stem, moved, written)
+        if self._pack is not None:
+            self._said, self._counts, self._writing = self._said | roots, self._pack.size, False
         path.unlink()
 
     def _into(self) -> Pack:
+        """Return the pack to write to; nobody looks into it while it is written."""
         if self._pack is None:
             self._pack = Pack.create(self._places.folder)
+        if not self._writing:
+            self._places.index.running(self._pack.name, self._places.index.next_seq())
+            self._writing = True
         return self._pack

@@ -26,6 +26,7 @@ _TABLES = """
 CREATE TABLE packs(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, since INTEGER);
 CREATE TABLE blocks(digest BLOB PRIMARY KEY, pack INTEGER, offset INTEGER, length INTEGER, seq INTEGER) WITHOUT ROWID;
 CREATE TABLE pins(cid BLOB PRIMARY KEY, seq INTEGER, kept INTEGER) WITHOUT ROWID;
+CREATE TABLE gone(name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE damaged(digest BLOB PRIMARY KEY, cid BLOB, found REAL) WITHOUT ROWID;
 CREATE TABLE counter(seq INTEGER);
 INSERT INTO counter VALUES(1);
@@ -181,19 +182,25 @@ class Index:
         """Enter what was added to packs: the blocks, how far each pack counts, the pins."""
         with self.changing() as (db, seq):
             for pack, size, records, mark in written:
+                if db.execute("SELECT 1 FROM gone WHERE name=?", (pack,)).fetchone():
+                    continue  # all that it held was entered before, or moved
                 (id_,) = db.execute(_ENTER_PACK, (pack, size)).fetchone()
                 rows = [(record.cid[-32:], id_, record.offset, record.length, seq) for record in records]
                 db.executemany(_ENTER_BLOCK, rows)
                 db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
             db.execute(_MENDED)
 
-    def moved(self, old: str, new: str, places: Mapping[bytes, Place]) -> None:
-        """Enter that blocks of one pack stand in another one, and strike the old one out with all that it held."""
+    def moved(self, old: str, places: Mapping[bytes, Place], written: Sequence[Written]) -> None:
+        """Enter that blocks of a pack stand in another one, to which this was written, and strike the old one out."""
         with self.changing() as (db, _):
+            for pack, size, _, mark in written:
+                db.execute(_ENTER_PACK, (pack, size)).fetchone()
+                db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
             sql = """UPDATE blocks SET pack=(SELECT id FROM packs WHERE name=?), offset=?
                 WHERE digest=? AND pack=(SELECT id FROM packs WHERE name=?)"""
-            db.executemany(sql, [(new, place.offset, digest, old) for digest, place in places.items()])
+            db.executemany(sql, [(place.pack, place.offset, digest, old) for digest, place in places.items()])
             _strike_out(db, old)
+            db.execute("INSERT OR IGNORE INTO gone VALUES(?)", (old,))
 
     def totals(self) -> tuple[int, int]:
         """Return how many blocks there are, and their bytes."""

@@ -306,19 +306,13 @@ def counted(path: Path, file: int, start: int, end: int) -> int:
     return max((one[0] for one in scanned(path, file, start, end) if not isinstance(one, Record)), default=start)
 
 
-def recovered(path: Path, counts: int) -> None:
-    """Cut a pack whose writer is gone to what counts of it; take it away if nothing does."""
-    file = locked(path)
-    if file is None:
-        return
-    try:
-        if counts <= len(HEADER):
-            path.unlink()
-        elif os.fstat(file).st_size > counts:
-            os.ftruncate(file, counts)
-            sync_file(file)
-    finally:
-        os.close(file)
+def cut(path: Path, file: int, counts: int) -> None:
+    """Cut a pack, which this process has locked, to what counts of it; take it away if nothing does."""
+    if counts <= len(HEADER):
+        path.unlink()
+    elif os.fstat(file).st_size > counts:
+        os.ftruncate(file, counts)
+        sync_file(file)
 
 
 def packs_in(folder: Path) -> Iterable[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pointsman import UnavailableError
 
 from ._index import Index, Place, Written
-from ._packs import Mark, Record, counted, locked, packs_in, recovered, scanned
+from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned
 
 #: Seconds that what was written waits to be entered, so that it is entered together.
 _GATHER_S = 0.1
@@ -194,20 +194,27 @@ class Places:
         for path in packs_in(self.folder):
             known = sizes.pop(path.stem, 0)
             with suppress(FileNotFoundError):
-                if path.stat().st_size == known:
-                    continue
-                if path.stem not in running:
-                    self._read_on(path, known)
-                elif (file := locked(path)) is not None:  # it was killed, perhaps when it had been written whole
-                    os.close(file)
-                    self._read_on(path, known)
-                    with suppress(UnavailableError):
-                        self.index.running(path.stem, None)
-                recovered(path, max(known, self._read.get(path.stem, 0)))
+                if path.stat().st_size != known:
+                    self._recover(path, known, path.stem in running)
         for gone in sizes:
             if not (self.folder / f"{gone}.car").exists():
                 with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
                     self.index.lost_pack(gone)
+
+    def _recover(self, path: Path, known: int, running: bool) -> None:
+        file = locked(path)
+        if file is None:  # its writer lives
+            if not running:
+                self._read_on(path, known)
+            return
+        try:  # nobody else writes it before it is let go
+            self._read_on(path, known)
+            if running:
+                with suppress(UnavailableError):
+                    self.index.running(path.stem, None)
+            cut(path, file, max(known, self._read.get(path.stem, 0)))
+        finally:
+            os.close(file)
 
     def _read_on(self, path: Path, known: int) -> bool:
         """Enter what a pack has behind `known`, up to its last mark; its writer may live."""

@@ -61,9 +61,9 @@ class Shelf:
     def holds(self, cid: bytes, data: bytes) -> bool:
         """Whether the store has these bytes of a block: what stands in a pack is read, and put aside if it is wrong."""
         place = self._places.find(cid[-32:])
-        if place is None or (found := self._read(place)) is None:
+        if place is None:
             return False
-        if found != data:
+        if (found := self._read(place)) != data:
             self._put_aside(cid, place, found)
         return found == data
 

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-from pointsman import BackendError, BackendTimeout, InvalidRequestError, Scope, UnavailableError
+from pointsman import BackendError, BackendTimeout, Scope, UnavailableError
 
 from .frames import Message
-from .server import Protocol, Server, Undo
+from .protocol import Protocol, Undo, Unmake
+from .server import Server
 
 _CANCELLED = "cancelled"
-
-
-class RefusedCall(Exception):
-    """The program answered a call with an error. `message` and `data` are its own words."""
-
-    def __init__(self, error: Any) -> None:
-        facts = error if isinstance(error, Mapping) else {}
-        super().__init__(str(facts.get("message") or error))
-        self.data: Any = facts.get("data")
+_STRANGE = {"code": -32602, "message": "its answer is of a form of its own"}
 
 
 class Exchange:
@@ -40,7 +34,7 @@ class Exchange:
         self._server = server
         self._scope = scope
         self._lock = threading.Lock()
-        self._undo: list[Undo] | None = []  # None: it was left
+        self._undo: list[Sequence[Undo]] | None = []  # None: it was left
         self._content_at: float | None = None
         self.mailbox: SimpleQueue[Any] = SimpleQueue()
         server.join(self, key)
@@ -54,29 +48,41 @@ class Exchange:
         self._leave()
         self._server.leave(self)
 
+    @property
+    def home(self) -> Path:
+        """The folder of the process: it is there once a call has been answered."""
+        return self._server.home
+
     def listen(self, key: str) -> None:
         """Receive the notifications of this key from now on."""
         self._server.listen(self, key)
 
-    def call(self, method: str, params: Mapping[str, Any], undo: Callable[[Any], Undo] | None = None) -> Any:
+    def call(self, method: str, params: Mapping[str, Any], undo: Unmake | None = None) -> Any:
         """Return the result of a call.
 
-        :param undo: makes of the result the call that ends what this one began.
-        :raises RefusedCall: the program answered with an error.
-        :raises BackendError: it died or hung, or the scope has ended.
+        :param undo: makes of the result the steps that end what this call began.
+        :raises BackendError: the program answered with an error (`Protocol.refusal`), died or hung, or the scope has
+            ended.
         """
-        number = None
-        with suppress(UnicodeEncodeError):  # which holds the whole message: it must not become a context
-            number = self._server.call(method, params, self, undo)
-        if number is None:
-            raise InvalidRequestError("the request has a lone surrogate: it is no valid text")
-        hung_at = monotonic() + self._server.patience
-        while True:
-            message = self._receive(hung_at)
-            if message.get("id") == number:
-                if "error" in message:
-                    raise RefusedCall(message["error"])
-                return message.get("result")
+        number = self._server.call(method, params, self, undo)
+        hung_at = monotonic() + self._server.protocol.patience
+        try:
+            while (message := self._receive(hung_at)).get("id") != number:
+                pass
+        except BackendTimeout:
+            self._server.doubt()
+            raise
+        if "error" not in message:
+            return message.get("result")
+        error = self._server.protocol.refusal(message["error"])
+        del message  # it may hold a key, and a traceback shows what is here
+        raise error
+
+    def asked(self, method: str, params: Mapping[str, Any]) -> Any:
+        """Return the result of a call that is made once for a process. Raises as `call` does."""
+        if method not in self._server.known:
+            self._server.known[method] = self.call(method, params)
+        return self._server.known[method]
 
     def messages(self) -> Iterator[Message]:
         """Yield notifications as they come, without an end.
@@ -92,14 +98,29 @@ class Exchange:
         """Say that content came: from here on the limit for silence counts, and that for the first token no more."""
         self._content_at = monotonic()
 
-    def done(self, undo: Undo | None = None) -> None:
-        """Note what is to be called when this is left; without it, the last such call is not needed any more."""
+    def done(self, *undo: Undo) -> None:
+        """Note the steps to be done when this is left, before those that were noted before.
+
+        Without any: the last such steps are not needed any more.
+        """
         with self._lock:
             if self._undo is not None:
-                self._undo = self._undo[:-1] if undo is None else [*self._undo, undo]
+                self._undo = [*self._undo, undo] if undo else self._undo[:-1]
                 return
-        if undo is not None:
-            self._server.undo((undo,))
+        self._server.undo(undo)
+
+    def answered(self, message: Message, undo: Unmake | None) -> None:
+        """Take the answer to a call: the process's thread says so."""
+        if undo is not None and "error" not in message:
+            try:
+                self.done(*undo(message.get("result")))
+            except (AttributeError, LookupError, TypeError):
+                message = {"id": message["id"], "error": _STRANGE}
+        self.mailbox.put(message)
+
+    def forget(self) -> None:
+        """In a forked process: whoever held the lock is not here."""
+        self._lock = threading.Lock()
 
     def _cancel(self) -> None:
         self.mailbox.put(_CANCELLED)
@@ -107,8 +128,8 @@ class Exchange:
 
     def _leave(self) -> None:
         with self._lock:
-            calls, self._undo = self._undo or (), None
-        self._server.undo(calls[::-1])
+            noted, self._undo = self._undo or [], None
+        self._server.undo([step for steps in reversed(noted) for step in steps])
 
     def _receive(self, hung_at: float) -> Message:
         while True:
@@ -138,8 +159,8 @@ class Exchange:
         if now >= until:
             raise BackendTimeout(why)
         if now >= hung_at:
-            self._server.hung()  # its end comes as a message
-            hung_at = now + 60
+            self._server.kill(UnavailableError(f"{self._server.protocol.name} hung: it did not answer in time"))
+            hung_at = now + 60  # its end comes as a message
         until = min(until, hung_at)
         return None if until == inf else until - now
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from attrs import frozen
 from pointsman import Secret
 
 Message = dict[str, Any]
+#: Bytes of one message at most: what says more than that is no answer, and must not fill the memory.
+LIMIT = 1 << 26
 
 
 class BrokenStream(Exception):
-    """What came is no message: half of one, or another protocol."""
+    """What came is no message: half of one, one without an end, or another protocol."""
 
 
 @frozen
@@ -21,7 +23,47 @@ class Framing:
     """How messages are written and read."""
 
     pack: Callable[[Message], bytes]
-    read: Callable[[IO[bytes]], Iterator[Message]]  #: raises BrokenStream
+    read: Callable[[Iterable[bytes]], Iterator[Message]]  #: of the pieces as they come; raises BrokenStream
+
+
+class _Pieces:
+    """What has come and is not cut yet."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces, self._held = iter(pieces), bytearray()
+
+    def line(self) -> bytes:
+        """Return the next line, with what ends it; b"" at the end."""
+        end = 0
+        while not (found := self._held.find(b"\n", end) + 1):
+            end = len(self._held)
+            if not self._more():
+                found = end
+                break
+        return self._cut(found)
+
+    def block(self, size: int) -> bytes:
+        """Return so many bytes; fewer at the end."""
+        while len(self._held) < size and self._more():
+            pass
+        return self._cut(size)
+
+    def _more(self) -> bool:
+        _allowed(len(self._held))
+        piece = next(self._pieces, b"")
+        self._held += piece
+        return bool(piece)
+
+    def _cut(self, size: int) -> bytes:
+        cut = bytes(self._held[:size])
+        del self._held[:size]
+        return cut
+
+
+def _allowed(size: int) -> int:
+    if size > LIMIT:
+        raise BrokenStream(f"a message of more than {LIMIT >> 20} MiB")
+    return size
 
 
 def _json(message: Message) -> bytes:
@@ -45,20 +87,21 @@ def _parsed(data: bytes) -> Message:
     return message
 
 
-def _read_lines(pipe: IO[bytes]) -> Iterator[Message]:
-    for line in pipe:
+def _read_lines(pieces: Iterable[bytes]) -> Iterator[Message]:
+    cut = _Pieces(pieces)
+    while line := cut.line():
         if line.strip():
             yield _parsed(line)
 
 
-def _read_headers(pipe: IO[bytes]) -> Iterator[Message]:
-    length = None
-    for line in pipe:
+def _read_headers(pieces: Iterable[bytes]) -> Iterator[Message]:
+    cut, length = _Pieces(pieces), None
+    while line := cut.line():
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-length" and value.strip().isdigit():
-            length = int(value)
+            length = _allowed(int(value))
         elif line.strip() == b"" and length is not None:
-            data = pipe.read(length)
+            data = cut.block(length)
             if len(data) < length:
                 raise BrokenStream(f"{len(data)} bytes of a message of {length}")
             yield _parsed(data)

@@ -1,12 +1,20 @@
-"""Keeps at most one process for a backend: started when first needed, started anew when it has ended."""
+"""Keeps one process for a backend: started when first needed, started anew when it has ended."""
 
 from __future__ import annotations
 
 import os
 import threading
+from time import monotonic
 from weakref import WeakSet, finalize
 
-from .server import Protocol, Server
+from pointsman import Scope
+
+from .exchange import Exchange
+from .protocol import Protocol
+from .server import Server
+
+#: Seconds for which a refusal of the protocol is believed: the program may be another one then.
+_AGAIN_S = 600.0
 
 
 class Keeper:
@@ -14,27 +22,44 @@ class Keeper:
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
-        #: Whether the program has refused its protocol: then it had better be asked in another way.
-        self.refused = False
+        self.served = False  #: whether this process has taken a whole request: it speaks the protocol
+        self._refused, self._until = "", 0.0
         self._lock = threading.Lock()
-        self._held: list[Server] = []  # one at most; a list, so that `finalize` needs not know us
+        self._held: list[Server] = []  # the last takes requests; a list, so that `finalize` needs not know us
         finalize(self, _close, self._held)
         _keepers.add(self)
         _watch_forks()
 
-    def server(self) -> Server:
-        """Return a process that takes requests."""
+    @property
+    def refused(self) -> str:
+        """Why the program refuses its protocol, and had better be asked in another way; "" if it does not."""
+        return self._refused if monotonic() < self._until else ""
+
+    def refuse(self, why: str) -> None:
+        """Note that the program refuses its protocol, and let what it works on be its last."""
         with self._lock:
-            if self._held and not self._held[0].usable:
-                _close(self._held)
-            if not self._held:
-                self._held.append(Server(self.protocol))
-            return self._held[0]
+            self._refused, self._until = why, monotonic() + _AGAIN_S
+            for server in self._held:
+                server.retire()
+
+    def exchange(self, scope: Scope) -> Exchange:
+        """Begin a request, with a process that takes requests."""
+        with self._lock:  # until it has joined: one that served long enough ends with its last exchange
+            return Exchange(self._current(), scope)
+
+    def _current(self) -> Server:
+        self._held[:] = [server for server in self._held if not server.over]
+        if not self._held or not self._held[-1].usable:
+            for server in self._held:
+                server.retire()
+            self._held.append(Server(self.protocol))
+            self.served = False
+        return self._held[-1]
 
     def close(self) -> None:
         """End the process, if there is one. The next request starts a new one."""
         with self._lock:
-            self.refused = False
+            self._until = 0.0
             _close(self._held)
 
     def after_fork(self) -> None:
@@ -42,7 +67,6 @@ class Keeper:
         self._lock = threading.Lock()
         for server in self._held:
             server.forget()
-        _foreign.extend(self._held)
         self._held.clear()
 
 
@@ -52,7 +76,6 @@ def _close(held: list[Server]) -> None:
 
 
 _keepers: WeakSet[Keeper] = WeakSet()
-_foreign: list[Server] = []  # kept, so that nothing of them is torn down here
 _watching = threading.Lock()  # acquired once, and never released
 
 

@@ -1,92 +1,103 @@
-"""Where a program is, what it prints, and what of our environment it may know."""
+"""Where a program is, and what it prints when it is asked something that it answers at once."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
-from pointsman import Health, UnavailableError
+from pointsman import UnavailableError
+
+from ._process import Launch, Process
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-#: Ways to the network that only the machine's owner knows.
-_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_PRINTS_S = 20.0
+_AMISS = re.compile(r"(unknown|unexpected|unrecogni[sz]ed|invalid) (sub)?(command|argument|option|flag)|\busage:", re.I)
+_MISUSED = 2  # the exit code, in most programs
+_CANNOT_START = 127
+_SCRIPT = re.compile(r"""["'](?:\$basedir|\$\(dirname[^"']*)?/?([^"'$]+\.m?js)["']""")
+_SHOWN = 4 << 20  # characters
 
 
 def find(name: str, native: str) -> str:
     """Return the absolute path of a program, or "" if it is not installed.
 
-    What npm puts into the PATH is a wrapper in JavaScript; it would start slowly, and the program below
-    it outlive it. So where `name` leads to such a one, the program itself is looked up.
+    What npm and pnpm put into the PATH are wrappers in JavaScript; one would start slowly, and the program below it
+    outlive it. So where `name` leads to such a one, the program itself is looked up. Any other link stays as it is,
+    since programs that stand for many look at the name that they are called by.
 
-    :param name: as in the PATH, or a path.
+    :param name: as in the PATH, or a path; "~" is the user's home.
     :param native: glob pattern of the program itself, below a folder `node_modules`.
     """
-    found = shutil.which(name)
+    found = shutil.which(os.path.expanduser(name))
     if not found:
         return ""
-    path = Path(found).resolve()
-    if path.suffix in (".js", ".mjs"):
-        for folder in path.parents:
+    for script in _scripts(Path(found)):
+        for folder in script.parents:
             for program in sorted(folder.glob(f"node_modules/{native}")):
                 if os.access(program, os.X_OK):
                     return str(program)
-    return str(path)
+    return str(Path(found).absolute())
 
 
-def output(program: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+def _scripts(path: Path) -> list[Path]:
+    """Return the scripts of JavaScript that a wrapper runs, with all links followed."""
+    target = path.resolve()
+    if target.suffix in (".js", ".mjs"):
+        return [target]
+    try:
+        with target.open("rb") as file:
+            text = file.read(4096)
+    except OSError:
+        return []
+    if not text.startswith(b"#!"):
+        return []
+    return [(path.parent / place).resolve() for place in _SCRIPT.findall(text.decode("utf-8", "replace"))]
+
+
+def output(launch: Launch, patience: float, begun: Callable[[Process], object] = bool) -> str:
     """Return what a program prints.
 
-    :param environment: the whole of it; without it, one with nothing of the user's.
-    :raises UnavailableError: it does not run, or fails, or takes too long.
+    :param patience: seconds after which it is ended.
+    :param begun: is told of the process as soon as there is one.
+    :raises UnavailableError: it cannot be started, fails, or takes too long.
     """
-    what = " ".join((program, *arguments))
+    what = " ".join(launch.command)
+    process = Process("asked")
+    begun(process)
+    until = monotonic() + patience
+    printed = b""
     try:
-        told = subprocess.run(  # noqa: S603 - the program that the user configured
-            [program, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PRINTS_S,
-            env=dict(environment or surroundings(Path(os.devnull))),
-            start_new_session=True,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(f"{what} does not run: {error}", retry_same=False) from error
-    if told.returncode:
-        words = (told.stderr or told.stdout).decode("utf-8", "replace").strip()
-        raise UnavailableError(f"{what} ended with exit code {told.returncode}: {words:.200}", retry_same=False)
-    return told.stdout.decode("utf-8", "replace")
+        process.ready()
+        process.start(launch)
+        process.end_input()
+        for piece in process.read(until):
+            printed += piece if len(printed) < _SHOWN else b""
+    finally:
+        process.end_input()
+        ended = process.end()
+    if monotonic() > until:
+        raise UnavailableError(f"{what} did not end within {patience:g} s", retry_same=False)
+    if ended.status:
+        said = ended.message.partition(": ")[2] or printed.decode("utf-8", "replace").strip()[:200]
+        text = said if ended.status == _CANNOT_START else f"{what} ended with exit code {ended.status}: {said}"
+        raise UnavailableError(text, status=ended.status, retry_same=False)
+    return printed.decode("utf-8", "replace")
 
 
-def version_of(program: str, environment: Mapping[str, str] | None = None) -> str:
+def version_of(launch: Launch, patience: float) -> str:
     """Return the version that a program tells.
 
-    :raises UnavailableError: it tells none.
+    :raises UnavailableError: it tells none within so many seconds.
     """
-    told = output(program, "--version", environment=environment)
+    told = output(launch, patience)
     if found := _VERSION.search(told):
         return found[0]
-    raise UnavailableError(f"{program} --version tells no version: {told.strip():.100}", retry_same=False)
+    raise UnavailableError(f"{' '.join(launch.command)} tells no version: {told.strip():.100}", retry_same=False)
 
 
-def health_of(program: str, missing: str, environment: Mapping[str, str] | None = None) -> Health:
-    """Return how a program is: whether a person must do something first (`missing`), and whether it runs at all."""
-    if missing:
-        return Health.unconfigured(missing)
-    try:
-        version_of(program, environment)
-    except UnavailableError as error:
-        return Health.unavailable(error.message)
-    return Health.ok()
-
-
-def surroundings(home: Path) -> dict[str, str]:
-    """Return the environment of every program: its own home, the way to the network, and nothing of the user's."""
-    names = [*_NETWORK, *(name.lower() for name in _NETWORK)]
-    network = {name: os.environ[name] for name in names if name in os.environ}
-    return {"PATH": os.defpath, "HOME": str(home), "TMPDIR": str(home / "tmp"), "LANG": "C.UTF-8", **network}
+def refuses_arguments(ended: UnavailableError) -> bool:
+    """Whether a program has ended because it does not know how it was called: it is of another version."""
+    return ended.status == _MISUSED or (ended.status in (1, 64) and bool(_AMISS.search(ended.message)))

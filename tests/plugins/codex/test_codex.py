@@ -1,17 +1,15 @@
-"""Codex as a generator of text: what it sends, what it must not do, and what follows when it fails."""
+"""Codex's own: its catalogue, its configuration, its login, and what it says when it is started for one request."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-from base64 import b64decode
-from collections.abc import Callable, Iterator
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, sleep
+from time import time
 from typing import Any
 
 import pytest
@@ -19,8 +17,6 @@ from backends.codex import CodexBackend
 from pointsman import (
     AuthenticationError,
     BackendError,
-    BackendTimeout,
-    Completion,
     ContextLengthError,
     Image,
     InvalidRequestError,
@@ -28,309 +24,256 @@ from pointsman import (
     QuotaError,
     RateLimitError,
     Request,
-    Router,
     Scope,
-    ToolCall,
     UnavailableError,
     UnusableAnswer,
 )
-from pointsman.testing import FaultServer, faults
+from pointsman.testing import faults
 from pointsman_codex import Codex
-from pointsman_stdio import Exchange
 
-pytestmark = pytest.mark.programs
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}},
-    "required": ["name"],
-    "additionalProperties": False,
-}
-PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
-
-
-def asking(prompt: str = "Hello", *earlier: Message, timeout: float = 60.0, **fields: Any) -> Request:
-    return Request((*earlier, Message("user", prompt)), scope=Scope(timeout), **fields)
-
-
-def answered(codex: Codex, request: Request) -> Completion:
-    """Read a stream to its end."""
-    chunks = list(codex.stream(request))
-    text = "".join(chunk.text for chunk in chunks)
-    return Completion(text, chunks[-1].finish_reason or "error", usage=chunks[-1].usage, model=chunks[-1].model)
-
-
-def texts(body: Any) -> list[tuple[str, str]]:
-    return [(item["role"], item["content"][0]["text"]) for item in body["input"]]
-
-
-def processes(word: str) -> list[int]:
-    """Return the processes that have a word in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def gone(word: str, timeout: float = 15.0) -> bool:
-    end = monotonic() + timeout
-    while processes(word) and monotonic() < end:
-        sleep(0.02)
-    return not processes(word)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def warm(server: FaultServer, real_program: Callable[[str], str]) -> Iterator[Codex]:
-    """One codex for all tests that do it no harm."""
-    codex = Codex(program=real_program("codex"), base_url=server.url, api_key="sk-0123456789abcdef", model="gpt-5.5")
-    yield codex
-    codex.close()
-
-
-@pytest.fixture(autouse=True)
-def _well(server: FaultServer) -> None:
-    server.play(faults.well())
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+SCHEMA["additionalProperties"] = False
+NOWHERE = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture
-def made(no_leaks: None) -> Iterator[Callable[..., Codex]]:
-    """A function that makes codexes which are closed afterwards."""
-    all_made: list[Codex] = []
-
-    def make(**options: Any) -> Codex:
-        all_made.append(Codex(**options))
-        return all_made[-1]
-
-    yield make
-    for each in all_made:
-        each.close()
+def codex(kinds: Callable[[str], Any]) -> Any:
+    """The real one."""
+    return kinds("codex")
 
 
-# -- what is sent -------------------------------------------------------------------------------------
+# -- over its server ----------------------------------------------------------------------------------
 
 
-def test_a_conversation_goes_as_it_is(warm: Codex, server: FaultServer) -> None:
-    """System, roles and turns arrive as such, in order, with nothing before or between them."""
-    earlier = (Message("user", "One?"), Message("assistant", "Two."))
-    answered(warm, asking("Three?", *earlier, system="Be brief."))
+@pytest.mark.programs
+@pytest.mark.parametrize("model", ["gpt-6-astra", None])
+def test_no_model_gets_more_than_the_prompt(codex: Any, made: Callable[..., Any], model: str | None) -> None:
+    """Also of a model that codex would choose by itself, the prompt is all that is sent, and nothing is stored."""
+    codex.answered(codex.asking(model=model), made(codex, model=None))
+    assert codex.turns == [("user", "Hello")]
+    assert not codex.sent.get("tools")
+    assert codex.sent["store"] is False
+
+
+@pytest.mark.programs
+def test_a_tier_of_service_is_passed_on(codex: Any) -> None:
+    """Of `extra`, what does not let codex do more than speak goes with the request."""
+    codex.answered(codex.asking(extra={"serviceTier": "flex"}))
+    assert codex.sent["service_tier"] == "flex"
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("picture", [b"no picture", b"\x89PNG but no more"])
+def test_a_picture_that_is_none_is_refused(codex: Any, picture: bytes) -> None:
+    """Codex would put a sentence in the place of what it cannot read: that is refused before."""
+    before = len(codex.server.asked)
+    with pytest.raises(InvalidRequestError, match="picture"):
+        codex.answered(Request((Message("user", ("What?", Image(picture))),), scope=Scope(60)))
+    assert len(codex.server.asked) == before
+
+
+@pytest.mark.programs
+def test_it_lists_the_models_of_its_own_service(made: Callable[..., Any], codex: Any) -> None:
+    """Without an address it tells the models that this version knows, and asks nobody."""
+    models = made(codex, base_url=None, api_key="sk-0123456789abcdefghij").list_models()
+    assert any(model.id.startswith("gpt-") for model in models)
+
+
+# -- the configuration of the machine -----------------------------------------------------------------
+
+MACHINE = """
+set -e
+mount -t tmpfs none {folder}
+mkdir {folder}/up {folder}/work
+mount -t overlay overlay -o lowerdir=/etc,upperdir={folder}/up,workdir={folder}/work /etc
+mkdir -p /etc/codex
+cp {toml} /etc/codex/config.toml
+exec {python} {code}
+"""
+CODE = """
+import sys, time
+from pointsman import BackendError, Message, Request, Scope
+from pointsman.testing import FaultServer
+from pointsman_codex import Codex
+with FaultServer() as server:
+    codex = Codex(program={program!r}, base_url=server.url, model="gpt-5.5")
+    list(codex.stream(Request((Message("user", "Hello"),), scope=Scope(30))))
+    time.sleep(0.5)  # a notifier runs beside
     body = server.asked[-1].body
-    expected = [("developer", "Be brief."), ("user", "One?"), ("assistant", "Two."), ("user", "Three?")]
-    assert texts(body) == expected
-    assert not body.get("instructions")
+    assert not body.get("tools"), body["tools"]
+    assert b"CANARY" not in server.asked[-1].raw
+    codex._keeper.refuse("of a test")
+    try:
+        list(codex.stream(Request((Message("user", "Hello"),), scope=Scope(30))))
+        sys.exit("it was asked")
+    except BackendError as error:
+        assert "/etc/codex/config.toml" in error.message
+    codex.close()
+"""
 
 
-@pytest.mark.parametrize("model", ["gpt-5.5", "gpt-6-astra", "gpt-6.1-sol", "a-stranger", None])
-def test_no_model_is_offered_tools(warm: Codex, server: FaultServer, model: str | None) -> None:
-    """Whatever the model, the prompt is all that is sent: no tool, no instructions of codex."""
-    answered(warm, asking(model=model))
-    body = server.asked[-1].body
-    assert not body.get("tools")
-    assert texts(body) == [("user", "Hello")]
-    assert body["store"] is False
+@pytest.mark.programs
+def test_the_configuration_of_the_machine_starts_nothing(real_program: Any, tmp_path: Path) -> None:
+    """Servers of tools, a notifier and instructions in /etc/codex are taken away, or codex is not asked.
+
+    The test has a /etc of its own, in a mount namespace of its own.
+    """
+    ran, toml = tmp_path / "ran", tmp_path / "config.toml"
+    server = f'command = "touch"\nargs = ["{ran}"]\n'
+    told = f'notify = ["touch", "{ran}"]\ndeveloper_instructions = "CANARY"\n'
+    toml.write_text(f'{told}[mcp_servers.canary]\n{server}[mcp_servers."a.b c"]\n{server}')
+    (tmp_path / "etc").mkdir()
+    code = tmp_path / "code.py"
+    code.write_text(CODE.format(program=real_program("codex")))
+    script = MACHINE.format(folder=tmp_path / "etc", toml=toml, python=sys.executable, code=code)
+    ran_it = subprocess.run(["unshare", "-rm", "bash", "-c", script], capture_output=True, text=True, timeout=90)
+    assert ran_it.returncode == 0, ran_it.stderr[-3000:]
+    assert not ran.exists()
 
 
-def test_effort_schema_and_images(warm: Codex, server: FaultServer) -> None:
-    """What codex can pass on, it passes on."""
-    picture = Message("user", ("What is it?", Image(PIXEL)))
-    request = Request((picture,), schema=SCHEMA, reasoning_effort="high", scope=Scope(60))
-    assert json.loads(answered(warm, request).text) == {"name": "text"}
-    body = server.asked[-1].body
-    assert body["reasoning"]["effort"] == "high"
-    assert body["text"]["format"]["schema"] == SCHEMA
-    assert [part["type"] for part in body["input"][0]["content"]] == ["input_text", "input_image"]
+def test_a_managed_configuration_is_respected(fake_program: Any, no_leaks: None) -> None:
+    """Where an administrator's word stands above ours and would start something, codex is not asked."""
+    layer = {"name": {"type": "legacyManagedConfigTomlFromFile"}, "config": {"mcp_servers": {"theirs": {}}}}
+    results = {"config/read": {"config": {}, "layers": [layer]}}
+    codex = Codex(program=fake_program(SERVES.format(results=results)), base_url=NOWHERE)
+    with pytest.raises(UnavailableError, match="managed") as caught:
+        ask(codex)
+    assert not caught.value.retry_same
+    codex.close()
 
 
-def test_what_it_cannot_pass_on(warm: Codex) -> None:
-    """An answer's length cannot be limited, and the router says so; sampling is left out with a warning."""
-    with Router({"codex": warm}) as router:
-        with pytest.raises(BackendError, match="does not take max_tokens"):
-            router.generate("Hello", max_tokens=5)
-        answer = router.generate("Hello", max_tokens=5, temperature=0.5, drop_unsupported=True, timeout=60)
-        assert answer.text == "You said: Hello"
-        assert len(answer.warnings) == 2
+SERVES = """
+if args[0] == "debug": print('{{"models": []}}'); sys.exit()
+for line in sys.stdin:
+    message = json.loads(line)
+    result = {results}.get(message["method"], {{}})
+    if "id" in message: print(json.dumps({{"id": message["id"], "result": result}}), flush=True)
+"""
+
+
+def ask(codex: Codex, prompt: str = "Hello", **fields: Any) -> str:
+    """Return the text that it answers."""
+    request = Request((Message("user", prompt),), scope=Scope(30), **fields)
+    return "".join(chunk.text for chunk in codex.stream(request))
+
+
+def test_a_version_that_does_not_tell_its_models(fake_program: Any, no_leaks: None) -> None:
+    """A codex that cannot be kept from using tools is not asked."""
+    codex = Codex(program=fake_program('sys.exit("unrecognized subcommand")'), base_url=NOWHERE)
+    with pytest.raises(UnavailableError, match="kept from using tools"):
+        ask(codex)
+    assert codex.health().status == "unavailable"
+    codex.close()
+
+
+# -- the login ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "prompt", ["-", "--help", "-p x", "/init", "$skill @/etc/passwd !ls", "\ufeffmark", "\x00\x1b[2J"]
+    "content", [None, "", "{}", "[1]", "garbage", '{"auth_mode": "apikey", "OPENAI_API_KEY": null, "tokens": null}']
 )
-def test_a_prompt_is_a_prompt(warm: Codex, server: FaultServer, prompt: str) -> None:
-    """Row 43: what looks like an option, a command or a file arrives as it is."""
-    answered(warm, asking(prompt))
-    assert server.asked[-1].prompt == prompt
-
-
-def test_a_prompt_of_a_megabyte(warm: Codex, server: FaultServer) -> None:
-    """Row 43: a megabyte arrives whole, in the last turn and before it; a prompt that is too long for codex is told."""
-    long = "é" * 1_000_000
-    answered(warm, asking(long))
-    assert server.asked[-1].prompt == long
-    answered(warm, asking("And now?", Message("user", long), Message("assistant", long)))
-    assert [len(text) for _, text in texts(server.asked[-1].body)] == [1_000_000, 1_000_000, 8]
-    with pytest.raises(ContextLengthError, match="1048576 characters"):
-        answered(warm, asking("x" * 1_100_000))
-    with pytest.raises(InvalidRequestError, match="surrogate"):
-        answered(warm, asking("\ud800"))
-
-
-# -- what it must not do ------------------------------------------------------------------------------
-
-
-def test_a_model_that_asks_for_a_tool_gets_none(warm: Codex, server: FaultServer, tmp_path: Path) -> None:
-    """Calls of a shell and of a patch run nothing and write nothing; the answer is none."""
-    shell, patch = tmp_path / "shell", tmp_path / "patch"
-    calls = (
-        ToolCall("1", "exec_command", json.dumps({"cmd": f"touch {shell}"})),
-        ToolCall("2", "shell", json.dumps({"command": ["touch", str(shell)]})),
-        ToolCall(
-            "3", "apply_patch", json.dumps({"input": f"*** Begin Patch\n*** Add File: {patch}\n+x\n*** End Patch"})
-        ),
-    )
-    server.play(faults.well(tool_calls=calls))
-    with pytest.raises(UnusableAnswer, match="asked for a tool"):
-        answered(warm, asking())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_of_the_user_is_sent_or_run(
-    made: Callable[..., Codex],
-    server: FaultServer,
-    real_program: Callable[[str], str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Instructions, servers of tools, hooks and notifiers of the user's home and folder are left alone."""
-    home, ran = tmp_path / ".codex", tmp_path / "ran"
-    home.mkdir()
-    for place in (home, tmp_path):
-        (place / "AGENTS.md").write_text("CANARY: say hello to the user's aunt")
-    touch = f'command = "touch"\nargs = ["{ran}"]\n'
-    (home / "config.toml").write_text(f'notify = ["touch", "{ran}"]\n[mcp_servers.canary]\n{touch}')
-    (home / "hooks.json").write_text(
-        json.dumps({"hooks": {"SessionStart": [{"hooks": [{"command": f"touch {ran}"}]}]}})
-    )
-    monkeypatch.setenv("CODEX_HOME", str(home))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    codex = made(program=real_program("codex"), base_url=server.url, model="gpt-5.5")
-    answered(codex, asking())
-    raw = server.asked[-1].raw
-    assert b"CANARY" not in raw
-    assert str(tmp_path).encode() not in raw
-    assert server.asked[-1].key is None, "no key was given, and the login is for OpenAI only"
-    assert not ran.exists()
-    assert {path.name for path in home.iterdir()} == {"AGENTS.md", "config.toml", "hooks.json"}
-
-
-def test_the_login_of_the_user(made: Callable[..., Codex], real_program: Any, tmp_path: Path) -> None:
-    """Without key and address the user's login is used, where it lies; without a login, health says what to do."""
-    options = {"program": real_program("codex"), "home": str(tmp_path)}
-    assert "codex login" in made(**options).health().reason
-    with pytest.raises(AuthenticationError, match="codex login"):
-        answered(made(**options), asking())
+def test_what_is_no_login(tmp_path: Path, fake_program: Any, content: str | None) -> None:
+    """A login that is empty, broken, or a folder is none: health says what to do."""
     login = tmp_path / "auth.json"
-    login.write_text('{"OPENAI_API_KEY": "sk-0123456789abcdef"}')
-    codex = made(**options)
-    assert codex.health().usable
-    with Exchange(codex._keeper.server(), Scope(60)) as exchange:
-        assert exchange.call("account/read", {})["account"] == {"type": "apiKey"}
-    codex.close()
-    assert login.read_text() == '{"OPENAI_API_KEY": "sk-0123456789abcdef"}'
+    login.mkdir() if content is None else login.write_text(content)
+    codex = Codex(program=fake_program("pass"), home=str(tmp_path), api_key=None)
+    assert codex.health().status == "unconfigured"
+    assert "codex login" in codex.missing
 
 
-# -- one process for all ------------------------------------------------------------------------------
+def jwt(**claims: Any) -> str:
+    """Return a token as OpenAI's login gives out, signed by nobody."""
+    account = {"chatgpt_plan_type": "plus", "chatgpt_user_id": "u", "chatgpt_account_id": "acc", "user_id": "u"}
+    body = {"email": "a@b.c", "exp": int(time() + 3600), "https://api.openai.com/auth": account, **claims}
+    parts = ({"alg": "RS256", "typ": "JWT"}, body)
+    return ".".join([*(urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts), "c2ln"])
 
 
-def test_requests_do_not_wait_for_one_another(warm: Codex, server: FaultServer) -> None:
-    """Eight turns of a slow model are worked on together, by one process."""
-    server.play(faults.well("one two three four five six", gap=0.15))
-    barrier = threading.Barrier(9)
-
-    def ask() -> None:
-        barrier.wait(30)
-        answered(warm, asking())
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    before = len(server.asked)
-    barrier.wait(30)
-    for thread in threads:
-        thread.join(60)
-    seen = server.asked[before:]
-    assert len(seen) == 8
-    ends = [each.ended_at or 0.0 for each in seen]
-    assert max(each.arrived_at for each in seen) < min(ends), "one was sent only when another had its answer"
+@pytest.mark.programs
+@pytest.mark.parametrize("kind", ["plan", "key"])
+def test_the_login_of_the_user(internet: Any, codex: Any, made: Callable[..., Any], tmp_path: Path, kind: str) -> None:
+    """Without key and address a turn is asked with the user's login, which stays theirs; nobody else hears of it."""
+    tokens = {"id_token": jwt(), "access_token": jwt(), "refresh_token": "old", "account_id": "acc"}
+    plan = {"auth_mode": "chatgpt", "OPENAI_API_KEY": None, "tokens": tokens, "last_refresh": "2099-01-01T00:00:00Z"}
+    login = plan if kind == "plan" else {"OPENAI_API_KEY": "sk-0123456789abcdefghij"}
+    (tmp_path / "auth.json").write_text(json.dumps(login))
+    internet.answer = answers
+    provider = made(codex, base_url=None, home=str(tmp_path))
+    assert provider.health().usable
+    assert codex.answered(codex.asking("A secret."), provider).text == "Hello from OpenAI."
+    provider.close()
+    asked = [(host, what) for host, what, body in internet.log if b"A secret." in body]
+    assert asked == [("chatgpt.com" if kind == "plan" else "api.openai.com", asked[0][1])]
+    assert internet.hosts() <= {"chatgpt.com", "api.openai.com"}
+    assert json.loads((tmp_path / "auth.json").read_text()) == login
+    assert [path.name for path in tmp_path.iterdir()] == ["auth.json"]
 
 
-def test_it_is_started_anew_when_it_died(made: Callable[..., Codex], server: FaultServer, real_program: Any) -> None:
-    """A codex that was killed while it worked fails that call, and the next one gets a new process."""
-    codex = made(program=real_program("codex"), base_url=server.url, model="gpt-5.5")
-    server.play([faults.silent(), faults.well()])
-    failed: list[BackendError] = []
-
-    def ask() -> None:
-        with pytest.raises(UnavailableError) as caught:
-            answered(codex, asking())
-        failed.append(caught.value)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    server.wait_active(30)
-    (victim,) = [
-        pid for pid in processes("app-server") if _parent(_parent(pid)) == os.getpid() and _is_ours(codex, pid)
-    ]
-    os.kill(victim, signal.SIGKILL)
-    thread.join(30)
-    assert "killed" in failed[0].message
-    assert failed[0].retry_same
-    assert answered(codex, asking()).text == "You said: Hello"
+@pytest.mark.programs
+def test_a_login_that_codex_renews_stays_the_users(
+    internet: Any, codex: Any, made: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A token that has expired is renewed where it lies: the user's own codex goes on with the new one."""
+    old, new = jwt(exp=int(time() - 3600)), jwt()
+    tokens = {"id_token": old, "access_token": old, "refresh_token": "old", "account_id": "acc"}
+    login = {"auth_mode": "chatgpt", "tokens": tokens, "last_refresh": "2026-01-01T00:00:00Z"}
+    (tmp_path / "auth.json").write_text(json.dumps(login))
+    renewed = {"id_token": new, "access_token": new, "refresh_token": "new"}
+    internet.answer = lambda host, what: (200, renewed) if what.endswith("/oauth/token") else answers(host, what)
+    provider = made(codex, base_url=None, home=str(tmp_path))
+    assert codex.answered(codex.asking(), provider).text == "Hello from OpenAI."
+    assert json.loads((tmp_path / "auth.json").read_text())["tokens"]["refresh_token"] == "new"
 
 
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+def answers(host: str, what: str) -> tuple[int, Any]:
+    """Answer a turn as OpenAI does, and nothing else."""
+    if not what.startswith("POST") or not what.endswith("/responses"):
+        return 404, {}
+    item = {"id": "m", "type": "message", "status": "completed", "role": "assistant"}
+    item["content"] = [{"type": "output_text", "text": "Hello from OpenAI.", "annotations": []}]
+    usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+    response = {"id": "r", "object": "response", "status": "completed", "output": [item], "usage": usage}
+    delta = {"delta": "Hello from OpenAI."}
+    events = [
+        {"type": "response.created", "response": {**response, "status": "in_progress", "output": []}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
+        {"type": "response.output_text.delta", "output_index": 0, "item_id": "m", "content_index": 0, **delta},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": response},
+    ]  # fmt: skip
+    return 200, "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
 
 
-def _is_ours(codex: Codex, pid: int) -> bool:
-    process = codex._keeper._held[0]._process
-    return process is not None and _parent(pid) == process.pid
+# -- started for one request --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
-def test_nothing_of_it_outlives_us(server: FaultServer, real_program: Any, tmp_path: Path, how: str) -> None:
-    """However the process that asks ends, codex ends too, in the middle of a turn, and its folder is removed."""
-    server.play(faults.silent())
-    code = f"""
-import tempfile
-from pointsman import Message, Request
-from pointsman_codex import Codex
-tempfile.tempdir = {str(tmp_path)!r}
-codex = Codex(program={real_program("codex")!r}, base_url={server.url!r}, model="gpt-5.5")
-list(codex.stream(Request((Message("user", "Hello"),))))
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL) as child:
-        server.wait_active(60)
-        assert processes(str(tmp_path))
-        child.send_signal(signal.Signals[how])
-    assert gone(str(tmp_path)), "a process is left"
-    end = monotonic() + 10
-    while list(tmp_path.iterdir()) and monotonic() < end:
-        sleep(0.02)
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture
+def alone(codex: Any, made: Callable[..., Any]) -> Any:
+    """One that has no server."""
+    provider = made(codex)
+    provider._keeper.refuse("of a test")
+    return provider
 
 
-# -- when it fails ------------------------------------------------------------------------------------
+@pytest.mark.programs
+def test_what_codex_exec_sends(codex: Any, alone: Any) -> None:
+    """The prompt, the system prompt, effort and schema are the same as over its server, and tokens come back."""
+    fields = {"system": 'Say "hi"\x7f.', "reasoning_effort": "low", "schema": SCHEMA}
+    answer = codex.answered(codex.asking("- é", model="gpt-6.1-sol", **fields), alone)
+    assert answer.usage.output_tokens == 8
+    assert codex.turns == [("developer", 'Say "hi"\x7f.'), ("user", "- é")]
+    assert codex.sent["reasoning"]["effort"] == "low"
+    assert codex.sent["text"]["format"]["schema"] == SCHEMA
+    long = "é" * 1_000_000
+    codex.answered(codex.asking(long), alone)
+    assert codex.turns == [("user", long)]
+    with pytest.raises(ContextLengthError):
+        codex.answered(codex.asking("x" * 1_100_000), alone)
+    with pytest.raises(InvalidRequestError, match="images"):
+        codex.answered(Request((Message("user", ("?", Image(b"x"))),), scope=Scope(60)), alone)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -338,115 +281,29 @@ list(codex.stream(Request((Message("user", "Hello"),))))
         (faults.no_quota(), QuotaError),
         (faults.rate_limited(), RateLimitError),
         (faults.status(500), UnavailableError),
-        (faults.cut_after(3), UnusableAnswer),
         (faults.empty_stream(), UnusableAnswer),
     ],
     ids=repr,
 )
-def test_one_process_for_one_request_fails_alike(
-    made: Callable[..., Codex], server: FaultServer, real_program: Any, fault: Any, expected: type[BackendError]
-) -> None:
-    """Where its server is refused, `codex exec` is asked, once, and its sentences are read."""
-    codex = made(program=real_program("codex"), base_url=server.url, model="gpt-5.5")
-    codex._keeper.refused = True
-    server.play(fault)
-    before = len(server.asked)
-    with pytest.raises(expected) as caught:
-        answered(codex, asking("-p"))
-    assert type(caught.value) is expected
-    assert len(server.asked) == before + 1
+def test_what_codex_exec_says(codex: Any, alone: Any, fault: Any, expected: type[BackendError]) -> None:
+    """Its sentences mean what its server's words do, and it asks once."""
+    found, asked = codex.played(fault, provider=alone)
+    assert type(found) is expected
+    assert asked == 1
 
 
-def test_one_process_for_one_request(made: Callable[..., Codex], server: FaultServer, real_program: Any) -> None:
-    """What `codex exec` sends is the same: the prompt, the system prompt, no tools."""
-    codex = made(program=real_program("codex"), base_url=server.url)
-    codex._keeper.refused = True
-    for model in ("gpt-6.1-sol", "a-stranger"):
-        answer = answered(codex, asking("- é", system='Say "hi"\x7f.', model=model, reasoning_effort="low"))
-        assert answer.text == "You said: - é"
-        assert answer.usage is not None
-        assert not server.asked[-1].body.get("tools")
-        assert texts(server.asked[-1].body) == [("developer", 'Say "hi"\x7f.'), ("user", "- é")]
-    long = "x" * 1_000_000
-    answered(codex, asking(long))
-    assert server.asked[-1].prompt == long
-    with pytest.raises(ContextLengthError):
-        answered(codex, asking("x" * 1_100_000))
-
-
-def test_a_stream_that_was_cut_by_length(warm: Codex, server: FaultServer) -> None:
-    """An answer that ran into the model's limit is an answer, with the finish reason `length`."""
-    server.play(faults.length("Once upon a"))
-    answer = answered(warm, asking())
+@pytest.mark.programs
+def test_codex_exec_cut_by_length(codex: Any, alone: Any) -> None:
+    """An answer that ran into the model's limit is one."""
+    answer, _ = codex.played(faults.length("Once upon a"), provider=alone)
     assert (answer.text, answer.finish_reason) == ("Once upon a", "length")
 
 
-_MODELS = 'if args[0] == "debug": print(\'{"models": []}\'); sys.exit()\n'
-_LEFT = 'subprocess.Popen(["sleep", "{}"], start_new_session=True)\n'
-
-
-@pytest.mark.parametrize(
-    ("code", "expected", "words"),
-    [
-        ("time.sleep(600)", BackendTimeout, "time given"),
-        ('sys.stdout.write("{\\"id\\": 1, \\"res"); sys.stdout.flush(); time.sleep(600)', BackendTimeout, "time given"),
-        ('sys.stdout.write("{\\"id\\": 1, \\"res"); sys.exit()', UnavailableError, "no message"),
-        ('print("Welcome!"); sys.stdout.flush(); time.sleep(600)', UnavailableError, "no message"),
-        ('open("/dev/tty")', UnavailableError, "exit code 1"),
-        ('sys.exit("Error: no terminal")', UnavailableError, "exit code 1.*no terminal"),
-        ("os.kill(os.getpid(), 11)", UnavailableError, "signal 11"),
-    ],
-    ids=["hangs", "half and hangs", "half and ends", "talks", "terminal", "non-zero", "crashes"],
-)
-def test_programs_that_fail(
-    made: Callable[..., Codex], fake_program: Any, code: str, expected: type[BackendError], words: str
-) -> None:
-    """Row 43: bounded, with an error of our own, and none of its children left, however it fails."""
-    mark = f"86400.{os.getpid()}"
-    codex = made(program=fake_program(_MODELS + _LEFT.format(mark) + code), base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(expected, match=words):
-        answered(codex, asking(timeout=2.0 if expected is BackendTimeout else 60.0))
-    codex.close()
-    assert gone(mark)
-
-
-def test_a_program_that_refuses_its_server(made: Callable[..., Codex], fake_program: Any) -> None:
-    """A version without the server is asked once for each request, and no further time for its server."""
-    code = _MODELS + (
-        'if args[0] == "app-server": open(__file__ + ".refused", "a").write("x"); sys.exit("unknown command")\n'
-        "said = sys.stdin.read()\n"
-        'print(json.dumps({"type": "item.completed", "item": {"type": "agent_message", "text": "Read: " + said}}))\n'
-        'print(json.dumps({"type": "turn.completed", "usage": {"input_tokens": 1, "output_tokens": 2}}))'
-    )
-    program = fake_program(code)
-    codex = made(program=program, base_url="http://127.0.0.1:9/v1")
-    earlier = (Message("user", "One?"), Message("assistant", "Two."))
-    assert answered(codex, asking("-x")).text == "Read: -x"
-    assert answered(codex, asking("-x", *earlier)).text == "Read: User: One?\n\nAssistant: Two.\n\nUser: -x"
-    assert Path(program + ".refused").read_text() == "x"
-
-
-def test_what_is_not_installed(tmp_path: Path) -> None:
-    """A program that is not there, or does not run, is told, with what to do."""
-    absent = Codex(program=str(tmp_path / "codex"), base_url="http://127.0.0.1:9/v1")
-    assert absent.health().status == "unconfigured"
-    assert "npm install" in absent.missing
-    with pytest.raises(UnavailableError, match="npm install"):
-        answered(absent, asking())
-    absent.close()
-
-
-def test_a_version_that_does_not_know_our_settings(made: Callable[..., Codex], fake_program: Any) -> None:
-    """A codex that cannot be kept from using tools is not asked."""
-    codex = made(program=fake_program('sys.exit("unrecognized subcommand")'), base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(UnavailableError, match="kept from using tools"):
-        answered(codex, asking())
-    assert codex.health().status == "unavailable"
-
-
-def test_the_backend_of_the_complaint_generator(server: FaultServer, real_program: Any) -> None:
+@pytest.mark.programs
+def test_the_backend_of_the_complaint_generator(codex: Any) -> None:
     """Its presets that codex cannot pass on are left out, and it answers."""
-    options = {"program": real_program("codex")}
-    with CodexBackend(model="gpt-5.5", base_url=server.url, options=options, timeout=60) as backend:
+    options = {"program": codex.options["program"]}
+    with CodexBackend(model="gpt-5.5", base_url=codex.server.url, options=options, timeout=60) as backend:
         assert backend("Hello") == "You said: Hello"
         assert (backend.id, backend.provider) == ("codex", "codex")
+    assert os.path.exists(codex.options["program"])

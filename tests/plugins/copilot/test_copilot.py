@@ -1,413 +1,387 @@
-"""Copilot as a generator of text: what it sends, what it must not do, and what follows when it fails."""
+"""Copilot's own: its variables, its login, GitHub's service, and what it says when it is started for one request."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from pointsman import (
     AuthenticationError,
-    BackendError,
-    BackendTimeout,
-    Completion,
-    Image,
     InvalidRequestError,
-    Message,
+    ModelNotFoundError,
     QuotaError,
-    Request,
-    Router,
-    Scope,
-    ToolCall,
+    RateLimitError,
     UnavailableError,
-    UnusableAnswer,
 )
 from pointsman.testing import FaultServer, faults
 from pointsman_copilot import Copilot
+from pointsman_copilot._errors import failure
 
 from backends import CopilotBackend, HuggingFaceBackend, LLMRouterBackend, OpenAIBackend
 
-pytestmark = pytest.mark.programs
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}},
-    "required": ["name"],
-    "additionalProperties": False,
-}
-PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
-
-
-def asking(prompt: str = "Hello", *earlier: Message, timeout: float = 60.0, **fields: Any) -> Request:
-    return Request((*earlier, Message("user", prompt)), scope=Scope(timeout), **fields)
-
-
-def answered(copilot: Copilot, request: Request) -> Completion:
-    """Read a stream to its end."""
-    chunks = list(copilot.stream(request))
-    text = "".join(chunk.text for chunk in chunks)
-    return Completion(text, chunks[-1].finish_reason or "error", usage=chunks[-1].usage, model=chunks[-1].model)
-
-
-def texts(body: Any) -> list[tuple[str, str]]:
-    return [(item["role"], item["content"][0]["text"]) for item in body["input"]]
-
-
-def processes(word: str) -> list[int]:
-    """Return the processes that have a word in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def gone(word: str, timeout: float = 15.0) -> bool:
-    end = monotonic() + timeout
-    while processes(word) and monotonic() < end:
-        sleep(0.02)
-    return not processes(word)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def options(real_program: Callable[[str], str]) -> dict[str, Any]:
-    """What every real copilot is made with."""
-    return {"program": real_program("copilot"), "cache": real_program("cache"), "model": "gpt-5.5"}
-
-
-@pytest.fixture(scope="module")
-def warm(server: FaultServer, options: dict[str, Any]) -> Iterator[Copilot]:
-    """One copilot for all tests that do it no harm."""
-    copilot = Copilot(base_url=server.url, api_key="sk-0123456789abcdef", **options)
-    yield copilot
-    copilot.close()
-
-
-@pytest.fixture(autouse=True)
-def _well(server: FaultServer) -> None:
-    server.play(faults.well())
+VARIABLES = ("COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN", "COPILOT_MODEL", "COPILOT_HOME", "COPILOT_CACHE_HOME")
+OF_URL = {"BASE_URL": "http://127.0.0.1:9/v1", "API_KEY": "sk-of-the-environment", "WIRE_API": "responses"}
+TOKEN = "gho_0123456789abcdefghij0123456789abcdef"
 
 
 @pytest.fixture
-def made(no_leaks: None) -> Iterator[Callable[..., Copilot]]:
-    """A function that makes copilotes which are closed afterwards."""
-    all_made: list[Copilot] = []
-
-    def make(**options: Any) -> Copilot:
-        all_made.append(Copilot(**options))
-        return all_made[-1]
-
-    yield make
-    for each in all_made:
-        each.close()
+def copilot(kinds: Callable[[str], Any]) -> Any:
+    """The real one."""
+    return kinds("copilot")
 
 
-# -- what is sent -------------------------------------------------------------------------------------
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*VARIABLES, *(f"COPILOT_PROVIDER_{name}" for name in (*OF_URL, "TYPE"))):
+        monkeypatch.delenv(name, raising=False)
 
 
-def test_a_conversation_goes_as_one_prompt(warm: Copilot, server: FaultServer) -> None:
-    """The system prompt is ours alone; the turns stand in one prompt, before which copilot writes the time."""
-    earlier = (Message("user", "One?"), Message("assistant", "Two."))
-    answered(warm, asking("Three?", *earlier, system="Be brief.", reasoning_effort="high", max_tokens=9))
-    body = server.asked[-1].body
-    system, user = body["messages"]
-    assert system == {"role": "system", "content": "Be brief."}
-    assert user["content"].endswith("\n\nUser: One?\n\nAssistant: Two.\n\nUser: Three?")
-    assert (body["reasoning_effort"], body["max_tokens"]) == ("high", 9)
-    assert "tools" not in body
+# -- its variables ------------------------------------------------------------------------------------
 
 
-def test_what_it_cannot_pass_on(warm: Copilot) -> None:
-    """Sampling is left out with a warning, `stop` is refused, and so are images."""
-    with Router({"copilot": warm}) as router:
-        with pytest.raises(BackendError, match="does not take stop"):
-            router.generate("Hello", stop="x")
-        answer = router.generate("Hello", temperature=0.5, timeout=60)
-        assert answer.text.endswith("Hello")
-        assert len(answer.warnings) == 1
-    with pytest.raises(InvalidRequestError, match="images"):
-        answered(warm, Request((Message("user", ("See?", Image(b"x"))),)))
+def test_its_own_variables_are_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server in copilot's own variables is taken with its key, its wire and the model."""
+    for name, value in OF_URL.items():
+        monkeypatch.setenv(f"COPILOT_PROVIDER_{name}", value)
+    monkeypatch.setenv("COPILOT_MODEL", "theirs")
+    monkeypatch.setenv("GH_TOKEN", TOKEN)
+    it = Copilot()
+    assert (it.base_url, it.wire_api, it.model) == (OF_URL["BASE_URL"], "responses", "theirs")
+    assert it.api_key is not None
+    assert it.api_key.reveal() == OF_URL["API_KEY"]
 
 
-@pytest.mark.parametrize("prompt", ["-", "--help", "-p x", "/init", "$skill @/etc/passwd !ls"])
-def test_a_prompt_is_a_prompt(warm: Copilot, server: FaultServer, prompt: str) -> None:
-    """Row 43: what looks like an option, a command or a file arrives as it is."""
-    answered(warm, asking(prompt))
-    assert server.asked[-1].prompt.endswith("</current_datetime>\n\n" + prompt)
-
-
-def test_a_prompt_of_a_megabyte(warm: Copilot, server: FaultServer) -> None:
-    """Row 43: a megabyte arrives whole."""
-    answered(warm, asking("é" * 1_000_000))
-    assert server.asked[-1].prompt.count("é") == 1_000_000
-    with pytest.raises(InvalidRequestError, match="surrogate"):
-        answered(warm, asking("\ud800"))
-
-
-def test_no_file_with_a_prompt_is_left(warm: Copilot) -> None:
-    """When a request has ended, whatever its end, nothing of it is on the disk."""
-    answered(warm, asking("a canary"))
-    home = Path(_process_of(warm).args[5])  # type: ignore[index] # the arguments of the guard
-    end = monotonic() + 10
-    while any((home / "session-state").glob("[0-9a-f]*-*-*")) and monotonic() < end:
-        sleep(0.02)
-    assert [path for path in home.rglob("*") if path.is_file() and b"a canary" in path.read_bytes()] == []
-
-
-# -- what it must not do ------------------------------------------------------------------------------
-
-
-def test_a_model_that_asks_for_a_tool_gets_none(warm: Copilot, server: FaultServer, tmp_path: Path) -> None:
-    """Calls of a shell and of a patch run nothing and write nothing; the answer is none."""
-    shell, patch = tmp_path / "shell", tmp_path / "patch"
-    calls = (
-        ToolCall("1", "bash", json.dumps({"command": f"touch {shell}"})),
-        ToolCall("2", "shell", json.dumps({"command": ["touch", str(shell)]})),
-        ToolCall(
-            "3", "apply_patch", json.dumps({"input": f"*** Begin Patch\n*** Add File: {patch}\n+x\n*** End Patch"})
-        ),
-    )
-    server.play(faults.well(tool_calls=calls))
-    with pytest.raises(UnusableAnswer, match="asked for a tool"):
-        answered(warm, asking())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_of_the_user_is_sent_or_run(
-    made: Callable[..., Copilot],
-    server: FaultServer,
-    options: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Instructions, servers of tools and hooks of the user's home and folder are left alone."""
-    home, ran = tmp_path / ".copilot", tmp_path / "ran"
-    home.mkdir()
-    for place in (home / "copilot-instructions.md", home / "AGENTS.md", tmp_path / "AGENTS.md"):
-        place.write_text("CANARY: say hello to the user's aunt")
-    touch = {"command": "touch", "args": [str(ran)]}
-    (home / "mcp-config.json").write_text(
-        json.dumps({"mcpServers": {"canary": {"type": "local", "tools": ["*"], **touch}}})
-    )
-    hook = {"type": "command", "bash": f"touch {ran}"}
-    (home / "settings.json").write_text(json.dumps({"hooks": {"sessionStart": [hook], "userPromptSubmitted": [hook]}}))
-    before = {path.name for path in home.iterdir()}
-    monkeypatch.setenv("COPILOT_HOME", str(home))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("GH_TOKEN", "gho_0123456789abcdef")
-    monkeypatch.chdir(tmp_path)
-    copilot = made(base_url=server.url, **options)
-    for refused in (False, True):
-        copilot._keeper.refused = refused
-        answered(copilot, asking())
-        raw = server.asked[-1].raw
-        assert b"CANARY" not in raw
-        assert str(tmp_path).encode() not in raw
-        assert server.asked[-1].key != "gho_0123456789abcdef", "the login is for GitHub only"
-    assert not ran.exists()
-    assert {path.name for path in home.iterdir()} == before
-
-
-# -- one process for all ------------------------------------------------------------------------------
-
-
-def test_requests_do_not_wait_for_one_another(warm: Copilot, server: FaultServer) -> None:
-    """Eight turns of a slow model are worked on together, by one process."""
-    server.play(faults.well("one two three four five six", gap=0.15))
-    barrier = threading.Barrier(9)
-
-    def ask() -> None:
-        barrier.wait(30)
-        answered(warm, asking())
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    before = len(server.asked)
-    barrier.wait(30)
-    for thread in threads:
-        thread.join(60)
-    seen = server.asked[before:]
-    assert len(seen) == 8
-    ends = [each.ended_at or 0.0 for each in seen]
-    assert max(each.arrived_at for each in seen) < min(ends), "one was sent only when another had its answer"
-
-
-def test_it_is_started_anew_when_it_died(made: Callable[..., Copilot], server: FaultServer, options: Any) -> None:
-    """A copilot that was killed while it worked fails that call, and the next one gets a new process."""
-    copilot = made(base_url=server.url, **options)
-    server.play([faults.silent(), faults.well()])
-    failed: list[BackendError] = []
-
-    def ask() -> None:
-        with pytest.raises(UnavailableError) as caught:
-            answered(copilot, asking())
-        failed.append(caught.value)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    server.wait_active(30)
-    (victim,) = [pid for pid in processes("--headless") if _parent(pid) == _process_of(copilot).pid]
-    os.kill(victim, signal.SIGKILL)
-    thread.join(30)
-    assert "killed" in failed[0].message
-    assert failed[0].retry_same
-    assert answered(copilot, asking()).text.endswith("Hello")
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
-
-
-def _process_of(copilot: Copilot) -> subprocess.Popen[bytes]:
-    process = copilot._keeper._held[0]._process
-    assert process is not None
-    return process
-
-
-def test_nothing_of_it_outlives_us(server: FaultServer, options: Any, tmp_path: Path) -> None:
-    """However the process that asks ends, copilot ends too, in the middle of a turn, and its folder is removed."""
-    server.play(faults.silent())
-    code = f"""
-import tempfile
-from pointsman import Message, Request
-from pointsman_copilot import Copilot
-tempfile.tempdir = {str(tmp_path)!r}
-copilot = Copilot(base_url={server.url!r}, **{options!r})
-list(copilot.stream(Request((Message("user", "Hello"),))))
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL) as child:
-        server.wait_active(60)
-        assert processes(str(tmp_path))
-        child.send_signal(signal.SIGKILL)
-    assert gone(str(tmp_path)), "a process is left"
-    end = monotonic() + 10
-    while list(tmp_path.iterdir()) and monotonic() < end:
-        sleep(0.02)
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- when it fails ------------------------------------------------------------------------------------
+def test_the_variables_are_one_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's key and wire go with its address, and to no other server."""
+    for name in ("API_KEY", "WIRE_API"):
+        monkeypatch.setenv(f"COPILOT_PROVIDER_{name}", OF_URL[name])
+    monkeypatch.setenv("GH_TOKEN", TOKEN)
+    other = Copilot(base_url="http://127.0.0.1:8/v1")
+    assert (other.api_key, other.wire_api) == (None, "completions")
+    github = Copilot()
+    assert github.api_key is not None
+    assert github.api_key.reveal() == TOKEN
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"),
-    [(faults.bad_key(), AuthenticationError), (faults.no_quota(), QuotaError), (faults.html(), UnusableAnswer)],
-    ids=repr,
+    ("name", "value", "words"),
+    [
+        ("TYPE", "anthropic", "only openai"),
+        ("WIRE_API", "grpc", "completions or responses"),
+        ("BASE_URL", "x", "base_url"),
+    ],
 )
-def test_one_process_for_one_request_fails_alike(
-    made: Callable[..., Copilot], server: FaultServer, options: Any, fault: Any, expected: type[BackendError]
+def test_variables_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, fake_program: Any, name: str, value: str, words: str
 ) -> None:
-    """Where its server is refused, copilot is started for one request, and ended at its first failure."""
-    copilot = made(base_url=server.url, **options)
-    copilot._keeper.refused = True
-    server.play(fault)
-    before = len(server.asked)
-    with pytest.raises(expected):
-        answered(copilot, asking("-p"))
-    assert len(server.asked) == before + 1
+    """A server that we cannot ask is told, and not asked in another way."""
+    for each, usual in {**OF_URL, name: value}.items():
+        monkeypatch.setenv(f"COPILOT_PROVIDER_{each}", usual)
+    assert words in Copilot(program=fake_program("pass"), model="m").missing
 
 
-def test_one_process_for_one_request(made: Callable[..., Copilot], server: FaultServer, options: Any) -> None:
-    """One process for one request takes the prompt as it is, a megabyte too, and has no tools either."""
-    copilot = made(base_url=server.url, **options)
-    copilot._keeper.refused = True
-    assert answered(copilot, asking("-p é", system="Be brief.")).text.endswith("System: Be brief.\n\nUser: -p é")
-    assert "tools" not in server.asked[-1].body
-    answered(copilot, asking("x" * 1_000_000, max_tokens=9))
-    assert server.asked[-1].prompt.endswith("x" * 1_000_000)
-    assert server.asked[-1].body["max_tokens"] == 9
+def test_a_server_needs_a_model(fake_program: Any) -> None:
+    """With an address, somebody must name the model."""
+    assert "COPILOT_MODEL" in Copilot(program=fake_program("pass"), base_url="http://127.0.0.1:9/v1").missing
 
 
-def test_an_answer_that_was_cut_by_length(warm: Copilot, server: FaultServer) -> None:
-    """An answer that ran into its limit has the finish reason `length`; more, which copilot asks for, is not taken."""
-    server.play(faults.length("Once upon a"))
-    answer = answered(warm, asking())
-    assert (answer.text, answer.finish_reason) == ("Once upon a", "length")
+# -- its options --------------------------------------------------------------------------------------
 
 
-def test_the_login_of_the_user(
-    made: Callable[..., Copilot], options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a token, health says what to do; with a login, that and nothing else is what copilot gets."""
-    for name in ("COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    absent = made(home=str(tmp_path / "none"), **options)
-    assert "copilot login" in absent.health().reason
-    with pytest.raises(AuthenticationError, match="copilot login"):
-        answered(absent, asking())
-    login = {"loggedInUsers": [{"login": "ann"}], "copilot_tokens": {"ann": "gho_0123456789abcdef"}}
-    (tmp_path / "config.json").write_text(json.dumps({**login, "trustedFolders": ["/"]}))
-    copilot = made(home=str(tmp_path), **options)
-    assert copilot.health().usable
+@pytest.mark.programs
+@pytest.mark.parametrize("name", ["copilot", "copilot responses"])
+def test_the_length_is_limited(kinds: Callable[[str], Any], name: str) -> None:
+    """A limit of the answer's length reaches a server of one's own, on both wires."""
+    kind = kinds(name)
+    kind.answered(kind.asking(max_tokens=9))
+    assert kind.sent.get("max_tokens", kind.sent.get("max_output_tokens")) == 9
+
+
+@pytest.mark.programs
+def test_an_effort_of_none(copilot: Any, kinds: Callable[[str], Any]) -> None:
+    """Chat completions have no effort of none: that is told; the Responses API has it."""
+    (warning,) = copilot.answered(copilot.asking(reasoning_effort="none")).warnings
+    assert "reasoning_effort" in warning
+    assert "reasoning_effort" not in copilot.sent
+    responses = kinds("copilot responses")
+    assert responses.answered(responses.asking(reasoning_effort="none")).warnings == ()
+    assert responses.sent["reasoning"]["effort"] == "none"
+
+
+@pytest.mark.programs
+def test_a_summary_of_the_thoughts(kinds: Callable[[str], Any]) -> None:
+    """Of `extra`, what does not let copilot do more than speak goes with the request; nonsense is not tried again."""
+    kind = kinds("copilot responses")
+    kind.answered(kind.asking(extra={"reasoningSummary": "none"}))
+    assert "summary" not in kind.sent["reasoning"]
+    with pytest.raises(UnavailableError, match="nonsense") as caught:
+        kind.answered(kind.asking(extra={"reasoningSummary": "nonsense"}))
+    assert not caught.value.retry_same
+
+
+def test_what_github_does_not_take(copilot_of_github: Copilot) -> None:
+    """GitHub's service takes no limit of the length."""
+    assert {"max_tokens", "stop"} <= copilot_of_github.unsupported(request())
+
+
+@pytest.fixture
+def copilot_of_github() -> Copilot:
+    """One without an address."""
+    return Copilot(api_key=TOKEN)
+
+
+def request() -> Any:
+    """Return any request."""
+    from pointsman import Message, Request
+
+    return Request((Message("user", "Hello"),))
+
+
+# -- the login ----------------------------------------------------------------------------------------
+
+HEAD = "// User settings belong in settings.json.\n// This file is managed automatically.\n"
+LOGIN = {
+    "authTokens": {"https://github.com:ann:github": {"token": TOKEN}},
+    "loggedInUsers": [{"host": "https://github.com", "login": "ann", "kind": "githubDotCom"}],
+    "lastLoggedInUser": {"host": "https://github.com", "login": "ann"},
+}
+
+
+@pytest.mark.parametrize("head", ["", HEAD, "\ufeff"])
+def test_a_login_is_found(tmp_path: Path, fake_program: Any, head: str) -> None:
+    """A login is found in what `copilot login` writes, with its comments, and nothing else of it is copied."""
+    (tmp_path / "config.json").write_text(head + json.dumps({**LOGIN, "trustedFolders": ["/"]}, indent=2))
+    it = Copilot(program=fake_program('print("Copilot 1.0.102")'), home=str(tmp_path), cache=str(tmp_path))
+    assert it.health().usable
     folder = tmp_path / "folder"
     folder.mkdir()
-    copilot._serving(folder)
-    assert json.loads((folder / "config.json").read_text()) == login
-
-
-_HALF = 'sys.stdout.write("Content-Length: 50\\r\\n\\r\\n{\\"id\\": 1, \\"res")'
-_LEFT = 'subprocess.Popen(["sleep", "{}"], start_new_session=True)\n'
+    it.protocol().prepare(folder, lambda launch: "")
+    assert json.loads((folder / "config.json").read_text()) == LOGIN
 
 
 @pytest.mark.parametrize(
-    ("code", "expected", "words"),
+    "content",
     [
-        ("time.sleep(600)", BackendTimeout, "time given"),
-        (_HALF + "; sys.stdout.flush(); time.sleep(600)", BackendTimeout, "time given"),
-        (_HALF + "; sys.exit()", UnavailableError, "14 bytes of a message of 50"),
-        ('print("Welcome!"); sys.stdout.flush(); time.sleep(600)', UnavailableError, "no header"),
-        ('open("/dev/tty")', UnavailableError, "exit code 1"),
-        ('sys.exit("Error: no terminal")', UnavailableError, "exit code 1.*no terminal"),
-        ("os.kill(os.getpid(), 11)", UnavailableError, "signal 11"),
+        *("", "{}", "[1]", '"x"', '{"includeCoAuthoredBy": true}', '{"lastTokenRefresh": 1}', '{"authTokens": {}}'),
+        json.dumps({"loggedInUsers": LOGIN["loggedInUsers"]}),
     ],
-    ids=["hangs", "half and hangs", "half and ends", "talks", "terminal", "non-zero", "crashes"],
 )
-def test_programs_that_fail(
-    made: Callable[..., Copilot], fake_program: Any, code: str, expected: type[BackendError], words: str
+def test_what_is_no_login(tmp_path: Path, fake_program: Any, content: str) -> None:
+    """A file without a token is no login, whatever else it holds: health says what to do."""
+    (tmp_path / "config.json").write_text(content)
+    it = Copilot(program=fake_program("pass"), home=str(tmp_path))
+    assert it.health().status == "unconfigured"
+    assert "copilot login" in it.missing
+
+
+def test_the_host_of_the_login_is_told(tmp_path: Path, fake_program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GitHub of one's own is asked where it lies, and a token goes nowhere else; with an address, neither counts."""
+    monkeypatch.setenv("GH_HOST", "mine.ghe.com")
+    for options, expected in (({"api_key": TOKEN}, "mine.ghe.com"), ({"base_url": OF_URL["BASE_URL"]}, None)):
+        it = Copilot(program=fake_program("pass"), model="m", **options)
+        launch = it.protocol().prepare(tmp_path, lambda launch: "")
+        assert launch.environment.get("GH_HOST") == expected
+        assert (TOKEN in launch.environment.values()) is ("api_key" in options)
+        assert TOKEN not in " ".join(launch.command)
+
+
+def test_a_disk_that_is_full(fake_program: Any, no_leaks: None) -> None:
+    """Where the conversation cannot be written down, that is told, and it is no answer of copilot's."""
+    code = 'open("../session-state", "w")\nfor line in sys.stdin.buffer:\n    size = int(line.split(b":")[1])\n'
+    code += "    sys.stdin.buffer.readline()\n    m = json.loads(sys.stdin.buffer.read(size))\n"
+    code += '    data = json.dumps({"id": m["id"], "result": {}}).encode()\n'
+    code += '    os.write(1, b"Content-Length: %d\\r\\n\\r\\n" % len(data) + data)'
+    it = Copilot(program=fake_program(code), base_url=OF_URL["BASE_URL"], model="m")
+    with pytest.raises(UnavailableError, match="cannot be written") as caught:
+        list(it.stream(request()))
+    assert not caught.value.retry_same
+    it.close()
+
+
+# -- GitHub's service, by one that stands for it ------------------------------------------------------
+
+USER = {
+    "login": "ann",
+    "copilot_plan": "individual",
+    "chat_enabled": True,
+    "endpoints": {
+        "api": "https://api.githubcopilot.com",
+        "telemetry": "https://copilot-telemetry.githubusercontent.com",
+    },
+    "organization_list": [],
+    "quota_snapshots": {},
+}
+MODEL = {
+    "id": "gpt-5-mini",
+    "name": "GPT-5 mini",
+    "object": "model",
+    "vendor": "OpenAI",
+    "version": "1",
+    "model_picker_enabled": True,
+    "policy": {"state": "enabled", "terms": ""},
+    "capabilities": {
+        "family": "gpt-5-mini",
+        "type": "chat",
+        "tokenizer": "o200k_base",
+        "limits": {"max_context_window_tokens": 128000, "max_output_tokens": 16000, "max_prompt_tokens": 128000},
+        "supports": {"streaming": True, "tool_calls": True},
+    },
+    "supported_endpoints": ["/chat/completions"],
+}
+
+
+def github(host: str, what: str) -> tuple[int, Any]:
+    """Answer as GitHub does."""
+    if "copilot_internal/user" in what:
+        return 200, USER
+    if what == "GET /user":
+        return 200, {"login": "ann", "id": 1}
+    if what.startswith("GET /models"):
+        return 200, {"data": [MODEL], "object": "list"}
+    if what.endswith("/chat/completions"):
+        chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5-mini"}
+        delta = {"role": "assistant", "content": "Hello from GitHub."}
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        said = {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        last = {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage}
+        return 200, f"data: {json.dumps(said)}\n\ndata: {json.dumps(last)}\n\ndata: [DONE]\n\n"
+    return 404, {}
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("how", ["token", "login"])
+def test_github_is_asked_and_nothing_else(
+    internet: Any, copilot: Any, made: Callable[..., Any], tmp_path: Path, how: str
 ) -> None:
-    """Row 43: bounded, with an error of our own, and none of its children left, however it fails."""
-    mark = f"86400.{os.getpid()}"
-    copilot = made(program=fake_program(_LEFT.format(mark) + code), base_url="http://127.0.0.1:9/v1", model="m")
-    with pytest.raises(expected, match=words):
-        answered(copilot, asking(timeout=2.0 if expected is BackendTimeout else 60.0))
-    copilot.close()
-    assert gone(mark)
+    """A token or a login gets its answer; there is no telemetry, and no server of tools is started."""
+    internet.answer = github
+    if how == "login":
+        (tmp_path / "config.json").write_text(HEAD + json.dumps(LOGIN))
+    key = TOKEN if how == "token" else None
+    provider = made(copilot, base_url=None, api_key=key, home=str(tmp_path), model="gpt-5-mini")
+    assert copilot.answered(copilot.asking("A secret."), provider).text == "Hello from GitHub."
+    assert "gpt-5-mini" in [model.id for model in provider.list_models()]
+    provider.close()  # what it would send at its end is sent
+    assert [host for host, _, body in internet.log if b"A secret." in body] == ["api.githubcopilot.com"]
+    assert internet.hosts() <= {"api.github.com", "api.githubcopilot.com"}
+    assert not [what for _, what, _ in internet.log if "mcp" in what or "telemetry" in what]
 
 
-def test_the_backend_of_the_complaint_generator(server: FaultServer, options: Any) -> None:
+@pytest.mark.programs
+@pytest.mark.parametrize("token", [TOKEN, "github_pat_0123456789abcdefghij", "ghp_" + 4 * "0123456789"])
+def test_a_token_that_github_does_not_take(internet: Any, copilot: Any, made: Callable[..., Any], token: str) -> None:
+    """A token that is wrong, old, or of a kind that copilot does not take, is told with what to do, and no retry."""
+    internet.answer = lambda host, what: (401, {"message": "Bad credentials"})
+    with pytest.raises(AuthenticationError, match="copilot login") as caught:
+        copilot.answered(copilot.asking(), made(copilot, base_url=None, api_key=token, model="gpt-5-mini"))
+    assert not caught.value.retry_same
+    assert token not in copilot.shown(caught.value)
+
+
+@pytest.mark.programs
+def test_what_github_refuses(internet: Any, copilot: Any, made: Callable[..., Any]) -> None:
+    """A quota that is spent, a model that is none, a service that fails: each has its class."""
+    provider = made(copilot, base_url=None, api_key=TOKEN, model="gpt-5-mini")
+    for status, code, message, expected in (
+        (402, "quota_exceeded", "You have no premium requests left", QuotaError),
+        (429, "quota_exceeded", "You have exceeded your monthly quota", QuotaError),
+        (429, "rate_limited", "Sorry, you have exceeded your rate limit", RateLimitError),
+        (400, "model_not_supported", "The requested model is not supported.", ModelNotFoundError),
+        (500, "internal", "x", UnavailableError),
+    ):
+        refusal = status, {"error": {"code": code, "message": message}}
+        internet.answer = partial(refused, refusal)
+        found, _ = copilot.played(faults.well(), provider=provider)
+        assert type(found) is expected, found
+
+
+def refused(refusal: tuple[int, Any], host: str, what: str) -> tuple[int, Any]:
+    """Answer as GitHub does, but for what the model is asked."""
+    return refusal if what.endswith("/chat/completions") else github(host, what)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "Authentication failed: Failed to fetch PAT user login (401): GitHub returned: Bad credentials",
+            AuthenticationError,
+        ),
+        ("InvalidArg, No GitHub OAuth token or Copilot HMAC key provided", AuthenticationError),
+        ("Authentication failed: network fetch failed", UnavailableError),
+        ('Model "x" is not available.', ModelNotFoundError),
+        ("You have exceeded your monthly quota", QuotaError),
+        ("No response was returned", "UnusableAnswer"),
+        ("non-streaming response body was not valid JSON", "UnusableAnswer"),
+    ],
+)
+def test_what_it_says(message: str, expected: Any) -> None:
+    """Its sentences mean what follows from them, where there is neither a status nor a code."""
+    name = expected if isinstance(expected, str) else expected.__name__
+    assert type(failure({"message": message, "errorType": "query"})).__name__ == name
+
+
+# -- started for one request --------------------------------------------------------------------------
+
+
+@pytest.mark.programs
+def test_a_prompt_where_it_is_started_once(copilot: Any, made: Callable[..., Any]) -> None:
+    """Of a model that it knows, copilot would keep a limit of its own: a long prompt arrives, and so does the limit."""
+    provider = made(copilot)
+    provider._keeper.refuse("of a test")
+    copilot.answered(copilot.asking("é" * 1_200_000, max_tokens=9, reasoning_effort="high"), provider)
+    assert copilot.sent["max_tokens"] == 9
+    assert copilot.sent["reasoning_effort"] == "high"
+    assert copilot.sent["model"] == "gpt-5.5"
+    with pytest.raises(InvalidRequestError, match="schema"):
+        copilot.answered(copilot.asking(schema={"type": "object"}), provider)
+
+
+@pytest.mark.programs
+def test_it_leaves_nothing_in_its_cache(copilot: Any, made: Callable[..., Any]) -> None:
+    """A copilot that is closed, or ended in the middle, has tidied up what it shares with others."""
+    cache = Path(copilot.options["cache"])
+    before = set(cache.rglob("inuse.*"))
+    provider = made(copilot)
+    copilot.answered(copilot.asking(), provider)
+    provider.close()
+    provider._keeper.refuse("of a test")
+    copilot.played(faults.bad_key(), provider=provider)
+    assert set(cache.rglob("inuse.*")) == before
+
+
+@pytest.mark.programs
+def test_a_cache_that_cannot_be_written(copilot: Any, made: Callable[..., Any], tmp_path: Path) -> None:
+    """Where copilot cannot unpack itself, its own words say so."""
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UnavailableError, match=r"(?i)cache|extract|not a directory"):
+        copilot.answered(copilot.asking(), made(copilot, cache=str(tmp_path / "cache")))
+
+
+# -- the complaint generator --------------------------------------------------------------------------
+
+
+@pytest.mark.programs
+def test_the_backend_of_the_complaint_generator(copilot: Any) -> None:
     """Its presets that copilot cannot pass on are left out, and it answers."""
-    own = {"program": options["program"], "cache": options["cache"]}
-    with CopilotBackend(model="gpt-5.5", base_url=server.url, options=own, timeout=60) as backend:
-        assert backend("Hello").endswith("Hello")
+    own = {name: copilot.options[name] for name in ("program", "cache")}
+    with CopilotBackend(model="gpt-5.5", base_url=copilot.server.url, options=own, timeout=60) as backend:
+        assert backend("Hello") == "You said: Hello"
         assert (backend.id, backend.provider) == ("copilot", "copilot")
-    assert server.asked[-1].body["max_tokens"] == 128
+    assert copilot.sent["max_tokens"] == 128
 
 
-def test_the_chain_of_the_guide(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.programs
+def test_the_chain_of_the_guide(copilot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copilot, then openai, then huggingface: each in turn is made to fail, and the next one answers."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
     with FaultServer() as first, FaultServer() as second, FaultServer() as third:
-        own = {"program": options["program"], "cache": options["cache"], "base_url": first.url}
+        own = {name: copilot.options[name] for name in ("program", "cache")}
         backend = LLMRouterBackend(
             id="llm-router",
             provider="copilot_cli",
@@ -416,7 +390,7 @@ def test_the_chain_of_the_guide(options: Any, monkeypatch: pytest.MonkeyPatch) -
                 OpenAIBackend(model="gpt-4o-mini", base_url=second.url),
                 HuggingFaceBackend(model="maker/model", base_url=third.url),
             ],
-            options=own,
+            options={**own, "base_url": first.url},
             timeout=60,
             max_retries=0,
         )
@@ -424,5 +398,5 @@ def test_the_chain_of_the_guide(options: Any, monkeypatch: pytest.MonkeyPatch) -
             for failing, answering in ((None, first), (first, second), (second, third)):
                 if failing is not None:
                     failing.play(faults.status(503))
-                assert backend("Hello").endswith("Hello")
+                assert backend("Hello") == "You said: Hello"
                 assert len(answering.asked) == 1

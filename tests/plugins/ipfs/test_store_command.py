@@ -1,0 +1,189 @@
+"""`pointsman store`, run as a person or a program runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pointsman import Scope
+from pointsman.content import Source
+from pointsman_ipfs import Blocks
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
+EMPTY = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run the command in an empty folder, with a store of its own, and return what it printed."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "SYSTEMROOT", "LANG")}
+    environment = kept | {"HOME": str(tmp_path), "PYTHONUTF8": "1", "POINTSMAN_STORE": str(tmp_path / "kept")}
+
+    def run(*arguments: str, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "pointsman", "store", *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
+        assert b"Traceback" not in done.stderr
+        assert done.returncode == code, done.stderr.decode()
+        return done
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two files and a hidden one."""
+    made = tmp_path / "letters"
+    (made / "old").mkdir(parents=True)
+    (made / "a.txt").write_bytes(b"hello world")
+    (made / "old" / "b.txt").write_bytes(b"bye")
+    (made / ".hidden").write_bytes(b"x")
+    return made
+
+
+def test_files_folders_and_the_standard_input(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Each has a line with its CID, on stdout, and comes back byte for byte."""
+    done = run("put", "letters/a.txt", "letters", "-", stdin=b"\x00binary\xff")
+    lines = [line.split("  ") for line in done.stdout.decode().splitlines()]
+    assert [line[1] for line in lines] == ["letters/a.txt", "letters", "-"]
+    assert lines[0][0] == HELLO
+    assert run("get", lines[2][0]).stdout == b"\x00binary\xff"
+    assert run("get", f"{lines[1][0]}/old/b.txt").stdout == b"bye"
+    assert run("get", HELLO, "--offset", "2", "--length", "5").stdout == b"llo w"
+    run("get", lines[1][0], "--output", "back")
+    assert sorted(path.name for path in (tmp_path / "back").rglob("*")) == [".hidden", "a.txt", "b.txt", "old"]
+    assert done.stderr == b""
+
+
+def test_programs_read_json(run: Run, folder: Path) -> None:
+    """With all that is known of each."""
+    (one,) = json.loads(run("put", "--json", "letters").stdout)
+    assert (one["path"], one["size"], one["kind"], one["stored_in"]) == ("letters", 15, "folder", ["blocks"])
+    without = json.loads(run("put", "--json", "--no-hidden", "letters").stdout)[0]
+    assert (without["size"], without["cid"] != one["cid"]) == (14, True)
+    assert {entry["name"]: entry["size"] for entry in json.loads(run("ls", one["cid"], "--json").stdout)} == {
+        ".hidden": 1,
+        "a.txt": 11,
+        "old": None,
+    }
+    assert {entry["cid"] for entry in json.loads(run("ls", "--json").stdout)} == {one["cid"], without["cid"]}
+    assert json.loads(run("status", one["cid"], "--json").stdout) == [
+        {"store": "blocks", "status": "kept", "reason": ""}
+    ]
+
+
+def test_what_is_damaged_is_named(run: Run, folder: Path, tmp_path: Path) -> None:
+    """And the exit code says so, until it is put again."""
+    run("put", "letters/a.txt")
+    assert run("verify").stderr == b"everything is as its CID says\n"
+    for path in (tmp_path / "kept" / "packs").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"hello world", b"hello World"))
+    assert f"{HELLO}  damaged".encode() in run("verify", code=1).stdout
+    assert b"was damaged on this disk" in run("get", HELLO, code=1).stderr
+    assert b"blocks  blocks  degraded  1 blocks are damaged" in run("status", code=1).stdout
+    run("put", "letters/a.txt")
+    run("verify")
+
+
+def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Through files and through pipes; a file that is there is not written over, one that breaks is taken away."""
+    cid = run("put", "letters").stdout.split()[0].decode()
+    run("export", cid, "-o", "letters.car")
+    piped = run("export", cid, "--output", "-").stdout
+    assert (tmp_path / "letters.car").read_bytes() == piped
+    assert b"File exists" in run("export", cid, "-o", "letters.car", code=2).stderr
+    other = Blocks(path=tmp_path / "other")
+    other.store(Source(folder), Scope())
+    assert b"".join(other.export_car(cid, Scope())) == piped
+    other.close()
+    run("unpin", cid)
+    run("gc")
+    run("get", cid, "-o", "gone", code=1)
+    assert run("import", "letters.car").stdout.decode() == f"{cid}  letters.car\n"
+    assert run("import", "-", stdin=piped).stdout.decode() == f"{cid}  -\n"
+    assert b"it was cut" in run("import", "-", stdin=piped[:-3], code=1).stderr
+    run("export", EMPTY, "-o", "empty.car", code=1)
+    assert not (tmp_path / "empty.car").exists()
+
+
+def test_collection_says_what_it_took(run: Run) -> None:
+    """What is pinned stays; pins can be set and taken."""
+    run("put", "-", stdin=b"kept")
+    loose = run("put", "--no-pin", "-", stdin=b"loose").stdout.split()[0].decode()
+    run("pin", loose)
+    assert json.loads(run("gc", "--json").stdout) == [{"store": "blocks", "blocks": 0, "bytes": 0}]
+    run("unpin", loose)
+    assert json.loads(run("gc", "--json").stdout) == [{"store": "blocks", "blocks": 1, "bytes": 5}]
+    assert json.loads(run("status", loose, "--json", code=1).stdout)[0]["status"] == "absent"
+
+
+def test_copies_are_brought_to_the_other_store(run: Run, tmp_path: Path) -> None:
+    """`sync` says what waits; the exit code is 1 while anything does."""
+    entry = '[[STORES]]\nid = "{0}"\ntype = "blocks"\npath = "{0}"\n'
+    (tmp_path / "pointsman.toml").write_text(entry.format("near") + entry.format("far"))
+    (tmp_path / "far").write_text("a file where the store should be")
+    (one,) = json.loads(run("put", "--json", "-", stdin=b"hello world").stdout)
+    assert (one["stored_in"], one["waiting_for"]) == (["near"], ["far"])
+    (waiting,) = json.loads(run("sync", "--json", code=1).stdout)
+    assert (waiting["store"], waiting["cid"], waiting["what"]) == ("far", HELLO, "put")
+    assert "cannot be used as a store" in waiting["reason"]
+    (tmp_path / "far").unlink()
+    assert run("sync").stderr == b"nothing waits\n"
+    assert [row["status"] for row in json.loads(run("status", HELLO, "--json").stdout)] == ["kept", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["put", "nowhere"], 1, "nothing is there; to keep a text, give its bytes"),
+        (["put"], 2, "Missing argument 'PATH...'"),
+        (["put", "--profile", "other", "pointsman.json"], 1, "profile: found 'other'"),
+        (["get", EMPTY], 1, f"block {EMPTY} is not in this store"),
+        (["get", "no-cid"], 1, "expected a CID: bafkrei..., bafybei..., Qm..."),
+        (["get", EMPTY, "-o", "x", "--offset", "1"], 2, "--offset and --length are for the standard output"),
+        (["ls", "--store", "other"], 2, "no store 'other'; expected one of 'a'"),
+        (["import", "nowhere.car"], 2, "nowhere.car cannot be read: No such file or directory"),
+        (["export", EMPTY, "-o", "no/such/folder"], 2, "cannot be written: No such file or directory"),
+    ],
+)
+def test_a_persons_mistake_is_a_message(run: Run, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
+    """What was found, what was expected; 1 where a store says so, 2 where the usage is wrong."""
+    (tmp_path / "pointsman.json").write_text(json.dumps({"STORES": [{"id": "a", "type": "blocks", "path": "kept"}]}))
+    assert says in run(*arguments, code=code).stderr.decode()
+
+
+def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
+    """A bar on stderr while it takes long; nothing of it stays, and stdout has the CID alone."""
+    environment = {**os.environ, "HOME": str(tmp_path), "POINTSMAN_STORE": str(tmp_path / "kept"), "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    source = tmp_path / "pipe"
+    os.mkfifo(source)
+    command = [sys.executable, "-m", "pointsman", "store", "put", "-"]
+    feed = subprocess.Popen(
+        ["sh", "-c", "for n in 1 2 3 4 5 6; do head -c 3000000 /dev/zero; sleep 0.3; done"], stdout=subprocess.PIPE
+    )
+    done = subprocess.Popen(
+        command, stdin=feed.stdout, stdout=subprocess.PIPE, stderr=theirs, cwd=tmp_path, env=environment
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # the other side is closed
+            break
+        seen += piece
+    os.close(ours)
+    out, _ = done.communicate(timeout=60)
+    feed.wait()
+    assert feed.stdout
+    feed.stdout.close()
+    assert done.returncode == 0
+    assert b"MiB" in seen
+    assert out.endswith(b"  -\n")
