@@ -17,6 +17,7 @@ from pointsman_codex import Codex
 from pointsman_copilot import Copilot
 from pointsman_gemini import Gemini
 from pointsman_hf import HuggingFace
+from pointsman_ipfs import Gateway, Kubo
 from pointsman_local import Local
 from pointsman_openai import OpenAI
 from pointsman_openrouter import OpenRouter
@@ -87,6 +88,8 @@ def test_the_tables_name_every_option_and_no_other() -> None:
     of_stores = {a.name for a in attrs.fields(StoreBackend) if a.init} - {"provider", "missing"}
     assert set(names("STORES")) == of_stores
     assert set(names("blocks")) == {"path", "profile"}
+    assert set(names("kubo")) == options(Kubo)
+    assert set(names("gateway")) == options(Gateway)
     shared = options(Service)
     assert set(names("Services on HTTP")) - set(SERVICES) == shared
     for title, cls in SERVICES.items():

@@ -89,8 +89,9 @@ def run(command: list[str], folder: Path, stdin: str = "", **more: str) -> str:
 
 
 def pages_with(language: str) -> list[Path]:
-    """Return the pages that have a block in this language."""
-    return [page for page in PAGES if any(block.language == language for block in blocks(page))]
+    """Return the pages that have a block in this language; those that need a node are run beside the tests of it."""
+    pages = [page for page in PAGES if any(block.language == language for block in blocks(page))]
+    return [page for page in pages if name(page) != "docs/ipfs.md"]
 
 
 @pytest.fixture
