@@ -140,7 +140,7 @@ class Blocks:
         get, roots = self._get(scope), [root for root in blocks.roots if cids.inline_of(root) is None]
 
         def here(cid: bytes) -> bool:
-            return not _lacking(opened, cid, get)
+            return opened.places.pinned(cid) or not _lacking(opened, cid, get)
 
         with _Put(opened, pin, alive) as put:
             for cid, data in car.complete(roots, blocks, here) if pin else blocks:
