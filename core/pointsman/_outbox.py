@@ -1,8 +1,8 @@
 """What other stores have still to get: a queue in an SQLite file, which survives restarts and which processes share.
 
-A put is acknowledged when one store has it and its other copies stand here, durably (WAL, synchronous=FULL; what
-several threads add at once shares a commit). A job that fails is tried again, later each time; it is given up by nobody
-but a person, with `unpin`.
+A put is acknowledged when one store has it and its other copies stand here, durably (WAL, synchronous=FULL for that;
+what several threads add at once shares a commit). A job that fails is tried again, later each time; it is given up by
+nobody but a person, with `unpin`.
 """
 
 from __future__ import annotations
@@ -90,8 +90,7 @@ class Outbox:
             raise self._told(error) from error
 
     def _begin(self) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-            self._db.execute(f"PRAGMA {pragma}")
+        self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("BEGIN IMMEDIATE")
         marks = [self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if marks == [0, 0] and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -110,7 +109,7 @@ class Outbox:
         while not mine.written:  # else the thread before us has written ours too
             batch = list[_Wishes]()
             try:
-                with self._changing() as db:
+                with self._changing(durable=True) as db:
                     while self._adding:
                         batch.append(self._adding.popleft())
                         db.executemany(_ADD, batch[-1].rows)
@@ -122,7 +121,7 @@ class Outbox:
 
     def drop(self, cid: str) -> None:
         """Forget what was to be done with this content."""
-        with self._changing() as db:
+        with self._changing(durable=True) as db:
             db.execute("DELETE FROM jobs WHERE cid=?", (cid,))
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
@@ -189,9 +188,11 @@ class Outbox:
             self._db.close()
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def _changing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """One change, whole or not at all. What a power cut may take back is done again, which changes nothing."""
         with self._lock:
             try:
+                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db

@@ -31,6 +31,8 @@ class Pieces(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read some bytes; 0 at the end."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
         while not self._rest:
             piece = next(self._pieces, None)
             if piece is None:

@@ -15,12 +15,13 @@ from .health import health
 from .models import models
 from .order import order
 from .plugins import plugins
+from .store import store
 
 #: The exit codes, as every --help tells them.
 CODES = """\b
 Exit codes:
   0    done
-  1    a backend failed, or is unwell
+  1    a backend or a store failed, or is unwell
   2    the usage or the configuration is wrong
   130  interrupted"""
 
@@ -30,6 +31,7 @@ Examples:
   cat letter.txt | pointsman generate "Summarise in one sentence:" -
   pointsman generate --backend main --schema person.json --json "Ada, 36"
   pointsman batch prompts.jsonl -o answers.jsonl
+  pointsman store put letter.pdf photos/
   pointsman health
   pointsman models --backend main
   pointsman config check pointsman.toml
@@ -80,9 +82,9 @@ def app() -> None:
     """Send a language-model request to the right provider and get a whole answer back."""
 
 
-for _command in (generate, batch, health, order, models, plugins, config):
+for _command in (generate, batch, store, health, order, models, plugins, config):
     app.add_command(_command)
-for _command in (*app.commands.values(), *config.commands.values()):
+for _command in (*app.commands.values(), *config.commands.values(), *store.commands.values()):
     _command.epilog = CODES
 
 

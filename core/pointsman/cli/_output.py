@@ -23,6 +23,11 @@ _STYLES = {
     "unconfigured": "yellow",
     "disabled": "dim",
     "left out": "dim",
+    "kept": "green",
+    "mended": "green",
+    "waiting": "yellow",
+    "damaged": "red",
+    "absent": "red",
 }
 
 

@@ -36,6 +36,7 @@ class Held:
     def __init__(self, places: Places, get: Verified) -> None:
         self._places, self._get = places, get
         self._roots, self._generation = list[bytes](), places.generation
+        self._relied = list[bytes]()  #: roots that were pinned already, and so whole
 
     def hold(self, root: bytes) -> None:
         """Keep all that is under a root from being collected.
@@ -48,7 +49,10 @@ class Held:
         self._roots.append(root)
 
     def holds(self, root: bytes) -> bool:
-        """Do as `hold`; say whether all of it is here."""
+        """Do as `hold`; say whether all of it is here. What is pinned is not walked again."""
+        if self._places.pinned(root):
+            self._relied.append(root)
+            return True
         try:
             self.hold(root)
         except (ContentNotFoundError, UnusableAnswer):
@@ -61,10 +65,10 @@ class Held:
         :param undo: takes them back, where a collection was faster.
         :raises ContentNotFoundError: something was collected meanwhile.
         """
-        if not self._roots or self._places.generation == self._generation:
-            return
+        again = [] if self._places.generation == self._generation else list(self._roots)
+        again += [root for root in self._relied if not self._places.pinned(root)]  # unpinned since
         try:
-            for root in list(self._roots):
+            for root in again:
                 self.hold(root)
         except (ContentNotFoundError, UnusableAnswer):
             undo()

@@ -31,7 +31,7 @@ from ._shelf import Shelf
 from ._writer import Large, Writer
 from .block import Verified
 from .tree import add_tree, extract
-from .unixfs import PROFILES, add_file
+from .unixfs import PROFILES, add_file, profile_of
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Blocks:
     @hookimpl
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
-        profile, opened, alive = PROFILES[source.profile or self.profile], self._opened(), _alive(scope)
+        profile, opened, alive = profile_of(source.profile or self.profile), self._opened(), _alive(scope)
         with _Put(opened, source.pin, alive) as put:
 
             def keep(cid: bytes, data: bytes) -> None:

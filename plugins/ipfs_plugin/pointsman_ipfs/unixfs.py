@@ -45,6 +45,16 @@ CID_V1 = Profile("cid-v1", 1, True, 262_144, 174, False)
 PROFILES = {profile.name: profile for profile in (UNIXFS_V1_2025, CID_V0, CID_V1)}
 
 
+def profile_of(name: str) -> Profile:
+    """Return the profile of this name.
+
+    :raises InvalidRequestError: there is none.
+    """
+    if name not in PROFILES:
+        raise InvalidRequestError(f"profile: found {name!r:.100}, expected {' or '.join(PROFILES)}")
+    return PROFILES[name]
+
+
 @frozen
 class Link:
     """Something that was added."""

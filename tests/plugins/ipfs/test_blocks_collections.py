@@ -130,3 +130,31 @@ def test_a_collection_that_was_faster_is_told(
     with pytest.raises(ContentNotFoundError):
         pin()
     assert list(store.ls()) == []
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_what_was_pinned_and_is_unpinned_meanwhile(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, collects: bool
+) -> None:
+    """What a root links to counts as whole while it is pinned; if that ends before the root is pinned, it is looked at."""
+    first = node({"first": True})
+    kept(store, first)
+    second = node({"previous": Ref(first[0])})
+    add = blocks.Writer.add
+
+    def beaten(*arguments: Any) -> None:
+        monkeypatch.setattr(blocks.Writer, "add", add)
+        other.unpin(cids.to_text(first[0]))
+        if collects:
+            other.gc()
+        add(*arguments)
+
+    monkeypatch.setattr(blocks.Writer, "add", beaten)
+    if collects:
+        with pytest.raises(ContentNotFoundError):
+            kept(store, second)
+        assert list(store.ls()) == []
+    else:
+        kept(store, second)
+        assert other.gc()["blocks"].blocks == 0
+        assert store.has(cids.to_text(second[0]))

@@ -1,0 +1,126 @@
+"""Bytes on their way: a line on stderr that says how far they are, and the standard output as bytes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import click
+
+from ._output import close_output, note
+
+#: Seconds before anything is shown, and between two lines where there is no terminal.
+_SOON, _SELDOM = 0.5, 10.0
+
+
+class Bytes:
+    """Counts bytes and shows them on stderr, if it takes long: a context manager.
+
+    :param total: how many there will be, if that is known.
+    """
+
+    def __init__(self, total: int | None, *, quiet: bool) -> None:
+        self._total, self._quiet = total, quiet
+        self._live = not quiet and sys.stderr.isatty()
+        self._done, self._begun = 0, monotonic()
+        self._next = self._begun + _SOON
+        self._bar: Any = None
+
+    def add(self, size: int) -> None:
+        """Count so many bytes more."""
+        self._done += size
+        if self._quiet or monotonic() < self._next:
+            return
+        self._next = monotonic() + (0.1 if self._live else _SELDOM)
+        if not self._live:
+            note(str(self))
+            return
+        if self._bar is None:
+            self._bar = self._begun_bar()
+        self._bar.update(0, completed=self._done)
+
+    def through(self, file: BinaryIO) -> Any:
+        """Return what reads a file, and counts what it reads."""
+        return _Counted(file, self)
+
+    def __str__(self) -> str:
+        of = f" of {in_words(self._total)}" if self._total else ""
+        return f"{in_words(self._done)}{of}, {in_words(self._done / max(monotonic() - self._begun, 1e-6))}/s"
+
+    def __enter__(self) -> Bytes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _begun_bar(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
+        console = Console(stderr=True, highlight=False)
+        bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        bar.add_task("", total=self._total)
+        bar.start()
+        return bar
+
+
+class _Counted:
+    def __init__(self, file: BinaryIO, seen: Bytes) -> None:
+        self._file, self._seen = file, seen
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._seen.add(len(data))
+        return data
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, place: int) -> int:
+        return self._file.seek(place)
+
+
+def size_of(path: str) -> int | None:
+    """Return the bytes of a file, or of all files in a folder; None where that cannot be known."""
+    if path == "-":
+        return None
+    try:
+        if not os.path.isdir(path):
+            return os.path.getsize(path)
+        return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    except OSError:
+        return None
+
+
+def in_words(size: float) -> str:
+    """Return a number of bytes as people write it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to the standard output.
+
+    :raises click.ClickException: it cannot be written.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        close_output()
+        raise click.ClickException(f"standard output cannot be written: {error.strerror or error}") from None

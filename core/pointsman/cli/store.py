@@ -1,0 +1,318 @@
+"""`pointsman store`: content under its identifier, put and got, listed, verified, and brought to other stores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from ._bytes import Bytes, size_of, write_bytes
+from ._output import as_json, complain, note, table
+from ._router import config_option, find_config, json_option
+
+if TYPE_CHECKING:
+    from pointsman import Store
+
+store_option = click.option("--store", "store_id", metavar="ID", help="Only this store.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+timeout_option = click.option("--timeout", type=float, metavar="SECONDS", help="For all of it. [default: no limit]")
+
+
+def store_of(config_file: str | None) -> Store:
+    """Return the store of the configuration, or of all that is installed.
+
+    :raises ConfigError: with every problem, each with its path; the file is its note.
+    """
+    from pointsman import Store
+    from pointsman.errors import ConfigError
+
+    path = find_config(config_file)
+    try:
+        return Store() if path is None else Store.from_config(path)
+    except ConfigError as error:
+        if path is not None:
+            error.add_note(str(path))
+        raise
+
+
+@click.group()
+def store() -> None:
+    """Keep content under its identifier (CID), and get it back.
+
+    The stores are those of the configuration's STORES; without them, the embedded one, and an IPFS node on this machine
+    if one answers.
+    """
+
+
+@store.command(short_help="Keep files and folders; print their CIDs.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--profile", metavar="NAME", help="How content becomes blocks: unixfs-v1-2025, cid-v1 or cid-v0.")
+@click.option("--no-pin", is_flag=True, help="Let the next gc take it.")
+@click.option("--no-hidden", is_flag=True, help="Leave out a folder's hidden files.")
+@store_option
+@timeout_option
+@quiet_option
+@json_option
+@config_option
+def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, as_json_: bool, **how: Any) -> int:
+    """Keep each PATH, a file or a folder (- is the standard input), and print its CID.
+
+    It is durable in one store when its CID is printed. Other stores get it from the outbox: `pointsman store sync`.
+    """
+    rows = []
+    with store_of(config_file) as kept:
+        for path in paths:
+            given: Any = sys.stdin.buffer if path == "-" else path
+            with Bytes(size_of(path), quiet=how["quiet"]) as seen:
+                stored = kept.put(
+                    given,
+                    pin=not how["no_pin"],
+                    profile=how["profile"],
+                    hidden=not how["no_hidden"],
+                    store=store_id,
+                    timeout=how["timeout"],
+                    progress=seen.add,
+                )
+            row = {"cid": stored.cid, "path": path, "size": stored.size, "kind": stored.kind}
+            rows.append({**row, "stored_in": stored.stored_in, "waiting_for": stored.waiting_for})
+            if not as_json_:
+                write_bytes(f"{stored.cid}  {path}\n".encode(errors="surrogateescape"))
+    if as_json_:
+        as_json(rows)
+    return 0
+
+
+@store.command(short_help="Write content to the standard output, a file or a folder.")
+@click.argument("cid")
+@click.option("-o", "--output", metavar="PATH", help="A path where nothing is; - is the standard output. [default: -]")
+@click.option("--offset", type=click.IntRange(0), default=0, metavar="BYTES", help="Begin there.")
+@click.option("--length", type=click.IntRange(0), metavar="BYTES", help="Stop after so many.")
+@store_option
+@timeout_option
+@quiet_option
+@config_option
+def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> int:
+    """Write what is under CID, verified: a file, or with CID/a/b one in a folder. A folder needs --output."""
+    if output not in (None, "-") and (how["offset"] or how["length"] is not None):
+        raise click.UsageError("--offset and --length are for the standard output")
+    with store_of(config_file) as kept:
+        if output in (None, "-"):
+            with (
+                kept.open(cid, how["offset"], how["length"], store=how["store_id"], timeout=how["timeout"]) as content,
+                Bytes(None, quiet=how["quiet"] or sys.stdout.isatty()) as seen,
+            ):
+                for piece in content:
+                    write_bytes(piece)
+                    seen.add(len(piece))
+        else:
+            kept.extract(cid, str(output), timeout=how["timeout"])
+    return 0
+
+
+@store.command(short_help="List a folder, or what is pinned.")
+@click.argument("cid", required=False)
+@store_option
+@json_option
+@config_option
+def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str | None) -> int:
+    """List the folder under CID; without it, what is pinned."""
+    with store_of(config_file) as kept:
+        rows = [
+            {"cid": one.cid, "size": one.size, "kind": one.kind, "name": one.name}
+            for one in kept.ls(cid, store=store_id)
+        ]
+    _show(rows, ("cid", "kind", "size", "name"), as_json_, "nothing is pinned" if cid is None else "it is empty")
+    return 0
+
+
+@store.command(short_help="Read everything again; name what is damaged.")
+@click.argument("cid", required=False)
+@click.option("--repair", is_flag=True, help="Bring back what is damaged from another store.")
+@store_option
+@json_option
+@config_option
+def verify(cid: str | None, repair: bool, store_id: str | None, as_json_: bool, config_file: str | None) -> int:
+    """Read all that is kept, or what is under CID, in every store, and name what is damaged or missing.
+
+    The exit code is 1 if anything is, and was not mended.
+    """
+    with store_of(config_file) as kept:
+        found = [
+            {
+                "store": one.store,
+                "cid": one.cid,
+                "problem": one.problem,
+                "status": "mended" if one.mended else "damaged",
+            }
+            for one in kept.verify(cid, repair=repair, store=store_id)
+        ]
+    _show(found, ("store", "cid", "status", "problem"), as_json_, "everything is as its CID says")
+    return 1 if any(one["status"] == "damaged" for one in found) else 0
+
+
+@store.command(short_help="Write content as a CAR file.")
+@click.argument("cid")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="A path where nothing is; - is the standard output."
+)
+@store_option
+@timeout_option
+@quiet_option
+@config_option
+def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
+    """Write all that is under CID as a CAR file of version 1, which every IPFS program reads."""
+    with store_of(config_file) as kept, Bytes(None, quiet=how["quiet"]) as seen:
+        pieces = kept.export_car(cid, store=how["store_id"], timeout=how["timeout"])
+        with _written(output) as write:
+            for piece in pieces:
+                write(piece)
+                seen.add(len(piece))
+    return 0
+
+
+@store.command("import", short_help="Keep what a CAR file holds.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--no-pin", is_flag=True, help="Let the next gc take it; it need not be whole.")
+@store_option
+@timeout_option
+@quiet_option
+@json_option
+@config_option
+def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **how: Any) -> int:
+    """Keep what each CAR FILE holds (- is the standard input), verified, and print its roots."""
+    rows = []
+    with store_of(config_file) as kept:
+        for file in files:
+            with Bytes(size_of(file), quiet=how["quiet"]) as seen, _read(file) as source:
+                roots = kept.import_car(
+                    seen.through(source), pin=not how["no_pin"], store=how["store_id"], timeout=how["timeout"]
+                )
+            for root in roots:
+                rows.append({"cid": root.cid, "file": file, "size": root.size, "stored_in": root.stored_in})
+                if not as_json_:
+                    write_bytes(f"{root.cid}  {file}\n".encode(errors="surrogateescape"))
+    if as_json_:
+        as_json(rows)
+    return 0
+
+
+@store.command(short_help="Bring to other stores what waits for them.")
+@timeout_option
+@json_option
+@config_option
+def sync(timeout: float | None, as_json_: bool, config_file: str | None) -> int:
+    """Bring to every store what waits for it in the outbox, now. The exit code is 1 if anything waits on."""
+    with store_of(config_file) as kept:
+        rows = [
+            {"store": one.store, "cid": one.cid, "what": one.what, "tries": one.tries, "reason": one.reason}
+            for one in kept.sync(timeout=timeout)
+        ]
+    _show(rows, ("store", "cid", "what", "tries", "reason"), as_json_, "nothing waits")
+    return 1 if rows else 0
+
+
+@store.command(short_help="Show how each store is, or has a CID.")
+@click.argument("cid", required=False)
+@json_option
+@config_option
+def status(cid: str | None, as_json_: bool, config_file: str | None) -> int:
+    """Show how each store has what is under CID; without it, how each store is, and what waits for it.
+
+    The exit code is 1 if the content is in no store, or a store is not well.
+    """
+    with store_of(config_file) as kept:
+        if cid is not None:
+            copies = kept.status(cid)
+            rows = [{"store": one.store, "status": one.state, "reason": one.reason} for one in copies]
+            well = any(one.state == "kept" for one in copies)
+        else:
+            health = kept.health()
+            rows = [
+                {"store": one.id, "type": one.type, "status": health[one.id].status, "reason": health[one.id].reason}
+                for one in kept.stores
+            ]
+            well = any(row["status"] == "healthy" for row in rows) and all(
+                row["status"] in ("healthy", "unconfigured") for row in rows
+            )
+    _show(rows, ("store", "type", "status", "reason"), as_json_, "no store is configured")
+    return 0 if well else 1
+
+
+@store.command(short_help="Remove what no pin keeps.")
+@json_option
+@config_option
+def gc(as_json_: bool, config_file: str | None) -> int:
+    """Remove what no pin keeps from the embedded stores. Other programs may put meanwhile."""
+    with store_of(config_file) as kept:
+        rows = [{"store": name, "blocks": one.blocks, "bytes": one.bytes} for name, one in kept.gc().items()]
+    _show(rows, ("store", "blocks", "bytes"), as_json_, "no store of ours")
+    return 0
+
+
+@store.command(short_help="Keep content until it is unpinned.")
+@click.argument("cids", nargs=-1, required=True, metavar="CID...")
+@config_option
+def pin(cids: tuple[str, ...], config_file: str | None) -> int:
+    """Keep what is under each CID until it is unpinned, in every store."""
+    with store_of(config_file) as kept:
+        for cid in cids:
+            kept.pin(cid)
+    return 0
+
+
+@store.command(short_help="Let gc take content.")
+@click.argument("cids", nargs=-1, required=True, metavar="CID...")
+@config_option
+def unpin(cids: tuple[str, ...], config_file: str | None) -> int:
+    """Let `gc` take what is under each CID, in every store."""
+    with store_of(config_file) as kept:
+        for cid in cids:
+            kept.unpin(cid)
+    return 0
+
+
+def _show(rows: list[dict[str, Any]], columns: Iterable[str], as_json_: bool, empty: str) -> None:
+    if as_json_:
+        as_json(rows)
+    elif rows:
+        table([name for name in columns if name in rows[0]], rows)
+    else:
+        note(empty)
+
+
+@contextmanager
+def _read(file: str) -> Iterator[BinaryIO]:
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        opened = Path(file).open("rb")  # noqa: SIM115 - in `with` below
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be read: {error.strerror}") from error
+    with opened:
+        yield opened
+
+
+@contextmanager
+def _written(output: str) -> Iterator[Any]:
+    """Give what writes; a file that is not written whole is taken away."""
+    if output == "-":
+        yield write_bytes
+        return
+    try:
+        file = Path(output).open("xb")  # noqa: SIM115 - in `with` below
+    except OSError as error:
+        raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file.write
+    except BaseException as error:
+        Path(output).unlink()
+        if isinstance(error, OSError):
+            complain(f"{output} cannot be written: {error.strerror}")
+            raise click.exceptions.Exit(1) from error
+        raise
