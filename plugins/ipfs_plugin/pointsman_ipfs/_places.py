@@ -70,8 +70,9 @@ class Places:
     def pinned(self, cid: bytes) -> bool:
         """Whether a root is known to be pinned, and so whole."""
         with self._lock:
-            said = [kept for one in self._waiting for root, kept in one.mark.said() if root == cid]
-        return said[-1] if said else any(pin.kept for pin in self.index.said_of([cid]))
+            said = [(one.mark.seq, kept) for one in self._waiting for root, kept in one.mark.said() if root == cid]
+        said += [(pin.seq, pin.kept) for pin in self.index.said_of([cid])]  # others may have said it since
+        return max(said, default=(0, False))[1]
 
     def recent(self, digests: Iterable[bytes]) -> set[bytes]:
         """Return those of the digests whose blocks this process wrote a moment ago."""

@@ -136,7 +136,7 @@ def test_a_collection_that_was_faster_is_told(
 def test_what_was_pinned_and_is_unpinned_meanwhile(
     store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, collects: bool
 ) -> None:
-    """What a root links to counts as whole while it is pinned; if that ends before the root is pinned, it is looked at."""
+    """What a root links to counts as whole while it is pinned; if that ends meanwhile, it is looked at again."""
     first = node({"first": True})
     kept(store, first)
     second = node({"previous": Ref(first[0])})
