@@ -145,6 +145,7 @@ def test_what_was_pinned_and_is_unpinned_meanwhile(
     def beaten(*arguments: Any) -> None:
         monkeypatch.setattr(blocks.Writer, "add", add)
         other.unpin(cids.to_text(first[0]))
+        list(other.ls())  # so that the index knows all of it
         if collects:
             other.gc()
         add(*arguments)
