@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from pointsman import UnavailableError
 
 from ._packs import Mark, Record
+from .cid import codec_of
 
 #: "PtsI" in ASCII, in the file's header; and the version of the tables.
 _APPLICATION, _VERSION = 0x50747349, 1
@@ -297,21 +298,26 @@ class Index:
 
 
 class Sweep:
-    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others."""
+    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others.
+
+    A block that somebody links to as plain bytes may be linked to as what it is, too: only then are its links followed.
+    So a CID is there when its digest is there with its codec.
+    """
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db, self._path = db, path
         with self._told():
-            db.execute("CREATE TEMP TABLE live(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+            db.execute("CREATE TEMP TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
 
     def __contains__(self, cid: bytes) -> bool:
         with self._told():
-            return self._db.execute("SELECT 1 FROM live WHERE digest=?", (cid[-32:],)).fetchone() is not None
+            row = (cid[-32:], codec_of(cid))
+            return self._db.execute("SELECT 1 FROM live WHERE digest=? AND codec=?", row).fetchone() is not None
 
     def add(self, cid: bytes) -> None:
         """Let a block stay."""
         with self._told():
-            self._db.execute("INSERT OR IGNORE INTO live VALUES(?)", (cid[-32:],))
+            self._db.execute("INSERT OR IGNORE INTO live VALUES(?, ?)", (cid[-32:], codec_of(cid)))
 
     def away(self, before: int) -> tuple[int, int]:
         """Strike out all other blocks that nobody has put, or put again, since this number; return how many, and bytes.

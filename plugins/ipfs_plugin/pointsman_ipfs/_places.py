@@ -67,6 +67,13 @@ class Places:
         yield from (cid for cid in self.index.pins() if cid not in waiting)
         yield from (cid for cid, kept in waiting.items() if kept)
 
+    def pinned(self, cid: bytes) -> bool:
+        """Whether a root is known to be pinned, and so whole."""
+        with self._lock:
+            said = [(one.mark.seq, kept) for one in self._waiting for root, kept in one.mark.said() if root == cid]
+        said += [(pin.seq, pin.kept) for pin in self.index.said_of([cid])]  # others may have said it since
+        return max(said, default=(0, False))[1]
+
     def recent(self, digests: Iterable[bytes]) -> set[bytes]:
         """Return those of the digests whose blocks this process wrote a moment ago."""
         self._renew()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from copy import copy
 from queue import Queue
-from time import perf_counter, time_ns
+from time import time_ns
 from typing import TypeAlias
 
-from attrs import define, field
+from attrs import frozen
 from pointsman import UnavailableError
-from pointsman.scope import Bell
 
 from ._packs import Mark, Pack, Record, head_of, joined, packs_in, sync_file, unwritten
 from ._places import Places
 from ._shelf import Shelf
+from ._together import Together
 
 Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
 
@@ -32,16 +30,18 @@ _AHEAD, _TOGETHER, _STRIDE, _REMEMBERED = 16, 32, 32 << 20, 1 << 17
 _WORTH = 1 << 16
 
 
-@define(eq=False)
+@frozen(eq=False)
 class _Entry:
     """What one thread adds."""
 
     blocks: Blocks
     pins: tuple[bytes, ...]
     unpins: tuple[bytes, ...] = ()
-    done: bool = False
-    error: UnavailableError | None = field(default=None)
-    bell: Bell = field(factory=Bell)  #: rings when it is done, or when its thread is to write for all that wait
+
+    @property
+    def size(self) -> int:
+        """Bytes of its blocks."""
+        return sum(len(data) for _, data in self.blocks)
 
 
 class Writer:
@@ -49,11 +49,7 @@ class Writer:
 
     def __init__(self, places: Places, shelf: Shelf) -> None:
         self._places, self._index, self._shelf = places, places.index, shelf
-        self._queue: deque[_Entry] = deque()
-        self._lock = threading.Lock()  # over the queue and what follows
-        self._led = False  #: whether somebody writes for all that wait
-        self._gathering: Bell | None = None  #: of that one, while it gives the others a moment to come
-        self._together, self._took = 1, 0.0  #: of the last batch: how many, and how long it took in seconds
+        self._together = Together(self._write_batch, _joins)
         self._pack: Pack | None = None
         self._last = places.index.last_mark()
 
@@ -62,18 +58,7 @@ class Writer:
 
         :raises UnavailableError: they could not be written.
         """
-        entry = _Entry(blocks, pins, unpins)
-        with self._lock:
-            self._queue.append(entry)
-            waits, self._led = self._led, True
-            if self._gathering is not None and len(self._queue) >= self._together:
-                self._gathering.set()
-        if waits:
-            entry.bell.wait()
-        if not entry.done:
-            self._lead(entry.bell)
-        if entry.error is not None:
-            raise copy(entry.error)
+        self._together.add(_Entry(blocks, pins, unpins))
 
     def large(self) -> Large:
         """Return what takes many blocks, in a pack of its own."""
@@ -94,46 +79,18 @@ class Writer:
 
     def let_go(self) -> None:
         """Let the pack go, unless somebody writes: the next put begins another one, or goes on with it."""
-        with self._lock:
+        with self._together.idle() as idle:
             pack = None
-            if not self._led:
+            if idle:
                 pack, self._pack = self._pack, None
         if pack is not None:
             pack.close()
 
-    def _lead(self, bell: Bell) -> None:
-        """Write what waits, tell everybody how that went, and let the next one lead.
-
-        Those who were there the last time may be about to come again: the disk waits once for all that come together.
-        """
-        with self._lock:
-            self._gathering = bell if len(self._queue) < self._together else None
-        if self._gathering is not None:
-            bell.wait(self._took / 4)
-        batch, size, began = list[_Entry](), 0, perf_counter()
-        with self._lock:
-            self._gathering = None
-            while self._queue and size < _BATCH:
-                batch.append(self._queue.popleft())
-                size += sum(len(data) for _, data in batch[-1].blocks)
-        error: UnavailableError | None = UnavailableError("the write was interrupted")
+    def _write_batch(self, batch: Sequence[_Entry]) -> None:
         try:
             self._write([block for entry in batch for block in entry.blocks], batch)
-            error = None
-        except UnavailableError as failed:
-            error = failed
-        except OSError as failed:
-            error = unwritten(self._places.folder, failed)
-        finally:
-            self._together, self._took = len(batch), perf_counter() - began
-            with self._lock:
-                after = self._queue[0] if self._queue else None
-                self._led = after is not None
-            for entry in batch:
-                entry.error, entry.done = error, True
-                entry.bell.set()
-            if after is not None:
-                after.bell.set()
+        except OSError as error:
+            raise unwritten(self._places.folder, error) from error
 
     def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
         every = {cid[-32:]: (cid, data) for cid, data in blocks}
@@ -172,6 +129,10 @@ class Writer:
             if 0 < size < _FULL // 2 and (pack := Pack.adopt(path, size)) is not None:
                 return pack
         return None
+
+
+def _joins(batch: Sequence[_Entry], entry: _Entry) -> bool:
+    return sum(one.size for one in batch) < _BATCH
 
 
 class Large:

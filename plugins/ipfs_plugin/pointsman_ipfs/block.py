@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from attrs import frozen
 from pointsman import UnusableAnswer
 
+from . import cbor
 from . import cid as cids
 from .dagpb import MOST_BYTES, Data, PBNode, decode, decode_data
 
@@ -16,6 +16,9 @@ from .dagpb import MOST_BYTES, Data, PBNode, decode, decode_data
 Get = Callable[[bytes], bytes]
 #: Is handed a block that was made: its CID and its bytes.
 Put = Callable[[bytes, bytes], object]
+
+#: What blocks link to that were made here and are about to be kept: nobody need read them again to know it.
+_made: dict[bytes, tuple[bytes, ...]] = {}
 
 
 @frozen
@@ -73,36 +76,41 @@ def unixfs(cid: bytes, data: bytes) -> tuple[PBNode, Data]:
         raise UnusableAnswer(f"block {cids.to_text(cid)}: {error.message}") from error
 
 
+def made(cid: bytes, links: tuple[bytes, ...]) -> None:
+    """Say what a block links to that was made here, until it is `kept`."""
+    _made[cid] = links
+
+
+def kept(some: Iterable[bytes]) -> None:
+    """Forget what these blocks link to."""
+    for cid in some:
+        _made.pop(cid, None)
+
+
 def links_of(cid: bytes, data: bytes) -> list[bytes]:
     """Return the CIDs that a block links to, in its order, as often as it does. The bytes are taken as verified.
 
     :raises UnusableAnswer: the block is not of the form that its CID says.
     """
+    if (known := _made.get(cid)) is not None:
+        return list(known)
     codec = cids.codec_of(cid)
     if codec == cids.RAW:
         return []
     if codec == cids.DAG_PB:
         return [link.cid for link in node(cid, data).links]
     if codec == cids.DAG_CBOR:
-        return list(_cbor_links(cid, data))
+        return _cbor_links(cid, data)
     raise cids.refusal(cid)
 
 
-def _cbor_links(cid: bytes, data: bytes) -> Iterator[bytes]:
+def _cbor_links(cid: bytes, data: bytes) -> list[bytes]:
     if len(data) > MOST_BYTES:
         raise UnusableAnswer(f"block {cids.to_text(cid)}: found {len(data)} bytes, expected at most {MOST_BYTES}")
-    import dag_cbor
-    from multiformats import CID
-
     try:
-        waiting: list[Any] = [dag_cbor.decode(data)]
-    except (Exception, RecursionError) as error:  # of many classes: the library promises none
-        raise UnusableAnswer(f"block {cids.to_text(cid)}: no dag-cbor: {error!r:.200}") from error
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, CID):
-            yield bytes(value)
-        elif isinstance(value, dict):
-            waiting += reversed(value.values())
-        elif isinstance(value, list):
-            waiting += reversed(value)
+        links = cbor.links_in(cbor.read(data))
+        for link in links:
+            cids.codec_of(link)  # it is a CID, or an error
+    except ValueError as error:
+        raise UnusableAnswer(f"block {cids.to_text(cid)}: {error}") from error
+    return links

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, ClassVar, TypeVar
 
@@ -18,7 +17,6 @@ from pointsman import (
     Health,
     Scope,
     UnavailableError,
-    UnusableAnswer,
     hookimpl,
 )
 from pointsman.content import Collected, Entry, Finding, Source, Stored
@@ -26,6 +24,7 @@ from pointsman.content import Collected, Entry, Finding, Source, Stored
 from . import car, reader
 from . import cid as cids
 from ._collect import collected
+from ._holding import Held, lacking
 from ._packs import packs_in, sync_folder
 from ._places import Places
 from ._shelf import Shelf
@@ -101,7 +100,7 @@ class Blocks:
         """Say whether everything under `cid` is here."""
         get, opened = self._get(scope), self._opened()
         try:
-            return not _lacking(opened, reader.resolve(get, cid), get)
+            return not lacking(opened.places, reader.resolve(get, cid), get)
         except ContentNotFoundError:
             return False
 
@@ -138,24 +137,22 @@ class Blocks:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
         opened, alive, blocks = self._opened(), _alive(scope), car.Reader(source)
         get, roots = self._get(scope), [root for root in blocks.roots if cids.inline_of(root) is None]
-
-        def here(cid: bytes) -> bool:
-            return not _lacking(opened, cid, get)
-
+        held = Held(opened.places, get)
         with _Put(opened, pin, alive) as put:
-            for cid, data in car.complete(roots, blocks, here) if pin else blocks:
+            for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:
                 put.block(cid, data)
             put.finish(roots)
+        held.pinned(lambda: opened.writer.add((), (), tuple(roots)))
         return [_stored(get, root) for root in roots]
 
     @hookimpl
     def pin(self, cid: str, scope: Scope) -> None:
         """Keep everything under `cid` until it is unpinned."""
         opened, get = self._opened(), self._get(scope)
-        root = reader.resolve(get, cid)
-        for some in _by_thousands(reader.reachable(get, root)):
-            _hold(opened, some)
+        root, held = reader.resolve(get, cid), Held(opened.places, get)
+        held.hold(root)
         opened.writer.add((), (root,))
+        held.pinned(lambda: opened.writer.add((), (), (root,)))
 
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
@@ -186,7 +183,7 @@ class Blocks:
         for damaged in opened.places.index.damaged():
             yield Finding(cids.to_text(damaged), "it was damaged, and is not here again")
         for root in opened.places.pins():
-            if why := _lacking(opened, root, get):
+            if why := lacking(opened.places, root, get):
                 yield Finding(cids.to_text(root), f"it is pinned, and not whole: {why}")
 
     @hookimpl
@@ -335,39 +332,6 @@ def _alive(scope: Scope) -> Callable[[], None]:
             raise BackendTimeout("cancelled" if scope.cancelled else "the time was up; give a longer timeout")
 
     return alive
-
-
-def _lacking(opened: _Opened, root: bytes, get: Verified) -> str:
-    """Say what is not here of all that is under a root ("" if it is whole). Blocks without links are not read."""
-    try:
-        for some in _by_thousands(reader.reachable(get, root)):
-            known = opened.places.index.known([cid[-32:] for cid in some])
-            for cid in some:
-                if cid[-32:] not in known and opened.places.find(cid[-32:]) is None:
-                    return f"block {cids.to_text(cid)} is not here"
-    except (ContentNotFoundError, UnusableAnswer) as error:
-        return error.message
-    return ""
-
-
-def _hold(opened: _Opened, some: Sequence[bytes]) -> None:
-    """Keep blocks from being collected before they are pinned.
-
-    :raises ContentNotFoundError: one is not here.
-    """
-    digests = [cid[-32:] for cid in some]
-    held = opened.places.index.touch(digests)
-    if len(held) < len({*digests}):
-        opened.places.catch_up()
-        held = opened.places.index.touch(digests)
-    for cid in some:
-        if cid[-32:] not in held:
-            raise ContentNotFoundError(f"block {cids.to_text(cid)} is not in this store")
-
-
-def _by_thousands(found: Iterator[bytes]) -> Iterator[list[bytes]]:
-    while some := list(islice(found, 1000)):
-        yield some
 
 
 def _stored(get: Verified, root: bytes) -> Stored:

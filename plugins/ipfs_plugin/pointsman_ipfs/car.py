@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from pointsman import InvalidRequestError, UnusableAnswer
 
-from . import _varint
+from . import _varint, cbor
 from .block import links_of, verified
 from .cid import MOST, inline_of, is_ours, refusal, take, to_text
 from .dagpb import MOST_BYTES
@@ -179,15 +179,12 @@ def _roots(source: _Source) -> Sequence[bytes]:
     head = source.take(length)
     if head == _VERSION_2[1:]:
         raise UnusableAnswer("a CAR: found version 2, expected version 1")
-    import dag_cbor
-    from multiformats import CID
-
     try:
-        value = dag_cbor.decode(head)
-    except (Exception, RecursionError) as error:  # of many classes: the library promises none
-        raise UnusableAnswer(f"a CAR: its header is no dag-cbor: {error!r:.200}") from error
+        value = cbor.read(head)
+    except ValueError as error:
+        raise UnusableAnswer(f"a CAR: its header is {error}") from error
     roots = value.get("roots") if isinstance(value, dict) and value.get("version") == 1 else None
-    cids = [bytes(root) for root in roots if isinstance(root, CID)] if isinstance(roots, list) else []
+    cids = [bytes(root) for root in roots if isinstance(root, cbor.Ref)] if isinstance(roots, list) else []
     if not isinstance(roots, list) or len(cids) < len(roots):
         raise UnusableAnswer(f"a CAR: found the header {value!r:.200}, expected version 1 and roots")
     for cid in cids:

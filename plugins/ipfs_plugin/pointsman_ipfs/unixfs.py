@@ -75,6 +75,29 @@ def add_file(read: Callable[[int], bytes], profile: Profile, put: Put) -> Link:
     return parents.root() or _leaf(b"", profile, put)
 
 
+class FileBuilder:
+    """Puts a file whose bytes are handed in as they come, of whatever length: the same blocks as `add_file`."""
+
+    def __init__(self, profile: Profile, put: Put) -> None:
+        self._profile, self._put = profile, put
+        self._parents = _Parents(profile, put)
+        self._waiting = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._waiting += data
+        size = self._profile.chunk
+        while len(self._waiting) >= size:
+            self._parents.add(_leaf(bytes(self._waiting[:size]), self._profile, self._put))
+            del self._waiting[:size]
+
+    def finish(self) -> Link:
+        """Put what is left, and return the root."""
+        if self._waiting:
+            self._parents.add(_leaf(bytes(self._waiting), self._profile, self._put))
+        return self._parents.root() or _leaf(b"", self._profile, self._put)
+
+
 def add_folder(entries: Iterable[tuple[bytes, Link]], profile: Profile, put: Put) -> Link:
     """Put a folder with these entries, in one block or, where Kubo does it, sharded; return its root.
 

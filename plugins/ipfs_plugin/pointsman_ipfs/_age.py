@@ -1,0 +1,218 @@
+"""Encryption in the age format: what is made here opens with the program `age`, and the other way round.
+
+The package `pyrage` does it, in pieces: no file is ever whole in memory. Keys are kept as `Secret`; no message, repr
+or traceback shows one.
+
+Source: https://age-encryption.org/v1
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from queue import Queue
+from typing import Any, TypeAlias
+
+from pointsman import AuthenticationError, ConfigError, Secret, UnusableAnswer
+
+#: The private key itself ("AGE-SECRET-KEY-1...", or an SSH key), the text of a key file, or the path of one.
+Identity: TypeAlias = "str | Secret | Path"
+
+#: Pieces, of 64 KiB, that may wait to be read.
+_AHEAD = 16
+_KEY, _SSH = "AGE-SECRET-KEY-1", "-----BEGIN"
+
+
+class Keys:
+    """Who can open what is encrypted here, and what opens it.
+
+    :param recipients: public keys: "age1..." or "ssh-ed25519 ..." or "ssh-rsa ...". Without, those of `identity`.
+    :param identity: private keys. Without, nothing can be opened.
+    :raises ConfigError: one is none, or the package that encrypts is not installed.
+    """
+
+    def __init__(self, recipients: str | Iterable[str], identity: Identity | Iterable[Identity] | None) -> None:
+        given = [recipients] if isinstance(recipients, str) else list(recipients)
+        identity = hidden(identity)
+        secrets = [_read(one) if isinstance(one, Path) else one for one in identity]
+        self._age = _library()
+        self._identities = [one for secret in secrets for one in self._opened(secret)]
+        self._recipients = [self._recipient(place, one) for place, one in enumerate(given)]
+        if not self._recipients:
+            self._recipients = [one.to_public() for one in self._identities if hasattr(one, "to_public")]
+        if not self._recipients:
+            raise ConfigError("recipients: found none; give the public keys of those who may open what is stored")
+
+    def __repr__(self) -> str:
+        return f"Keys({len(self._recipients)} recipients)"
+
+    @property
+    def can_open(self) -> bool:
+        """Whether there is a private key."""
+        return bool(self._identities)
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return a small age file."""
+        return bytes(self._age.encrypt(data, self._recipients))
+
+    def encrypting(self, read: Callable[[int], bytes]) -> Generator[bytes, None, None]:
+        """Give out the age file of what `read` returns, in pieces. What `read` raises comes out."""
+        source, pieces, failure = _Source(read), Queue[bytes | None](_AHEAD), list[BaseException]()
+        out = _Out(pieces.put)
+
+        def work() -> None:
+            try:
+                self._age.encrypt_io(source, out, self._recipients)
+            except BaseException as error:
+                failure.append(source.error or error)
+            finally:
+                pieces.put(None)
+
+        thread = threading.Thread(target=work, name="pointsman-age", daemon=True)
+        thread.start()
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+            thread.join()
+            if failure:
+                raise failure[0]
+        finally:
+            out.closed = True
+            while thread.is_alive():
+                if pieces.get() is None:
+                    thread.join()
+
+    def decrypt(self, sealed: bytes, what: str) -> bytes:
+        """Return what is in a small age file. Raises as `decrypting`."""
+        pieces = list[bytes]()
+        self.decrypting(io.BytesIO(sealed), pieces.append, what)
+        return b"".join(pieces)
+
+    def decrypting(self, file: Any, write: Callable[[bytes], object], what: str) -> None:
+        """Hand what is in an age file to `write`, in pieces; only when this returns are they known to be all.
+
+        What reading the file or `write` raises comes out.
+
+        :param what: how a message calls it.
+        :raises AuthenticationError: there is no private key, or none that opens it.
+        :raises UnusableAnswer: it is no age file, or not as it was made.
+        """
+        if not self._identities:
+            raise AuthenticationError(f"{what} is encrypted: give identity=, the private key of one of its recipients")
+        source, out = _Source(file.read), _Out(write)
+        try:
+            self._age.decrypt_io(source, out, self._identities)
+        except Exception as error:
+            if known := source.error or out.error:
+                raise known from None
+            if "No matching keys" in str(error):
+                text = f"{what} is encrypted for others: no identity that was given opens it"
+                raise AuthenticationError(text) from None
+            raise UnusableAnswer(f"{what}: no age file, or not as it was made: {error}", retry_same=False) from None
+
+    def _opened(self, secret: Secret) -> list[Any]:
+        """Return the private keys in a text. A frame that holds one is left before anything is raised."""
+        found = _identities_in(self._age, secret)
+        if isinstance(found, str):
+            raise ConfigError(f"identity: {found}")
+        return found
+
+    def _recipient(self, place: int, text: object) -> Any:
+        if isinstance(text, str) and not text.strip().upper().startswith((_KEY, _SSH)):
+            kind = self._age.ssh if text.strip().startswith("ssh-") else self._age.x25519
+            try:
+                return kind.Recipient.from_str(text.strip())
+            except Exception:
+                text = f"{text:.80}"
+        else:
+            text = "a private key" if isinstance(text, str) else type(text).__name__
+        raise ConfigError(f"recipients[{place}]: found {text}, expected a public key: age1... or ssh-ed25519 ...")
+
+
+class _Source(io.RawIOBase):
+    """What the library reads. It turns every error into one of its own, so ours is remembered."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read, self.error = read, None
+
+    error: BaseException | None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._read(size)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+class _Out:
+    """What the library writes to."""
+
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take, self.closed = take, False
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.closed:
+            raise BrokenPipeError("nobody reads any more")
+        try:
+            self._take(bytes(data))
+        except BaseException as error:
+            self.error = error
+            raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+def _library() -> Any:
+    try:
+        import pyrage
+    except ImportError as error:
+        what = "recipients: encryption needs a package that is not installed: pip install 'pointsman-ipfs[age]'"
+        raise ConfigError(what) from error
+    return pyrage
+
+
+def hidden(identity: Identity | Iterable[Identity] | None) -> tuple[Secret | Path, ...]:
+    """Return private keys in a form that no repr and no traceback shows: the first thing that a constructor does.
+
+    :raises ConfigError: something is neither a text nor a path.
+    """
+    if identity is None or isinstance(identity, str | Secret | Path):
+        identity = () if identity is None else (identity,)
+    one: object = identity
+    if isinstance(identity, Iterable):
+        made = [Secret(one) if isinstance(one, str) else one for one in identity]
+        one = next((one for one in made if not isinstance(one, Secret | Path)), None)
+        if one is None:
+            return tuple(made)
+    raise ConfigError(f"identity: found {type(one).__name__}, expected a private key, or the path of one")
+
+
+def _read(path: Path) -> Secret:
+    try:
+        return Secret(path.expanduser().read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(f"identity: {path} cannot be read: {why}") from None
+
+
+def _identities_in(age: Any, secret: Secret) -> list[Any] | str:
+    """Return the private keys in a text, or what is wrong with it. Nothing that holds it is in any traceback."""
+    try:
+        if secret.reveal().startswith(_SSH):
+            return [age.ssh.Identity.from_buffer(f"{secret.reveal()}\n".encode())]
+        lines = [line.strip() for line in secret.reveal().splitlines()]
+        keys = [line for line in lines if line and not line.startswith("#")]
+        if keys and all(key.upper().startswith(_KEY) for key in keys):
+            return [age.x25519.Identity.from_str(key) for key in keys]
+    except Exception:
+        return "found a private key that is damaged, or protected by a passphrase"
+    return f"found a text that is no private key: expected {_KEY}..., an SSH key, or the text of a key file"

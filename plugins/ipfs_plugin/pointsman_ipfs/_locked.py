@@ -1,0 +1,75 @@
+"""A lock that threads and processes share: it ends with the process that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+from time import monotonic, sleep
+
+from pointsman import UnavailableError
+
+#: Seconds between two tries: others hold it for milliseconds.
+_FIRST_S, _LONGEST_S = 0.0005, 0.005
+
+
+class SharedLock:
+    """Held by one thread of one process at a time, which may take it again within.
+
+    :param path: of the file that stands for it, which is made.
+    :param timeout: seconds for which another process may keep us waiting.
+    :param what: it guards, for messages.
+    """
+
+    def __init__(self, path: Path, timeout: float, what: str) -> None:
+        self._path, self._timeout, self._what = path, timeout, what
+        self._threads = threading.RLock()
+        self._depth, self._file = 0, -1
+
+    def __enter__(self) -> None:
+        """Take it.
+
+        :raises UnavailableError: another process has held it for so long, or the file cannot be made.
+        """
+        self._threads.acquire()
+        try:
+            if not self._depth:
+                self._file = self._taken()
+            self._depth += 1
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            os.close(self._file)
+        self._threads.release()
+
+    def _taken(self) -> int:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UnavailableError(f"{self._what} cannot be used: {error.strerror}; choose another path") from error
+        until, wait = monotonic() + self._timeout, _FIRST_S
+        try:
+            while not _locks(file):
+                if monotonic() > until:
+                    text = f"{self._what} has been in use by another process for {self._timeout:g} s; try again later"
+                    raise UnavailableError(text, retry_same=False)
+                sleep(wait)
+                wait = min(2 * wait, _LONGEST_S)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
+
+def _locks(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,117 @@
+"""Things that many threads want done, done in batches by one of them: so all of them wait for the disk once."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from attrs import define, field
+from pointsman import BackendError, UnavailableError
+from pointsman.scope import Bell
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class _Entry(Generic[T]):
+    """What one thread adds."""
+
+    item: T
+    done: bool = False
+    leads: bool = False
+    error: BackendError | None = None
+    bell: Bell = field(factory=Bell)  #: rings when it is done, or when its thread is to do all that wait
+
+
+class Together(Generic[T]):
+    """Does what threads add. Thread-safe.
+
+    :param do: does a batch, all of it or nothing; raises a `BackendError` that says why it could not.
+    :param joins: whether one more may join a batch.
+    """
+
+    def __init__(self, do: Callable[[Sequence[T]], None], joins: Callable[[Sequence[T], T], bool]) -> None:
+        self._do, self._joins = do, joins
+        self._queue: deque[_Entry[T]] = deque()
+        self._lock = threading.Lock()  # over the queue and what follows
+        self._led = False  #: whether somebody does all that wait
+        self._gathering: Bell | None = None  #: of that one, while it gives the others a moment to come
+        self._together, self._took = 1, 0.0  #: of the last batch: how many, and how long it took in seconds
+
+    def add(self, item: T) -> None:
+        """Return when it is done.
+
+        :raises BackendError: it could not be.
+        """
+        entry = _Entry(item)
+        with self._lock:
+            self._queue.append(entry)
+            waits, self._led = self._led, True
+            if self._gathering is not None and len(self._queue) >= self._together:
+                self._gathering.set()
+        try:
+            if waits:
+                entry.bell.wait()
+            if not entry.done:
+                self._lead(entry.bell)
+        except BaseException:  # Ctrl-C, at any place
+            self._leave(entry)
+            raise
+        if entry.error is not None:
+            raise copy(entry.error)  # its own: others raise it too
+
+    @contextmanager
+    def idle(self) -> Iterator[bool]:
+        """Say whether nothing is being done, and let nothing begin meanwhile."""
+        with self._lock:
+            yield not self._led
+
+    def _lead(self, bell: Bell) -> None:
+        """Do what waits, tell everybody how that went, and let the next one lead.
+
+        Those who were there the last time may be about to come again: they are given a moment.
+        """
+        error: BackendError | None = UnavailableError("it was interrupted")
+        batch: list[_Entry[T]] = []
+        began = perf_counter()
+        try:
+            with self._lock:
+                self._gathering = bell if len(self._queue) < self._together else None
+            if self._gathering is not None:
+                bell.wait(self._took / 4)
+            began = perf_counter()
+            with self._lock:
+                self._gathering = None
+                while self._queue and (not batch or self._joins([one.item for one in batch], self._queue[0].item)):
+                    batch.append(self._queue.popleft())
+            self._do([one.item for one in batch])
+            error = None
+        except BackendError as failed:
+            error = failed
+        finally:
+            self._together, self._took = len(batch), perf_counter() - began
+            with self._lock:
+                self._hand_on()
+            for entry in batch:
+                entry.error, entry.done = error, True
+                entry.bell.set()
+
+    def _hand_on(self) -> None:
+        """Let the first of those who wait lead. The lock is held."""
+        self._led = bool(self._queue)
+        if self._queue:
+            self._queue[0].leads = True
+            self._queue[0].bell.set()
+
+    def _leave(self, entry: _Entry[T]) -> None:
+        """Forget an entry whose thread is gone; what is being done already goes on."""
+        with self._lock:
+            if entry in self._queue:
+                self._queue.remove(entry)
+                if entry.leads:
+                    self._hand_on()

@@ -1,0 +1,161 @@
+"""Collections beside what is pinned meanwhile, and blocks that are linked to in more than one way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman import ContentNotFoundError, Store
+from pointsman_ipfs import Blocks, _index, blocks, car
+from pointsman_ipfs import cid as cids
+from pointsman_ipfs.cbor import Ref, encode
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store([Blocks(path=tmp_path)]) as store:
+        yield store
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    """Another program that has the same folder open."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        yield store
+
+
+def node(value: Any) -> tuple[bytes, bytes]:
+    """A block of DAG-CBOR, with its CID."""
+    data = encode(value)
+    return cids.cbor_cid(data), data
+
+
+def kept(store: Store, root: tuple[bytes, bytes], *more: tuple[bytes, bytes]) -> None:
+    """Pin a root, with blocks that it links to."""
+    store.import_car(b"".join(car.write([root[0]], [root, *more])))
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_block_that_is_linked_to_as_bytes_too_keeps_what_it_links_to(store: Store, number: int) -> None:
+    """Whichever of its two CIDs a collection meets first, the links of what is pinned as a node are followed."""
+    data = b"content %d" % number
+    first = node({"data": Ref(cids.raw_cid(data))})
+    as_bytes = cids.raw_cid(first[1])
+    kept(store, first, (cids.raw_cid(data), data))
+    kept(store, node({"number": number, "previous": Ref(as_bytes)}), (as_bytes, first[1]))
+    assert len(list(store.ls())) == 2  # and the index knows all of it
+    assert store.gc()["blocks"].blocks == 0
+    assert store.get(cids.to_text(cids.raw_cid(data))) == data
+
+
+class Collection(threading.Thread):
+    """A collection that has looked at all pins, and waits before it removes anything."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.removed = 0
+        self._store = store
+        self._looked, self._go = threading.Event(), threading.Event()
+        away: Callable[..., Any] = _index.Sweep.away
+
+        def waiting(sweep: Any, before: int) -> Any:
+            self._looked.set()
+            assert self._go.wait(20)
+            return away(sweep, before)
+
+        monkeypatch.setattr(_index.Sweep, "away", waiting)
+
+    def run(self) -> None:
+        self.removed = self._store.gc()["blocks"].blocks
+
+    def look(self) -> None:
+        self.start()
+        assert self._looked.wait(20)
+
+    def end(self) -> None:
+        self._go.set()
+        self.join(20)
+
+
+@pytest.mark.parametrize("way", ["import_car", "pin"])
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_what_is_pinned_beside_a_collection_stays(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, moment: str, way: str
+) -> None:
+    """A collection that has looked before there was a pin spares what is pinned before it removes anything."""
+    data = b"what was put, and is pinned later"
+    cid = store.put(data, pin=False).cid
+    root = node({"data": Ref(cids.parse(cid))})
+    collection = Collection(other, monkeypatch)
+    if moment == "before":
+        collection.look()
+    else:
+        before = blocks.Writer.add
+
+        def add(*arguments: Any) -> None:
+            if not collection.ident:
+                collection.look()
+            before(*arguments)
+
+        monkeypatch.setattr(blocks.Writer, "add", add)
+    if way == "pin":
+        store.pin(cid)
+    else:
+        kept(store, root)
+    collection.end()
+    assert store.get(cid) == data
+    assert collection.removed == 0
+
+
+@pytest.mark.parametrize("way", ["import_car", "pin"])
+def test_a_collection_that_was_faster_is_told(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What was removed between the look and the pin is an error, and nothing stays pinned that is not whole."""
+    cid = store.put(b"what goes", pin=False).cid
+    root = node({"data": Ref(cids.parse(cid))})
+    add = blocks.Writer.add
+
+    def beaten(*arguments: Any) -> None:
+        monkeypatch.setattr(blocks.Writer, "add", add)
+        list(other.ls())  # so that the index knows all of it
+        other.gc()
+        add(*arguments)
+
+    monkeypatch.setattr(blocks.Writer, "add", beaten)
+    pin = (lambda: store.pin(cid)) if way == "pin" else (lambda: kept(store, root))
+    with pytest.raises(ContentNotFoundError):
+        pin()
+    assert list(store.ls()) == []
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_what_was_pinned_and_is_unpinned_meanwhile(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, collects: bool
+) -> None:
+    """What a root links to counts as whole while it is pinned; if that ends meanwhile, it is looked at again."""
+    first = node({"first": True})
+    kept(store, first)
+    list(store.ls())  # so that the index knows it
+    second = node({"previous": Ref(first[0])})
+    add = blocks.Writer.add
+
+    def beaten(*arguments: Any) -> None:
+        monkeypatch.setattr(blocks.Writer, "add", add)
+        other.unpin(cids.to_text(first[0]))
+        if collects:
+            other.gc()
+        add(*arguments)
+
+    monkeypatch.setattr(blocks.Writer, "add", beaten)
+    if collects:
+        with pytest.raises(ContentNotFoundError):
+            kept(store, second)
+        assert list(store.ls()) == []
+    else:
+        kept(store, second)
+        assert other.gc()["blocks"].blocks == 0
+        assert store.has(cids.to_text(second[0]))

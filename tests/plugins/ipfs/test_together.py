@@ -1,0 +1,130 @@
+"""Things of many threads, done in batches by one of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
+from typing import Any
+
+import pytest
+from pointsman import BackendError, UnavailableError
+from pointsman.scope import Bell
+from pointsman_ipfs import _together
+from pointsman_ipfs._together import Together
+
+
+def everything(batch: Sequence[int], item: int) -> bool:
+    return True
+
+
+def test_each_thing_is_done_once_and_few_batches_are_needed() -> None:
+    """Whatever threads add is done exactly once; what came while one batch was done makes up the next."""
+    done, batches = list[int](), list[int]()
+
+    def do(batch: Sequence[int]) -> None:
+        sleep(0.002)
+        done.extend(batch)
+        batches.append(len(batch))
+
+    together = Together(do, everything)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(together.add, range(400)))
+    assert sorted(done) == list(range(400))
+    assert len(batches) < 200
+
+
+def test_a_batch_has_what_may_join_and_nothing_else() -> None:
+    """`joins` says whether one more may; the first of a batch always may."""
+    batches = list[list[int]]()
+
+    def do(batch: Sequence[int]) -> None:
+        sleep(0.002)
+        batches.append(list(batch))
+
+    together = Together(do, lambda batch, item: len(batch) < 3)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(together.add, range(100)))
+    assert max(map(len, batches)) <= 3
+
+
+def test_an_error_is_raised_to_all_of_the_batch_and_to_nobody_else() -> None:
+    """Each gets an error of its own; the next batch begins as if nothing had been."""
+
+    def do(batch: Sequence[int]) -> None:
+        sleep(0.002)
+        if 13 in batch:
+            raise UnavailableError("13")
+
+    together, errors = Together(do, everything), list[BackendError]()
+
+    def add(item: int) -> bool:
+        try:
+            together.add(item)
+        except BackendError as error:
+            errors.append(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        fine = list(threads.map(add, range(100)))
+    assert not fine[13]
+    assert 1 <= len(errors) <= 8
+    assert len({id(error) for error in errors}) == len(errors)
+    assert add(14)
+
+
+class Interrupted(Bell):
+    """Ctrl-C comes when a wait ends: at the end of a turn ("waiting"), or of the moment for others ("gathering")."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._place = place
+
+    def wait(self, timeout: float | None = None) -> bool:
+        woken = super().wait(timeout)
+        if (timeout is None) == (self._place == "waiting"):
+            raise KeyboardInterrupt
+        return woken
+
+
+@pytest.mark.parametrize("place", ["doing", "waiting", "gathering"])
+def test_a_thread_that_is_interrupted_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Ctrl-C takes one thread away, wherever it is: whoever comes after it is served all the same."""
+    done, begun, go = list[int](), threading.Event(), threading.Event()
+
+    def do(batch: Sequence[int]) -> None:
+        if 0 in batch:
+            begun.set()
+            assert go.wait(20)
+        if place == "doing" and 1 in batch:
+            raise KeyboardInterrupt
+        done.extend(batch)
+
+    def entry(item: int) -> Any:
+        return made(item, bell=Interrupted(place)) if item == 1 and place != "doing" else made(item)
+
+    made = _together._Entry[int]
+    monkeypatch.setattr(_together, "_Entry", entry)
+    together = Together(do, lambda batch, item: False)
+    with ThreadPoolExecutor(2) as threads:
+        if place != "gathering":
+            first = threads.submit(together.add, 0)
+            assert begun.wait(20)
+        together._together = 2  # as if two had come together the last time: who leads waits for another
+        second = threads.submit(together.add, 1)
+        if place != "gathering":
+            while not together._queue:
+                sleep(0.001)
+            go.set()
+            first.result(20)
+        with pytest.raises(KeyboardInterrupt):
+            second.result(20)
+    watch = threading.Thread(target=together.add, args=(2,), daemon=True)
+    watch.start()
+    watch.join(20)
+    assert not watch.is_alive()
+    assert done == ([2] if place == "gathering" else [0, 2])
+    with together.idle() as idle:
+        assert idle
