@@ -70,11 +70,14 @@ class Secret:
         raise TypeError("a Secret is never pickled: let the other process read it from its own configuration")
 
 
-def redact(text: str) -> str:
-    """Return `text` without any key: those that this process holds, and all that looks like one."""
+def redact(text: str, *, shortest: int = 4) -> str:
+    """Return `text` without any key: those that this process holds, and all that looks like one.
+
+    :param shortest: characters of what is held from which it is taken for a key, and not for a word.
+    """
     for held in _held.valuerefs():  # a list at once: `values()` would break when another thread makes a secret
         value = secret.reveal() if (secret := held()) else ""
-        if len(value) >= 4 and value in text:
+        if len(value) >= shortest and value in text:
             text = text.replace(value, MASK)
     plain = text.casefold()
     if any(word in plain for word in _WORDS) or (("-" in plain or "_" in plain) and _AFTER_PREFIX.search(plain)):
