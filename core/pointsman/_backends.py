@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, fields_dict
 
 from . import _log
 from ._configured import Configured
 from ._discovery import PROVIDERS, Catalogue
 from ._pieces import chunk_of, collect
-from ._registry import Registry, listed
+from ._registry import Registry, direct, listed
 from ._settings import Count, FromZero, OnBreak, Prices, Seconds
 from ._structure import fields_of, misfits
 from .errors import BackendError, ConfigError, InvalidRequestError
@@ -169,7 +170,8 @@ class Providers(Registry[Backend]):
         self._order = self._manager.hook.order
         #: one caller for each, so that one which raises does not end the others
         self._observers = [self._alone("answered", w) for w in self._wrappers if hasattr(w, "answered")]
-        self._receipt = self._manager.hook.receipt if any(hasattr(w, "receipt") for w in self._wrappers) else None
+        keeps = any(hasattr(wrapper, "receipt") for wrapper in self._wrappers)
+        self._receipt = direct(self._manager.hook.receipt) if keeps else None
 
     def order(self, request: Request, able: Sequence[Backend]) -> list[Backend]:
         """Ask the order plugin.
@@ -219,7 +221,8 @@ class Providers(Registry[Backend]):
         if self._receipt is None:
             return completion
         try:
-            return evolve(completion, receipt=self._receipt(request=request, completion=completion))
+            receipt = self._receipt(request=request, completion=completion)
+            return Completion(*_told(completion), receipt)  # `evolve` costs twice as much, on every call
         except Exception as error:  # the answer is there, and may have been paid for
             _log.failed("receipt", error)
             text = f"there is no receipt of this answer: {redact(str(error)) or type(error).__name__}"
@@ -250,6 +253,7 @@ def _value(request: Request, name: str) -> Any:
     return getattr(request, name) if name in ("tool_choice", "reasoning_effort") else None
 
 
+_told = attrgetter(*(name for name in fields_dict(Completion) if name != "receipt"))  #: its last field
 _NOTHING: frozenset[Capability] = frozenset()
 _CAPABLE = frozenset(get_args(Capability))
 _NONE: frozenset[str] = frozenset()

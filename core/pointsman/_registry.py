@@ -11,6 +11,8 @@ from copy import copy
 from functools import wraps
 from typing import Any, ClassVar, Generic, TypeVar
 
+from pluggy import HookCaller
+
 from . import _log
 from ._configured import Configured
 from ._discovery import MIDDLEWARE, Catalogue, Holder, new_manager
@@ -77,12 +79,7 @@ class Registry(Generic[M]):
         if not hasattr(own, hook):
             return None
         others = [other for other in self._holders.values() if other is not own]
-        caller = self._manager.subset_hook_caller(hook, others)
-        found, spec = caller.get_hookimpls(), caller.spec
-        # With no middleware around it the method is what pluggy would call; pluggy would cost as much as the rest.
-        if len(found) == 1 and spec is not None and found[0].argnames == spec.argnames:
-            return found[0].function
-        return caller
+        return direct(self._manager.subset_hook_caller(hook, others))
 
     def _watch(self, held: Any, group: str, name: str) -> None:
         """Let a plugin's hooks look at what they return, so that the fault of one is not told of another."""
@@ -127,6 +124,14 @@ class Registry(Generic[M]):
         text = f"hook {hook} returned {type(found).__name__}, expected {kind.__name__}: the {who} is at fault"
         self._catalogue.quarantine(group, name, text)
         raise BackendError(text, retry_after=LONG if mine else 0.0, try_next=mine)
+
+
+def direct(caller: HookCaller) -> Callable[..., Any]:
+    """Return the method itself where it is all that would be called: pluggy would cost as much as the rest."""
+    found, spec = caller.get_hookimpls(), caller.spec
+    if len(found) == 1 and spec is not None and found[0].argnames == spec.argnames and not found[0].wrapper:
+        return found[0].function
+    return caller
 
 
 def listed(given: Iterable[object] | Mapping[str, object], cls: type[M], where: str, expected: str) -> list[M]:

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import random
 import sys
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from attrs import field, frozen
 from pointsman import Secret
-from pointsman.secret import MASK, redact
+from pointsman.secret import _KEY_LIKE, MASK, redact
 
 KEY = "correct-horse-battery"
 
@@ -129,6 +130,16 @@ def test_headers_and_urls_do_not_carry_keys(text: str, kept: str) -> None:
 def test_words_are_no_keys(text: str) -> None:
     """Ordinary words, model names and short text stay readable."""
     assert redact(text) == text
+
+
+def test_the_quick_look_misses_no_key() -> None:
+    """20,000 texts of pieces of keys: what the first look passes over has none."""
+    rng = random.Random("keys")
+    pieces = ("sk", "pk", "hf", "gsk", "xai", "gho", "GitHub_Pat", "AIza", "AQ.", "bearer ", "?key=", "&api_key=")
+    pieces += ("-", "_", " ", "x", "abcdefghijkl", "0123456789AB", "\u017f", "\u212a", "\u00e4", "\n")
+    for _ in range(20_000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(1, 8)))
+        assert redact(text) == _KEY_LIKE.sub(MASK, text)
 
 
 def test_threads_make_keys_while_others_redact() -> None:

@@ -114,7 +114,7 @@ def parse(text: str) -> bytes:
     written = text.removeprefix("ipfs://").removeprefix("/ipfs/")
     if len(written) > MOST:
         raise InvalidRequestError(f"CID: found {len(written)} characters, expected at most {MOST}")
-    if (cid := _canonical(written)) is not None:
+    if (cid := canonical(written)) is not None:
         return cid
     from multiformats import CID
 
@@ -156,7 +156,7 @@ def refusal(cid: bytes) -> UnusableAnswer:
     return UnusableAnswer(f"{to_text(cid):.160}: a link with {_told(*_facts(cid))}, {_EXPECTED}")
 
 
-def _canonical(text: str) -> bytes | None:
+def canonical(text: str) -> bytes | None:
     """Return the CID of a text in the spelling that we use, without the library, whose import takes 50 ms."""
     cid = b""
     if len(text) == 59 and text.startswith("baf"):

@@ -1,0 +1,133 @@
+"""Receipts: a signed, chained record of every answer of a router, and what verifies it.
+
+router = Router(receipts=True)                  # or {"key_path": "receipts.pem", "content": False}
+answer = router.generate("Name three rivers.")
+answer.receipt                                  # the CID of its record
+router.close()                                  # now it is durable
+all(check.holds for check in verify(default_path()))
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from attrs import Factory, field, frozen, validators
+from pointsman import Completion, Health, Request, Secret, Store, hookimpl
+
+from ._ledger import Ledger
+from ._receipt import written
+from ._signature import Signer, signer_of
+from .blocks import Blocks
+
+__all__ = ["Receipts"]
+
+
+def _secret(key: str | Secret | None) -> Secret | None:
+    return Secret.of(key)
+
+
+@frozen(kw_only=True)
+class Receipts:
+    """Keeps a record of every answer: who asked what, who answered, and all that led to it. Each links to the last.
+
+    A receipt is durable soon, and when `close` returns. Threads may share it, and routers: each process has its chain.
+    """
+
+    #: Where they are kept: by default in the embedded store alone, since whatever is on a node of IPFS may be found by
+    #: others. A store that is given is not closed.
+    store: Store | None = field(default=None, repr=False, eq=False)
+    #: Whether what was asked and answered is in them; else a digest of it.
+    content: bool = True
+    #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
+    key: Secret | None = field(default=None, converter=_secret, repr=False)
+    key_path: Path | None = None
+    #: Seconds for which a receipt waits for others to become durable with it.
+    delay: float = field(default=0.25, validator=[validators.ge(0), validators.le(3600)])
+    #: Seconds that `close` goes on trying while nothing can be kept.
+    close_timeout: float = field(default=10.0, validator=[validators.ge(0), validators.le(3600)])
+    #: The folder where each router notes its newest receipt. Without: beside the content of the first store that has a
+    #: path.
+    trail_path: Path | None = None
+    _signer: Signer | None = field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=Factory(lambda self: signer_of(self.key, self.key_path), takes_self=True),
+    )
+    _used: list[_Open] = field(init=False, repr=False, eq=False, factory=list)
+    _lock: threading.Lock = field(init=False, repr=False, eq=False, factory=threading.Lock)
+
+    @hookimpl
+    def receipt(self, request: Request, completion: Completion) -> str:
+        """Record an answer, and return the CID of the record.
+
+        :raises UnavailableError: the disk has been too slow, or full, for long.
+        """
+        ledger = self._opened().ledger
+        try:
+            return ledger.add(written(request, completion, content=self.content), request.scope)
+        except (TypeError, ValueError, RecursionError):
+            careful = written(request, completion, content=self.content, careful=True)
+            return ledger.add(careful, request.scope)
+
+    def health(self) -> Health:
+        """Say whether receipts can be kept, and how many wait for that."""
+        opened = self._used[-1:]
+        waiting, failing = opened[0].ledger.waiting if opened else (0, "")
+        return Health.degraded(f"{waiting} receipts wait to be kept: {failing}") if failing else Health.ok()
+
+    @hookimpl
+    def close(self) -> None:
+        """Wait until every receipt is durable.
+
+        :raises UnavailableError: some are not; it says how many, and where they are.
+        """
+        with self._lock:
+            used, self._used[:] = list(self._used), []
+        for opened in used:
+            if opened.ledger.pid == os.getpid():
+                opened.close()
+
+    def _opened(self) -> _Open:
+        """Return the chain of this process."""
+        used = self._used
+        if used and used[-1].ledger.pid == os.getpid():
+            return used[-1]
+        with self._lock:
+            if not used or used[-1].ledger.pid != os.getpid():
+                used.append(_Open(self))
+            return used[-1]
+
+
+class _Open:
+    """What a process has open: a chain, and a store of its own where none was given."""
+
+    def __init__(self, options: Receipts) -> None:
+        self._given, self._blocks = options.store, Blocks()
+        self._own: Store | None = None
+        folder = options.trail_path or self._beside()
+        signer, delay, patience = options._signer, options.delay, options.close_timeout
+        self.ledger = Ledger(self._store, folder, signer, delay, patience)
+
+    def _store(self) -> Store:
+        """Return the store; ours is made in the thread that needs it."""
+        if self._given is not None:
+            return self._given
+        if self._own is None:
+            self._own = Store([self._blocks])
+        return self._own
+
+    def _beside(self) -> Path | None:
+        """Return where routers leave their trails if nobody says."""
+        keepers = [self._blocks] if self._given is None else [one.provider for one in self._given.stores]
+        paths = (getattr(keeper, "path", None) for keeper in keepers)
+        return next((path / "receipts" for path in paths if isinstance(path, Path)), None)
+
+    def close(self) -> None:
+        try:
+            self.ledger.close()
+        finally:
+            if self._own is not None:
+                self._own.close()
