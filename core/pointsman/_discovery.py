@@ -224,18 +224,22 @@ def wrappers_of(catalogue: Catalogue, named: Iterable[str | object], where: str)
     return [(name_of(one), plugin_of(catalogue, MIDDLEWARE, one)) for one in named]
 
 
-def receipts_of(catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None) -> Any:
-    """Return the plugin that keeps receipts, in this store if there is one.
+def receipts_of(
+    catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None
+) -> list[tuple[str, Any]]:
+    """Return the plugin that keeps receipts, in this store if there is one; nothing where they are off.
 
     :raises ConfigError: it is not installed, or an option is wrong.
     """
+    if options is False:
+        return []
     from .config import build
 
     if "receipts" not in catalogue.names(MIDDLEWARE):
         raise ConfigError("receipts: they need a plugin that is not installed: pip install pointsman-ipfs")
     cls: Any = catalogue.load(MIDDLEWARE, "receipts")
     made = build(cls, {} if options is True else options or {}, "receipts")
-    return made if store is None else evolve(made, store=store)
+    return [("receipts", made if store is None else evolve(made, store=store))]
 
 
 def name_of(plugin: str | object) -> str:

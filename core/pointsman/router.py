@@ -100,8 +100,7 @@ class Router:
         self._log_content = log_content
         made = self._installed() if backends is None else backends_of(backends)
         wrappers = wrappers_of(self._catalogue, middleware, "Router")
-        if receipts is not False:
-            wrappers.append(("receipts", receipts_of(self._catalogue, receipts, _store)))
+        wrappers += receipts_of(self._catalogue, receipts, _store)
         self._order_name = name_of(order)
         orderer = plugin_of(self._catalogue, ORDERS, order)
         self._registry = Providers(made, wrappers, orderer, self._catalogue)
