@@ -99,8 +99,7 @@ class Router:
         policy = policy_of(locals())
         self._log_content = log_content
         made = self._installed() if backends is None else backends_of(backends)
-        wrappers = wrappers_of(self._catalogue, middleware, "Router")
-        wrappers += receipts_of(self._catalogue, receipts, _store)
+        wrappers = wrappers_of(self._catalogue, middleware, "Router") + receipts_of(self._catalogue, receipts, _store)
         self._order_name = name_of(order)
         orderer = plugin_of(self._catalogue, ORDERS, order)
         self._registry = Providers(made, wrappers, orderer, self._catalogue)
