@@ -224,9 +224,7 @@ def wrappers_of(catalogue: Catalogue, named: Iterable[str | object], where: str)
     return [(name_of(one), plugin_of(catalogue, MIDDLEWARE, one)) for one in named]
 
 
-def receipts_of(
-    catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None
-) -> list[tuple[str, Any]]:
+def receipts_of(catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None) -> list[tuple[str, Any]]:
     """Return the plugin that keeps receipts, in this store if there is one; nothing where they are off.
 
     :raises ConfigError: it is not installed, or an option is wrong.
