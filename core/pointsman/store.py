@@ -219,7 +219,7 @@ class Store:
         """
         self._post.drop(cid)
         task, later = self._storing.task("unpin", None, timeout, cid=cid), list[str]()
-        able = self._storing.able(task)
+        able = self._there(self._storing.able(task))
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
@@ -245,7 +245,8 @@ class Store:
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
         """
         task = self._storing.task("verify", store, moving=True, cid=cid)
-        for one in self._storing.able(task):
+        able = self._storing.able(task)
+        for one in able if store else self._there(able):
             try:
                 for found in self._storing.given_out(task, ([one], [])):
                     mended = repair and self._post.mend(found.cid, one.id)
@@ -301,14 +302,18 @@ class Store:
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has: of those that were merely found, who was ever there."""
         others = [one for one in self._storing.able(self._storing.task("import_car")) if one is not but]
-        if not self._found or not others:
-            return [one.id for one in others]
+        return [one.id for one in self._there(others)]
+
+    def _there(self, stores: list[StoreBackend]) -> list[StoreBackend]:
+        """Leave out those that were merely found, and never there."""
+        if not self._found or not stores:
+            return stores
         known = self._storing.monitor.known
-        usable = [one.id for one in others if (health := known(one)) is None or health.status != "unconfigured"]
+        usable = [one.id for one in stores if (health := known(one)) is None or health.status != "unconfigured"]
         if not usable and not self._post.exists:
             return []
         seen = self._post.seen(usable)
-        return [one.id for one in others if one.id in seen]
+        return [one for one in stores if one.id in seen]
 
     def _damaged(self, cid: str, stores: Iterable[str]) -> None:
         """Let what was wrong in these stores, and right in another one, be brought back."""
