@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman import Backend, ConfigError, Router, Secret
+from pointsman import Backend, Router, Secret
 from pointsman.config import sealed
 
-from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed, router_for
+from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, chained, router_for
 
 _log = logging.getLogger("pointsman.backends")
 
@@ -63,7 +63,11 @@ class LLMRouterBackend(TextBackend):
         names = [one for one in fallback_providers if isinstance(one, str)]
         router = router_for(sealed({**given, "fallback_providers": names}), "llm_router")
         if len(names) < len(fallback_providers):
-            router = Router(_chained(router.backends, fallback_providers))
+            named = iter(router.backends)
+            first = next(named)
+            others = [next(named) if isinstance(one, str) else one for one in fallback_providers]
+            where, expected = "LLMRouterBackend.fallback_providers", 'a name, "provider/model", or a backend'
+            router = Router(chained(others, where, expected, first=[first]))
         for backend in router.backends:
             if missing := backend.missing or getattr(backend.provider, "missing", ""):
                 _log.warning("%s cannot be asked: %s", backend.id, missing)
@@ -71,21 +75,3 @@ class LLMRouterBackend(TextBackend):
 
 
 LLMRouter = LLMRouterBackend
-
-
-def _chained(named: Sequence[Backend], fallbacks: Sequence[str | TextBackend | Backend]) -> list[Backend]:
-    """Return the first backend, then every fallback in its place: `named` has those that are names, in this order."""
-    chain, rest = [named[0]], iter(named[1:])
-    for place, one in enumerate(fallbacks):
-        if isinstance(one, str):
-            chain.append(next(rest))
-        elif isinstance(one, TextBackend):
-            chain += one.router.backends
-        elif isinstance(one, Backend):
-            chain.append(one)
-        else:
-            raise ConfigError(
-                f"LLMRouterBackend.fallback_providers[{place}]: found {type(one).__name__}, "
-                'expected a name, "provider/model", or a backend'
-            )
-    return [placed(backend, priority, {}) for priority, backend in enumerate(chain, 1)]

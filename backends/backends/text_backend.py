@@ -120,3 +120,22 @@ def placed(backend: Backend, priority: float, presets: Mapping[str, Any]) -> Bac
     copied.priority = priority
     copied.defaults = {**presets, **backend.defaults}
     return copied
+
+
+def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[Backend] = ()) -> list[Backend]:
+    """Return the backends behind all that was given, each placed to be asked in this order, and none twice.
+
+    :param of: how an error calls what was given.
+    :param first: what is asked before it.
+    :raises ConfigError: one is no backend.
+    """
+    chain = list(first)
+    for place, one in enumerate(given):
+        if isinstance(one, TextBackend | Router):
+            chain += (one.router if isinstance(one, TextBackend) else one).backends
+        elif isinstance(one, Backend):
+            chain.append(one)
+        else:
+            raise ConfigError(f"{of}[{place}]: found {type(one).__name__}, expected {expected}")
+    once = {(backend.id, id(backend.provider)): backend for backend in chain}
+    return [placed(backend, priority, {}) for priority, backend in enumerate(once.values(), 1)]
