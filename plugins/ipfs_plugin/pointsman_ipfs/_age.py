@@ -28,7 +28,8 @@ _KEY, _SSH = "AGE-SECRET-KEY-1", "-----BEGIN"
 class Keys:
     """Who can open what is encrypted here, and what opens it.
 
-    :param recipients: public keys: "age1..." or "ssh-ed25519 ..." or "ssh-rsa ...". Without, those of `identity`.
+    :param recipients: public keys: "age1..." or "ssh-ed25519 ..." or "ssh-rsa ...". Without, those of `identity`, which
+        an SSH key does not tell: then nothing can be encrypted.
     :param identity: private keys. Without, nothing can be opened.
     :raises ConfigError: one is none, or the package that encrypts is not installed.
     """
@@ -42,29 +43,26 @@ class Keys:
         self._recipients = [self._recipient(place, one) for place, one in enumerate(given)]
         if not self._recipients:
             self._recipients = [one.to_public() for one in self._identities if hasattr(one, "to_public")]
-        if not self._recipients:
-            raise ConfigError("recipients: found none; give the public keys of those who may open what is stored")
 
     def __repr__(self) -> str:
         return f"Keys({len(self._recipients)} recipients)"
 
-    @property
-    def can_open(self) -> bool:
-        """Whether there is a private key."""
-        return bool(self._identities)
-
     def encrypt(self, data: bytes) -> bytes:
-        """Return a small age file."""
-        return bytes(self._age.encrypt(data, self._recipients))
+        """Return a small age file. Raises as `encrypting`."""
+        return bytes(self._age.encrypt(data, self._readers()))
 
     def encrypting(self, read: Callable[[int], bytes]) -> Generator[bytes, None, None]:
-        """Give out the age file of what `read` returns, in pieces. What `read` raises comes out."""
+        """Give out the age file of what `read` returns, in pieces. What `read` raises comes out.
+
+        :raises ConfigError: nobody could open it: there are no recipients, and only SSH keys, which do not tell theirs.
+        """
+        recipients = self._readers()
         source, pieces, failure = _Source(read), Queue[bytes | None](_AHEAD), list[BaseException]()
         out = _Out(pieces.put)
 
         def work() -> None:
             try:
-                self._age.encrypt_io(source, out, self._recipients)
+                self._age.encrypt_io(source, out, recipients)
             except BaseException as error:
                 failure.append(source.error or error)
             finally:
@@ -111,6 +109,11 @@ class Keys:
                 text = f"{what} is encrypted for others: no identity that was given opens it; give that of a recipient"
                 raise AuthenticationError(text) from None
             raise UnusableAnswer(f"{what}: no age file, or not as it was made: {error}", retry_same=False) from None
+
+    def _readers(self) -> list[Any]:
+        if not self._recipients:
+            raise ConfigError("recipients: found none; give the public keys of those who may open what is stored")
+        return self._recipients
 
     def _opened(self, secret: Secret) -> list[Any]:
         """Return the private keys in a text. A frame that holds one is left before anything is raised."""

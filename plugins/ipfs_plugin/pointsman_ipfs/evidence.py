@@ -97,7 +97,8 @@ class Evidence:
     :param path: of the index, which is made when it is needed. Without, it is beside the content of the first store
         that has a path.
     :param recipients: public keys of age, or of SSH, for which evidence and records are encrypted. Without, those of
-        `identity`; without that, nothing is encrypted. Needs `pip install "pointsman-ipfs[age]"`.
+        `identity`, unless that is of SSH, which only reads then; without that, nothing is encrypted. Needs
+        `pip install "pointsman-ipfs[age]"`.
     :param identity: the private key that opens what was encrypted: its text, or the path of a key file.
     :raises ConfigError: a key is none, or the package that encrypts is not installed.
     """
@@ -135,6 +136,7 @@ class Evidence:
 
         :raises InvalidRequestError: it cannot be read, was changed while it was read, or is no bytes but text; or the
             record would be too large.
+        :raises ConfigError: it is to be encrypted, and nobody could open it: there are no recipients.
         :raises BackendError: it is in no store.
         """
         given, tries = Submitted.of(content), _TRIES
