@@ -218,8 +218,8 @@ class Store:
         :raises BackendError: there is but one store, and it could not be told.
         """
         self._post.drop(cid)
-        task, later = self._storing.task("unpin", None, timeout, cid=cid), list[str]()
-        able = self._storing.able(task)
+        task, later, absent = self._storing.task("unpin", None, timeout, cid=cid), list[str](), self._absent()
+        able = [one for one in self._storing.able(task) if one.id not in absent]
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
@@ -244,8 +244,10 @@ class Store:
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
         """
-        task = self._storing.task("verify", store, moving=True, cid=cid)
+        task, absent = self._storing.task("verify", store, moving=True, cid=cid), self._absent() - {store}
         for one in self._storing.able(task):
+            if one.id in absent:
+                continue
             try:
                 for found in self._storing.given_out(task, ([one], [])):
                     mended = repair and self._post.mend(found.cid, one.id)
@@ -262,8 +264,9 @@ class Store:
 
     def status(self, cid: str) -> tuple[Copy, ...]:
         """Return how each store has what is under a CID."""
-        waiting = {one.store: one for one in self._post.waiting(cid)}
-        return tuple(self._copy(cid, one.id, waiting.get(one.id)) for one in self.stores if one.enabled)
+        waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent()
+        shown = (one.id for one in self.stores if one.enabled and one.id not in absent)
+        return tuple(self._copy(cid, store, waiting.get(store)) for store in shown)
 
     def health(self) -> dict[str, Health]:
         """Return how each store is, and whether anything waits for it."""
@@ -299,16 +302,21 @@ class Store:
         return evolve(stored, stored_in=(backend.id,), waiting_for=tuple(others))
 
     def _others(self, but: StoreBackend) -> list[str]:
-        """Return the stores that are to have what this one has: of those that were merely found, who was ever there."""
-        others = [one for one in self._storing.able(self._storing.task("import_car")) if one is not but]
-        if not self._found or not others:
-            return [one.id for one in others]
+        """Return the stores that are to have what this one has."""
+        absent = self._absent()
+        able = self._storing.able(self._storing.task("import_car"))
+        others = [one.id for one in able if one is not but and one.id not in absent]
+        if self._found and others:
+            self._post.seen(others)
+        return others
+
+    def _absent(self) -> set[str]:
+        """Return the stores that nobody configured, that are merely installed and were never there."""
+        if not self._found:
+            return set()
         known = self._storing.monitor.known
-        usable = [one.id for one in others if (health := known(one)) is None or health.status != "unconfigured"]
-        if not usable and not self._post.exists:
-            return []
-        seen = self._post.seen(usable)
-        return [one.id for one in others if one.id in seen]
+        absent = {one.id for one in self.stores if (health := known(one)) and health.status == "unconfigured"}
+        return absent - self._post.seen(()) if absent and self._post.exists else absent
 
     def _damaged(self, cid: str, stores: Iterable[str]) -> None:
         """Let what was wrong in these stores, and right in another one, be brought back."""
