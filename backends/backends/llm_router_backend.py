@@ -18,7 +18,9 @@ class LLMRouterBackend(TextBackend):
     """Asks a provider, and when it does not answer, one fallback after another.
 
     :param id: its name.
-    :param provider: what is asked first: a provider's name or alias (`openai`, `local`, `workstation` ...).
+    :param type: what an entry of a configuration says of itself: `llm_router`.
+    :param provider: what is asked first: a provider's name or alias (`openai`, `local`, `workstation` ...). Without it,
+        every installed one that finds what it needs (a key, a program, a model's file), those of this machine last.
     :param model: of that provider; without it, the plugin's default.
     :param fallback_providers: what is asked next, in this order: a name, "provider/model", or another backend. Each
         uses its own model and key: those of the environment, where it is a name. `close` closes the backends too.
@@ -39,7 +41,8 @@ class LLMRouterBackend(TextBackend):
         self,
         *,
         id: str = "llm-router",
-        provider: str,
+        type: str | None = None,
+        provider: str | None = None,
         model: str | None = None,
         fallback_providers: Sequence[str | TextBackend | Backend] | None = (),
         api_key: str | Secret | None = None,

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, Unpack
 
 from pointsman import Backend, Completion, ConfigError, Message, Options, Request, Router
-from pointsman.config import sealed
+from pointsman.config import sealed, type_named
 
 from .exceptions import BatchError
 
@@ -105,6 +105,8 @@ def router_for(arguments: Mapping[str, Any], type: str) -> Router:
     owner = arguments["self"].__class__.__name__
     given = sealed({**arguments, **(arguments["options"] or {}), "options": None})  # no traceback shows what is in it
     del arguments
+    if given.get("type") is not None and type_named(str(given["type"])) != type:
+        raise ConfigError(f"{owner}.type: found {given['type']!r:.60}, expected {type!r}; `backends.load` takes any")
     named = ((name, value) for name, value in given.items() if value is not None and name not in ("self", "__class__"))
     entry = sealed({**dict(named), "type": type})
     try:

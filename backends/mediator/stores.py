@@ -8,12 +8,13 @@ from pointsman import Store, StoreBackend
 
 
 def default_store(path: Path | None) -> Store:
-    """Return the embedded store, in this folder or in its own, and an IPFS node at its usual address if one answers."""
+    """Return the embedded store and an IPFS node at its usual address, if one answers, now or another time.
+
+    :param path: the folder of the embedded store, in place of its own.
+    """
     if path is None:
         return Store()
     from pointsman_ipfs import Blocks, Kubo
 
-    stores, node = [StoreBackend(Blocks(path=path), type="blocks", priority=10)], Kubo()
-    if node.health().usable:
-        stores.append(StoreBackend(node, type="kubo", priority=50))
-    return Store(stores)
+    here = StoreBackend(Blocks(path=path), type="blocks", priority=10)
+    return Store([here, StoreBackend(Kubo(), type="kubo", priority=50)], found=True)
