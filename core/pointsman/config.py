@@ -324,7 +324,8 @@ def _unfolded(sections: Mapping[str, Any], catalogue: Catalogue) -> Iterator[_Un
             found = sorted(installed(catalogue), key=attrgetter("priority"))
             able = [one for one in found if not one._declared("missing", "")] or found
             names = [one.type for one in able if one.type not in fallbacks]
-            own |= {"provider": name for name in names[:1]}
+            if names:
+                own["provider"] = names[0]
             fallbacks = names[1:] + fallbacks
         first = {"type" if name == "provider" else name: value for name, value in own.items()}
         yield _Unfolded(path, f"{path}.provider", first)
