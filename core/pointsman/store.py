@@ -37,6 +37,8 @@ class Store:
     :param outbox: the file of what other stores have still to get; made when it is needed. Without, it is beside the
         content of the first store that has a path.
     :param middleware: names of installed `pointsman.middleware` plugins, or instances; the first is the outermost.
+    :param found: whether these may or may not be there, as without `stores`: one that says it is unconfigured, and
+        never was anything else, is missed by nobody.
     :param clock: what it waits by; `pointsman.testing.Clock` lets a test advance it.
     :raises ConfigError: with every problem that was found.
     """
@@ -51,11 +53,12 @@ class Store:
         health_ttl: float = 60.0,
         outbox: str | os.PathLike[str] | None = None,
         middleware: Iterable[str | object] = (),
+        found: bool = False,
         clock: Clock | None = None,
         _catalogue: Catalogue | None = None,
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
-        made, self._found = stores_of(stores, self._catalogue), stores is None
+        made, self._found = stores_of(stores, self._catalogue), found or stores is None
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)

@@ -28,7 +28,8 @@ _KEY, _SSH = "AGE-SECRET-KEY-1", "-----BEGIN"
 class Keys:
     """Who can open what is encrypted here, and what opens it.
 
-    :param recipients: public keys: "age1..." or "ssh-ed25519 ..." or "ssh-rsa ...". Without, those of `identity`.
+    :param recipients: public keys: "age1..." or "ssh-ed25519 ..." or "ssh-rsa ...". Without, those of `identity`, which
+        an SSH key does not tell: then nothing can be encrypted.
     :param identity: private keys. Without, nothing can be opened.
     :raises ConfigError: one is none, or the package that encrypts is not installed.
     """
@@ -36,35 +37,32 @@ class Keys:
     def __init__(self, recipients: str | Iterable[str], identity: Identity | Iterable[Identity] | None) -> None:
         given = [recipients] if isinstance(recipients, str) else list(recipients)
         identity = hidden(identity)
-        secrets = [_read(one) if isinstance(one, Path) else one for one in identity]
+        secrets = list(map(_read, identity))
         self._age = _library()
         self._identities = [one for secret in secrets for one in self._opened(secret)]
         self._recipients = [self._recipient(place, one) for place, one in enumerate(given)]
         if not self._recipients:
             self._recipients = [one.to_public() for one in self._identities if hasattr(one, "to_public")]
-        if not self._recipients:
-            raise ConfigError("recipients: found none; give the public keys of those who may open what is stored")
 
     def __repr__(self) -> str:
         return f"Keys({len(self._recipients)} recipients)"
 
-    @property
-    def can_open(self) -> bool:
-        """Whether there is a private key."""
-        return bool(self._identities)
-
     def encrypt(self, data: bytes) -> bytes:
-        """Return a small age file."""
-        return bytes(self._age.encrypt(data, self._recipients))
+        """Return a small age file. Raises as `encrypting`."""
+        return bytes(self._age.encrypt(data, self._readers()))
 
     def encrypting(self, read: Callable[[int], bytes]) -> Generator[bytes, None, None]:
-        """Give out the age file of what `read` returns, in pieces. What `read` raises comes out."""
+        """Give out the age file of what `read` returns, in pieces. What `read` raises comes out.
+
+        :raises ConfigError: nobody could open it: there are no recipients, and only SSH keys, which do not tell theirs.
+        """
+        recipients = self._readers()
         source, pieces, failure = _Source(read), Queue[bytes | None](_AHEAD), list[BaseException]()
         out = _Out(pieces.put)
 
         def work() -> None:
             try:
-                self._age.encrypt_io(source, out, self._recipients)
+                self._age.encrypt_io(source, out, recipients)
             except BaseException as error:
                 failure.append(source.error or error)
             finally:
@@ -108,9 +106,14 @@ class Keys:
             if known := source.error or out.error:
                 raise known from None
             if "No matching keys" in str(error):
-                text = f"{what} is encrypted for others: no identity that was given opens it"
+                text = f"{what} is encrypted for others: no identity that was given opens it; give that of a recipient"
                 raise AuthenticationError(text) from None
             raise UnusableAnswer(f"{what}: no age file, or not as it was made: {error}", retry_same=False) from None
+
+    def _readers(self) -> list[Any]:
+        if not self._recipients:
+            raise ConfigError("recipients: found none; give the public keys of those who may open what is stored")
+        return self._recipients
 
     def _opened(self, secret: Secret) -> list[Any]:
         """Return the private keys in a text. A frame that holds one is left before anything is raised."""
@@ -180,28 +183,28 @@ def _library() -> Any:
     return pyrage
 
 
-def hidden(identity: Identity | Iterable[Identity] | None) -> tuple[Secret | Path, ...]:
+def hidden(identity: Any) -> tuple[Any, ...]:
     """Return private keys in a form that no repr and no traceback shows: the first thing that a constructor does.
 
-    :raises ConfigError: something is neither a text nor a path.
+    It raises nothing: the frames of an error would have them.
     """
-    if identity is None or isinstance(identity, str | Secret | Path):
-        identity = () if identity is None else (identity,)
-    one: object = identity
-    if isinstance(identity, Iterable):
-        made = [Secret(one) if isinstance(one, str) else one for one in identity]
-        one = next((one for one in made if not isinstance(one, Secret | Path)), None)
-        if one is None:
-            return tuple(made)
-    raise ConfigError(f"identity: found {type(one).__name__}, expected a private key, or the path of one")
+    if identity is None:
+        return ()
+    given = (identity,) if isinstance(identity, str | bytes) or not isinstance(identity, Iterable) else tuple(identity)
+    texts = (one.decode(errors="replace") if isinstance(one, bytes) else one for one in given)
+    return tuple(Secret(one) if isinstance(one, str) else one for one in texts)
 
 
-def _read(path: Path) -> Secret:
+def _read(one: object) -> Secret:
+    if isinstance(one, Secret):
+        return one
+    if not isinstance(one, Path):
+        raise ConfigError(f"identity: found {type(one).__name__}, expected a private key, or the path of one")
     try:
-        return Secret(path.expanduser().read_text("utf-8"))
+        return Secret(one.expanduser().read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigError(f"identity: {path} cannot be read: {why}") from None
+        raise ConfigError(f"identity: {one} cannot be read: {why}") from None
 
 
 def _identities_in(age: Any, secret: Secret) -> list[Any] | str:
@@ -215,4 +218,5 @@ def _identities_in(age: Any, secret: Secret) -> list[Any] | str:
             return [age.x25519.Identity.from_str(key) for key in keys]
     except Exception:
         return "found a private key that is damaged, or protected by a passphrase"
-    return f"found a text that is no private key: expected {_KEY}..., an SSH key, or the text of a key file"
+    expected = f"expected {_KEY}..., an SSH key, the text of a key file, or its pathlib.Path"
+    return f"found a text that is no private key: {expected}"

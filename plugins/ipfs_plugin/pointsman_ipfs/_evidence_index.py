@@ -20,12 +20,12 @@ from pathlib import Path
 from time import time
 from typing import Any, NamedTuple, TypeVar
 
-from pointsman import ConfigError, UnavailableError
+from pointsman import ConfigError, UnavailableError, UnusableAnswer
 
 from . import cid as cids
 from ._chain import in_order
 from ._locked import SharedLock
-from ._records import Envelope
+from ._records import Envelope, as_record
 
 T = TypeVar("T")
 
@@ -89,8 +89,8 @@ class EvidenceIndex:
     # -- what is found -----------------------------------------------------------------------------
 
     def with_cid(self, cid: bytes) -> list[Row]:
-        """Return the records that have this CID, or whose evidence has it, in their order."""
-        return list(self._rows("(cid=:cid OR data=:cid)", cid=cid))
+        """Return the records that have this CID, with any codec, or whose evidence has it, in their order."""
+        return list(self._rows("(cid=:record OR data=:cid)", cid=cid, record=as_record(cid)))
 
     def every(self, user: str | None, claim: str | None, *, anyone: bool) -> Iterator[Row]:
         """Yield the records of a user and of a claim (None: of any), and all that are encrypted, in their order."""
@@ -192,7 +192,7 @@ class EvidenceIndex:
         self._here()
 
     def _put_aside(self) -> None:
-        for end in ("", "-wal", "-shm"):
+        for end in "", "-wal", "-shm":
             with suppress(OSError):
                 os.replace(f"{self.path}{end}", f"{self.path}{end}.damaged-{time():.0f}")
 
@@ -205,6 +205,9 @@ class EvidenceIndex:
     def _open(self) -> None:
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            if not self.path.stat().st_size:
+                for end in "-wal", "-shm":  # of a file that was deleted: SQLite would take them for this one's
+                    Path(f"{self.path}{end}").unlink(missing_ok=True)
         except OSError as error:
             raise UnavailableError(f"the index {self.path} cannot be used: {error.strerror}") from error
         self._write = self._connected()
@@ -259,17 +262,25 @@ class Change:
             self._db.execute(_ADD.format("records"), row.columns(None))
             self._follow(row.envelope.cid, row.envelope.previous)
 
-    def replace(self, rows: Iterable[Row]) -> int:
-        """Enter these records, in the order of the chain, in place of all that is there; return how many they are."""
+    def replace(self, rows: Iterable[Row], kept: Callable[[Row], object] = lambda row: None) -> int:
+        """Enter these records and what else is there, all of it anew in the order of the chain; return how many.
+
+        :param kept: is told of each that is there, and not among `rows`.
+        """
         db, links = self._db, dict[bytes, tuple[str, tuple[bytes, ...]]]()
         db.execute("CREATE TEMP TABLE fresh AS SELECT * FROM records LIMIT 0")
+        db.execute("CREATE UNIQUE INDEX temp.fresh_cid ON fresh(cid)")
+
+        def enter(row: Row) -> None:
+            links[row.envelope.cid] = str(row.envelope.said.get("time", "")), row.envelope.previous
+            db.execute(_ADD.format("fresh"), row.columns(None))
+
         try:
             for row in rows:
-                one = row.envelope
-                if one.cid not in links:
-                    links[one.cid] = str(one.said.get("time", "")), one.previous
-                    db.execute(_ADD.format("fresh"), row.columns(None))
-            db.execute("CREATE INDEX temp.fresh_cid ON fresh(cid)")
+                enter(row)
+            for row in self._others():
+                kept(row)
+                enter(row)
             for table in ("records", "follows", "ends"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - one of ours
             for place, cid in enumerate(in_order(links), 1):
@@ -280,12 +291,12 @@ class Change:
             db.execute("DROP TABLE IF EXISTS temp.fresh")
         return len(links)
 
-    def find(self, cid: bytes) -> Row | None:
-        """Return a record, if it is there as it was entered."""
-        row = self._db.execute("SELECT cid, block, sealed FROM records WHERE cid=?", (cid,)).fetchone()
-        with suppress(sqlite3.DatabaseError):
-            return None if row is None else _believed(*row)
-        return None
+    def _others(self) -> Iterator[Row]:
+        """Yield the records that are not among the fresh ones, if they are as they were entered."""
+        found = "SELECT cid, block, sealed FROM records WHERE cid NOT IN (SELECT cid FROM temp.fresh) ORDER BY place"
+        for row in self._db.execute(found).fetchall():
+            with suppress(sqlite3.DatabaseError):
+                yield _believed(*row)
 
     def _follow(self, cid: bytes, previous: Iterable[bytes]) -> None:
         for before in previous:
@@ -323,7 +334,10 @@ def _believed(cid: bytes, block: bytes, sealed: bytes | None) -> Row:
     """
     if cids.cbor_cid(block) != cid:
         raise sqlite3.DatabaseError("a record in it has another hash")
-    envelope = Envelope.read(cid, block)
+    try:
+        envelope = Envelope.read(cid, block)
+    except UnusableAnswer as error:
+        raise sqlite3.DatabaseError("what should be a record in it is none") from error
     if sealed is not None and cids.raw_cid(sealed) != envelope.sealed:
         raise sqlite3.DatabaseError("an encrypted record in it has another hash")
     return Row(envelope, sealed)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from math import isfinite
+from typing import Any, TypeVar
 
 from attrs import Attribute, field, frozen
 from pointsman import InvalidRequestError, UnusableAnswer
@@ -23,11 +24,16 @@ from pointsman import InvalidRequestError, UnusableAnswer
 from . import cid as cids
 from .cbor import Ref, decode, encode
 
+T = TypeVar("T")
+
 SCHEMA = "pointsman.evidence.v1"
 #: Bytes of the largest record. A block may have two million; others must be able to keep it too.
 MOST_BYTES = 1 << 20
+_TEXTS = ("evidence_type", "description", "claim_type", "user")
 #: Levels of metadata within metadata.
 _DEEPEST = 32
+#: Characters of the place of something that a message shows.
+_LONGEST = 100
 _RAW, _CBOR = cids.raw_cid(b"")[:4], cids.cbor_cid(b"")[:4]
 
 
@@ -42,37 +48,62 @@ def _plain_mapping(given: object) -> Mapping[str, Any]:
 def _plain(value: Any, place: str, depth: int) -> Any:
     """Return a copy of what JSON can hold, and of bytes, in the types that a block of DAG-CBOR takes."""
     if depth > _DEEPEST:
-        raise InvalidRequestError(f"{place:.100}: found more than {_DEEPEST} levels")
-    if value is None or value is True or value is False:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int | float):
-        return int(value) if isinstance(value, int) else float(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
+        raise _refused(place, f"found more than {_DEEPEST} levels")
     if isinstance(value, Mapping):
         return {_name(name, place): _plain(one, f"{place}.{name}", depth + 1) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, f"{place}[{n}]", depth + 1) for n, one in enumerate(value)]
+    if isinstance(value, str):
+        return _fits(str.__str__(value), place)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return _fits(int(value) if isinstance(value, int) else float(value), place)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
     advice = "expected what JSON can hold, or bytes; write a date as text"
-    raise InvalidRequestError(f"{place:.100}: found {type(value).__name__}, {advice}")
+    raise _refused(place, f"found {type(value).__name__}, {advice}")
 
 
 def _name(name: object, place: str) -> str:
     if not isinstance(name, str):
-        raise InvalidRequestError(f"{place:.100}: found a key of {type(name).__name__}, expected text")
-    return str.__str__(name)
+        raise _refused(place, f"found a key of {type(name).__name__}, expected text")
+    return str.__str__(_fits(name, f"a key of {place}"))
+
+
+def _fits(value: T, place: str) -> T:
+    """Return a value that DAG-CBOR has a place for."""
+    if isinstance(value, float) and not isfinite(value):
+        raise _refused(place, f"found {value}, expected a finite number; write it as text")
+    if isinstance(value, int) and not -(1 << 64) <= value < 1 << 64:
+        raise _refused(place, "found an integer that takes more than 64 bits; write it as text")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise _refused(place, f"found half a surrogate pair in {value!a:.60}, expected text in Unicode")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _refused(place: str, why: str) -> InvalidRequestError:
+    place = place if len(place) <= _LONGEST else f"{place[:_LONGEST]}..."
+    return InvalidRequestError(f"{place.encode(errors='backslashreplace').decode()}: {why}")
 
 
 def _is_text(_: Any, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidRequestError(f"{attribute.name}: found {value!r:.60}, expected text that is not empty")
+        raise _refused(attribute.name, f"found {value!r:.60}, expected text that is not empty")
+    _fits(value, attribute.name)
 
 
 def _may_be_text(_: Any, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not isinstance(value, str):
-        raise InvalidRequestError(f"{attribute.name}: found {type(value).__name__}, expected text or None")
+        raise _refused(attribute.name, f"found {type(value).__name__}, expected text or None")
+    _fits(value, attribute.name)
 
 
 @frozen
@@ -142,7 +173,7 @@ class Envelope:
         links = [said.get("data"), *ends, *([] if sealed is None else [sealed])]
         if not isinstance(said.get("id"), str) or not all(isinstance(one, Ref) and cids.is_ours(one) for one in links):
             raise UnusableAnswer(f"{what}: its id or its links are not what they should be")
-        previous = tuple(_CBOR + end[-32:] for end in ends)
+        previous = tuple(map(as_record, ends))
         return cls(cid, block, said["id"], bytes(said["data"]), previous, sealed and bytes(sealed), said)
 
     def record(self, opened: bytes | None = None) -> Record:
@@ -186,13 +217,11 @@ class Envelope:
 
 def said_of(about: About, size: int, media_type: str, time: datetime) -> dict[str, Any]:
     """Return what a record says of its evidence, apart from links."""
+    texts = {name: _plain(getattr(about, name), name, 0) for name in _TEXTS}  # of a subclass, an enumeration's say
     return {
+        **texts,
         "size": size,
-        "media_type": media_type,
-        "evidence_type": about.evidence_type,
-        "description": about.description,
-        "claim_type": about.claim_type,
-        "user": about.user,
+        "media_type": str.__str__(media_type),
         "time": time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "metadata": about.metadata,
     }
@@ -217,13 +246,9 @@ def sealed_of(id: str, data: bytes, plain: bytes, said: Mapping[str, Any]) -> by
 def check(said: Mapping[str, Any]) -> None:
     """See that this can be in a record.
 
-    :raises InvalidRequestError: something in it can be in no block, or it is too large.
+    :raises InvalidRequestError: it is too large.
     """
-    try:
-        size = len(encode(said))
-    except (TypeError, ValueError) as error:  # a lone surrogate, say
-        raise InvalidRequestError(f"a record cannot hold it: {error}") from error
-    if size > MOST_BYTES:
+    if (size := len(encode(said))) > MOST_BYTES:
         advice = "submit what is long as evidence of its own"
         raise InvalidRequestError(f"found {size} bytes that describe it, expected at most {MOST_BYTES}: {advice}")
 
@@ -231,6 +256,11 @@ def check(said: Mapping[str, Any]) -> None:
 def as_bytes(cid: bytes) -> bytes:
     """Return the CID that stands for a record's block as plain bytes: whoever follows it goes no further."""
     return _RAW + cid[-32:]
+
+
+def as_record(cid: bytes) -> bytes:
+    """Return the CID of the record whose plain bytes this one stands for."""
+    return _CBOR + cid[-32:]
 
 
 def _of(said: Mapping[str, Any], name: str, kind: Any) -> Any:

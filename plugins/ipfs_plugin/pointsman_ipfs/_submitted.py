@@ -52,7 +52,7 @@ class Submitted:
             )
         if not isinstance(content, os.PathLike):
             raise InvalidRequestError(f"data: found {type(content).__name__}, expected bytes or a path")
-        path = Path(content)
+        path = Path(os.fsdecode(content))
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             return cls(file.read() if size <= SMALL else None, path, path.name)
@@ -91,12 +91,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         number = os.open(path, _READ)
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    before = os.fstat(number)
+    if not stat.S_ISREG(before.st_mode):
+        os.close(number)
+        what = "a folder: submit its files, or an archive of it" if stat.S_ISDIR(before.st_mode) else "no file"
+        raise InvalidRequestError(f"{path}: found {what}")
     with open(number, "rb") as file:
-        before = os.fstat(number)
-        if not stat.S_ISREG(before.st_mode):
-            what = "a folder: submit its files, or an archive of it" if stat.S_ISDIR(before.st_mode) else "no file"
-            raise InvalidRequestError(f"{path}: found {what}")
         yield file
         after = os.fstat(number)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise InvalidRequestError(f"{path}: it was changed while it was read; submit it when nobody writes to it")
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise InvalidRequestError(f"{path}: it was changed while it was read; submit it when nobody writes to it")

@@ -13,7 +13,7 @@ missing or damaged. With `recipients`, evidence and records are encrypted before
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -27,6 +27,7 @@ from pointsman import (
     ContentNotFoundError,
     InvalidRequestError,
     Store,
+    UnavailableError,
     UnusableAnswer,
 )
 from pointsman.content import Finding
@@ -45,8 +46,8 @@ __all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Stati
 
 #: How often evidence is put into the store anew, where a collection takes it before its record is there.
 _TRIES = 3
-#: Encrypted records that are remembered when they were opened.
-_REMEMBERED = 100_000
+#: Bytes of encrypted records that are remembered when they were opened.
+_REMEMBERED = 64 << 20
 #: What stands in the block of every record.
 _SIGN = encode("schema") + encode(SCHEMA)
 
@@ -84,7 +85,8 @@ class Reindexed:
     """What was found when an index was made anew."""
 
     records: int
-    #: What is pinned, or was in the index, and cannot be read now; what the index had of it is kept there.
+    #: Stores that cannot be listed; what may be a record, and cannot be read; what is pinned nowhere any more. What the
+    #: index had of these is kept in it.
     unreadable: tuple[Finding, ...] = field(default=())
 
 
@@ -95,7 +97,8 @@ class Evidence:
     :param path: of the index, which is made when it is needed. Without, it is beside the content of the first store
         that has a path.
     :param recipients: public keys of age, or of SSH, for which evidence and records are encrypted. Without, those of
-        `identity`; without that, nothing is encrypted. Needs `pip install "pointsman-ipfs[age]"`.
+        `identity`, unless that is of SSH, which only reads then; without that, nothing is encrypted. Needs
+        `pip install "pointsman-ipfs[age]"`.
     :param identity: the private key that opens what was encrypted: its text, or the path of a key file.
     :raises ConfigError: a key is none, or the package that encrypts is not installed.
     """
@@ -116,7 +119,8 @@ class Evidence:
         self._files = Files(store, lambda: self._index)
         self._opened: EvidenceIndex | None = None
         self._opening = threading.Lock()
-        self._records: dict[bytes, Record] = {}
+        self._known: dict[bytes, bytes] = {}  #: what was in the age files of records
+        self._room = _REMEMBERED
 
     @property
     def encrypts(self) -> bool:
@@ -132,6 +136,7 @@ class Evidence:
 
         :raises InvalidRequestError: it cannot be read, was changed while it was read, or is no bytes but text; or the
             record would be too large.
+        :raises ConfigError: it is to be encrypted, and nobody could open it: there are no recipients.
         :raises BackendError: it is in no store.
         """
         given, tries = Submitted.of(content), _TRIES
@@ -151,7 +156,8 @@ class Evidence:
     def find(self, cid: str) -> tuple[Record, ...]:
         """Return the records that have this CID, or whose evidence has it, the earliest first.
 
-        The index says which; a record that it does not know is looked for in the store by its own CID.
+        The index says which; a record that it does not know is looked for in the store by its own CID. One that it
+        knows is found by that of its plain bytes, too, by which the next one links to it.
 
         :raises InvalidRequestError: it is no CID.
         :raises AuthenticationError: they are encrypted, and there is no key, or none that opens them.
@@ -160,7 +166,7 @@ class Evidence:
         rows = self._index.with_cid(wanted)
         if not rows and cids.codec_of(wanted) == cids.DAG_CBOR:
             with suppress(ContentNotFoundError):
-                rows = [self._read(wanted)]
+                rows = list(self._read(wanted))
         return tuple(map(self._record, rows))
 
     def records(self, user: str | Anyone | None = ANYONE, claim_type: str | None = None) -> Iterator[Record]:
@@ -216,7 +222,7 @@ class Evidence:
         :raises ContentNotFoundError: no store has it.
         :raises UnusableAnswer: it is damaged, or says something else.
         """
-        if self._record(self._read(cids.parse(record.record_cid))) != record:
+        if [record] != list(map(self._record, self._read(cids.parse(record.record_cid)))):
             raise UnusableAnswer(f"record {record.record_cid}: found one that says something else", retry_same=False)
 
     def _give(self, record: Record, take: Callable[[bytes], object]) -> None:
@@ -236,13 +242,15 @@ class Evidence:
         if cids.to_text(seen.finish().cid) != record.plain_cid:
             raise UnusableAnswer(f"{what}: found other bytes than those that were submitted", retry_same=False)
 
-    def _read(self, cid: bytes) -> Row:
-        """Return a record as the store has it.
+    def _read(self, cid: bytes) -> Iterator[Row]:
+        """Yield a record as the store has it; nothing, if this is a block of something else.
 
-        :raises UnusableAnswer: it is damaged, or no record.
+        :raises UnusableAnswer: it is damaged.
         """
-        envelope = Envelope.read(cid, self._block(cid))
-        return Row(envelope, None if envelope.sealed is None else self._block(envelope.sealed))
+        block = self._block(cid)
+        if _SIGN in block:
+            envelope = Envelope.read(cid, block)
+            yield Row(envelope, None if envelope.sealed is None else self._block(envelope.sealed))
 
     def _block(self, cid: bytes) -> bytes:
         block = self.store.get(cids.to_text(as_bytes(cid)))
@@ -255,12 +263,13 @@ class Evidence:
         if row.sealed is None:
             return row.envelope.record()
         cid = row.envelope.cid
-        if (known := self._records.get(cid)) is None:
+        if (opened := self._known.get(cid)) is None:
             what = f"record {cids.to_text(cid)}"
-            known = row.envelope.record(self._key(what).decrypt(row.sealed, what))
-            if len(self._records) < _REMEMBERED:
-                self._records[cid] = known
-        return known
+            opened = self._key(what).decrypt(row.sealed, what)
+            if len(opened) <= self._room:
+                self._room -= len(opened)
+                self._known[cid] = opened
+        return row.envelope.record(opened)
 
     def _key(self, what: str) -> Keys:
         if self._keys is None:
@@ -270,47 +279,54 @@ class Evidence:
     # -- the index ---------------------------------------------------------------------------------
 
     def reindex(self) -> Reindexed:
-        """Make the index from what is pinned in the store. What it has of records that cannot be read now is kept.
+        """Make the index from what is pinned in the stores. What it has of records that cannot be read now is kept.
 
-        :raises BackendError: the store could not be listed, or asked; the index is as it was.
+        :raises BackendError: no store could be listed, or asked; the index is as it was.
         """
-        unreadable = list[Finding]()
+        unreadable = dict[str, Finding]()
+
+        def kept(row: Row) -> None:
+            cid = cids.to_text(row.envelope.cid)
+            problem = "it is in the index, and pinned in no store that could be listed"
+            unreadable.setdefault(cid, Finding(cid, problem))
+
         with self._index.changing() as change:
-
-            def rows() -> Iterator[Row]:
-                yield from self._pinned(unreadable, [one.id for one in self.store.stores if one.enabled])
-                yield from filter(None, (change.find(cids.parse(one.cid)) for one in unreadable if one.cid))
-
-            return Reindexed(change.replace(rows()), tuple(unreadable))
+            return Reindexed(change.replace(self._pinned(unreadable), kept), tuple(unreadable.values()))
 
     @property
     def _index(self) -> EvidenceIndex:
         with self._opening:
             if self._opened is None:
-                self._opened = EvidenceIndex(self.path, lambda: self._pinned([], [None]), ours=not self._named)
+                self._opened = EvidenceIndex(self.path, lambda: self._pinned({}), ours=not self._named)
             return self._opened
 
-    def _pinned(self, unreadable: list[Finding], stores: Sequence[str | None]) -> Iterator[Row]:
-        """Yield the records that are pinned in these stores (None: in the first that can be asked).
+    def _pinned(self, unreadable: dict[str, Finding]) -> Iterator[Row]:
+        """Yield the records that are pinned in any store.
 
         :param unreadable: takes what may be one and cannot be read, and which store cannot be listed.
         :raises BackendError: none can be listed.
         """
         listed, seen, failed = False, set[str](), list[BackendError]()
-        for store in stores:
+        health = self.store.health()
+        for store in self.store.stores:
+            state = health[store.id]
+            if not store.writable or state.status == "unconfigured":
+                continue
             try:
-                for entry in self.store.ls(store=store):
+                if not state.usable:
+                    raise UnavailableError(state.reason)
+                for entry in self.store.ls(store=store.id):
                     if entry.cid not in seen:
                         seen.add(entry.cid)
                         yield from self._record_of(entry.cid, unreadable)
                 listed = True
             except BackendError as error:
                 failed.append(error)
-                unreadable.append(Finding("", f"it cannot be listed: {error.message}", store or ""))
+                unreadable[store.id] = Finding("", f"it cannot be listed: {error.message}", store.id)
         if failed and not listed:
             raise failed[0]
 
-    def _record_of(self, text: str, unreadable: list[Finding]) -> Iterator[Row]:
+    def _record_of(self, text: str, unreadable: dict[str, Finding]) -> Iterator[Row]:
         """Yield what is pinned, if it is a record."""
         try:
             cid = cids.parse(text)
@@ -318,10 +334,9 @@ class Evidence:
             return
         if cids.codec_of(cid) == cids.DAG_CBOR:
             try:
-                if _SIGN in self._block(cid):
-                    yield self._read(cid)
+                yield from self._read(cid)
             except (ContentNotFoundError, UnusableAnswer) as error:
-                unreadable.append(Finding(text, error.message))
+                unreadable[text] = Finding(text, error.message)
 
     def close(self) -> None:
         """Let the index go. The store stays open."""
