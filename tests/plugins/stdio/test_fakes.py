@@ -303,8 +303,7 @@ def waiting(it: Any, heard: list[Any]) -> tuple[threading.Thread, Scope]:
 
     def ask() -> None:
         with pytest.raises(UnavailableError, match="cancelled"):
-            for chunk in it.stream(Request((Message("user", "Hello"),), scope=scope)):
-                heard.append(chunk)
+            heard.extend(it.stream(Request((Message("user", "Hello"),), scope=scope)))
 
     thread = threading.Thread(target=ask)
     thread.start()
