@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from backends._configuration import made_of
 from backends.text_backend import Prompt, TextBackend, chained
-from pointsman import Completion, ConfigError, ContentNotFoundError, Options, Router, Store
+from pointsman import (
+    AllBackendsFailed,
+    Completion,
+    ConfigError,
+    ContentNotFoundError,
+    Options,
+    Router,
+    Store,
+    UnusableAnswer,
+)
 from pointsman.config import load, sealed
 
 from .analysis import analyzed
-from .state import EvidenceState, State, described
+from .state import EvidenceState, State, described, user_of
 from .stores import default_store
+
+if TYPE_CHECKING:
+    from pointsman_ipfs.evidence import Record
 
 _EXPECTED = "a backend of the package `backends`, or one of Pointsman"
 
@@ -69,7 +81,7 @@ class Mediator:
             self.store = own.enter_context(default_store(folder)) if store is None else store
             self.evidence = own.enter_context(Evidence(self.store, index, **keys))
             self._own = own.pop_all()
-        self.evidence_state = EvidenceState(self.evidence, self.state)
+        self.evidence_state = EvidenceState(self.evidence, lambda: user_of(self.state))
 
     @classmethod
     def from_config(cls, source: str | Path | Mapping[str, Any], **options: Any) -> Self:
@@ -124,7 +136,7 @@ class Mediator:
             evidence_type,
             description,
             claim_type,
-            self.state.user if user_id is None else user_id,
+            user_of(self.state) if user_id is None else user_id,
             _media_type(metadata),
             metadata,
         )
@@ -170,9 +182,9 @@ class Mediator:
             return None
         found = {**described(records[-1]), "records": [described(one) for one in records]}
         if with_data:
-            found["data"] = self.evidence.read(records[-1])
+            found["data"] = self._read(records[-1])
         else:
-            with open(os.devnull, "wb") as nowhere:
+            with _named(records[-1]), open(os.devnull, "wb") as nowhere:
                 self.evidence.write(records[-1], nowhere)
         return {**found, "verified": True}
 
@@ -183,7 +195,7 @@ class Mediator:
         Raises as `get_evidence_by_cid`, and `ContentNotFoundError` for what is unknown.
         """
         if records := self.evidence.find(cid):
-            return self.evidence.read(records[-1])
+            return self._read(records[-1])
         try:
             return self.store.get(cid)
         except ContentNotFoundError as error:
@@ -214,6 +226,10 @@ class Mediator:
         """Return the text of the first backend that answers. Takes and raises what `LLMRouterBackend.generate` does."""
         return self._answer(prompt, **options).text
 
+    def _read(self, record: Record) -> bytes:
+        with _named(record):
+            return self.evidence.read(record)
+
     def _answer(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
         if self.router is None:
             raise ConfigError("this mediator has no backend: give it one, as in Mediator(backends=[backend])")
@@ -231,6 +247,22 @@ class Mediator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _named(record: Record) -> Iterator[None]:
+    """Say which evidence it is that cannot be read, and what a person can do about it."""
+    try:
+        yield
+    except (UnusableAnswer, ContentNotFoundError, AllBackendsFailed) as error:
+        one = described(record)
+        what = f"{one['description'] or 'no description'!r}, submitted {one['timestamp']}, record {record.record_cid}"
+        again = (
+            "the file, if somebody still has it, can be submitted again: the same bytes get the same CID, and mend it"
+        )
+        advice = "bring it back from a copy of the store" if record.encrypted else again
+        error.args = (f"evidence {record.cid} ({what}) cannot be read: {error.message}; {advice}", *error.args[1:])
+        raise
 
 
 def _listed(given: object) -> list[object]:

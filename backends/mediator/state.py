@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,13 @@ class State:
         self.username: str | None = None
         self.hashed_username: str | None = None
 
-    @property
-    def user(self) -> str:
-        """Whose evidence it is now."""
-        return self.username or self.hashed_username or ANONYMOUS
-
     def __repr__(self) -> str:
         return f"State(username={self.username!r})"
+
+
+def user_of(state: object) -> str:
+    """Return whose evidence it is where nobody is named."""
+    return getattr(state, "username", None) or getattr(state, "hashed_username", None) or ANONYMOUS
 
 
 class EvidenceState:
@@ -38,12 +39,12 @@ class EvidenceState:
     All of it raises `AuthenticationError` where records are encrypted, and there is no key that opens them.
     """
 
-    def __init__(self, evidence: Evidence, state: State) -> None:
-        self._evidence, self._state = evidence, state
+    def __init__(self, evidence: Evidence, user: Callable[[], str]) -> None:
+        self._evidence, self._user = evidence, user
 
     def get_user_evidence(self, user_id: str | None = None) -> list[dict[str, Any]]:
-        """Return what the records of a user say (`State.user` if None), the newest first."""
-        found = self._evidence.records(self._state.user if user_id is None else user_id)
+        """Return what the records of a user say (of the one that `Mediator.state` names if None), the newest first."""
+        found = self._evidence.records(self._user() if user_id is None else user_id)
         return [described(one) for one in found][::-1]
 
     def get_evidence_by_cid(self, cid: str) -> dict[str, Any] | None:

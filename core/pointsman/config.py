@@ -316,10 +316,9 @@ def _unfolded(sections: Mapping[str, Any], catalogue: Catalogue) -> Iterator[_Un
         if "provider" not in own and own.keys() <= COMMON - {"model"}:  # all else belongs to one of them
             found = sorted(installed(catalogue), key=attrgetter("priority"))
             able = [one for one in found if not one._declared("missing", "")] or found
-            names = [one.type for one in able if one.type not in fallbacks]
+            names = [one.type for one in able if one.type not in fallbacks] + fallbacks
             if names:
-                own["provider"] = names[0]
-            fallbacks = names[1:] + fallbacks
+                own["provider"], *fallbacks = names
         first = {"type" if name == "provider" else name: value for name, value in own.items()}
         yield _Unfolded(path, f"{path}.provider", first)
         shared = {name: value for name, value in own.items() if name in COMMON - {"model", "prices"}}
