@@ -40,6 +40,8 @@ _SIGNS: Mapping[str, type[BackendError]] = {
     "mismatch in content integrity|unexpected EOF": UnusableAnswer,
     "": UnavailableError,
 }
+#: What another server answers, or one that wants to be asked elsewhere.
+NO_RPC = {*range(300, 400), 400, 404, 405, 406, 410, 411, 413, 501}
 _NOT_PINNED = "not pinned"
 
 
@@ -53,7 +55,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
     if status == 429:
         after = classify(status, headers, b"").retry_after
         return RateLimitError(told, status=status, retry_after=after)
-    if status in (400, 404, 405, 406, 410, 411, 413, 501):
+    if status in NO_RPC:
         advice = "no RPC of Kubo is there, or one too old; check url"
         return UnavailableError(f"{told} ({advice})", status=status, retry_same=False)
     kind = next(kind for sign, kind in _SIGNS.items() if re.search(sign, text))

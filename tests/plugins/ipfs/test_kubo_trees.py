@@ -155,7 +155,7 @@ def test_shards_of_any_width_have_the_cid_that_kubo_gives_them(kubo: Any, large:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_kubo_gives_back_what_was_added_here(kubo: Any, blocks: Any, tmp_path: Path, profile: Profile) -> None:
-    """40 trees, one of 6,000 entries, imported as one CAR come out of `ipfs get` as they were, strange names and all."""
+    """40 trees, one of 6,000 entries, imported as one CAR come out of `ipfs get` as they were, names and all."""
     rng = random.Random(f"there {profile.name}")
     (tmp_path / "in").mkdir()
     for number in range(39):
