@@ -9,8 +9,11 @@ Source: https://docs.ipfs.tech/reference/kubo/rpc/, and Kubo 0.42's core/command
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,10 +27,10 @@ from pointsman import (
     UnavailableError,
     UnusableAnswer,
 )
-from pointsman.http import Body, Client, classify
+from pointsman.http import Body, Client, classify, promised_form
 
 from . import cid as cids
-from ._import import Import, Importing, json_lines
+from ._import import Import, Importing, check, json_lines
 from .dagpb import MOST_BYTES
 
 #: What Kubo's sentences mean; the first that fits counts.
@@ -37,6 +40,8 @@ _SIGNS: Mapping[str, type[BackendError]] = {
     "mismatch in content integrity|unexpected EOF": UnusableAnswer,
     "": UnavailableError,
 }
+#: What another server answers, or one that wants to be asked elsewhere.
+NO_RPC = {*range(300, 400), 400, 404, 405, 406, 410, 411, 413, 501}
 _NOT_PINNED = "not pinned"
 
 
@@ -50,7 +55,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
     if status == 429:
         after = classify(status, headers, b"").retry_after
         return RateLimitError(told, status=status, retry_after=after)
-    if status in (400, 404, 405, 406, 410, 411, 413, 501):
+    if status in NO_RPC:
         advice = "no RPC of Kubo is there, or one too old; check url"
         return UnavailableError(f"{told} ({advice})", status=status, retry_same=False)
     kind = next(kind for sign, kind in _SIGNS.items() if re.search(sign, text))
@@ -72,6 +77,7 @@ class Rpc:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.host = client.host
+        self._free, self._busy = threading.Condition(), set[tuple[int, bytes]]()
 
     def close(self) -> None:
         """Close idle connections."""
@@ -102,20 +108,38 @@ class Rpc:
         found = self._last("dag/stat", scope, cid, progress="true", offline="true")
         self._field(found, "UniqueBlocks")
 
-    def pin(self, cid: bytes, scope: Scope, *, search: bool = False) -> None:
+    def pin(self, cid: bytes, scope: Scope, *, search: bool = False, name: str = "") -> None:
         """Pin all that is under a CID, unless that is done."""
-        if self.is_pinned(cid, scope):
-            return
-        pinned = self._pin(cid, scope, flag(not search))
-        if pinned != [cids.to_text(cid)]:
-            raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
+        with self.pinning((cid,), scope) as left:
+            if not left:
+                return
+            options = {"offline": flag(not search), **({"name": name} if name else {})}
+            pinned = self._pin(cid, scope, options)
+            if pinned != [cids.to_text(cid)]:
+                raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
 
-    def is_pinned(self, cid: bytes, scope: Scope) -> bool:
-        """Whether a CID is pinned with all that is under it, and not only by what is above it.
+    @contextmanager
+    def pinning(self, roots: Sequence[bytes], scope: Scope) -> Iterator[Sequence[bytes]]:
+        """Give those that are not pinned yet, while no other thread pins the same.
 
         What is pinned must not be pinned again: Kubo (0.42, boxo's pinning/pinner/dspinner/pin.go) takes the pin away,
         looks at everything under it, and pins it then. If that fails, or the caller has gone, it stays unpinned.
         """
+        mine = {(os.getpid(), root) for root in roots}  # of a forked child they are its own
+        with self._free:
+            while mine & self._busy:
+                check(scope)
+                self._free.wait(0.1)
+            self._busy |= mine
+        try:
+            yield [root for root in roots if not self.is_pinned(root, scope)]
+        finally:
+            with self._free:
+                self._busy -= mine
+                self._free.notify_all()
+
+    def is_pinned(self, cid: bytes, scope: Scope) -> bool:
+        """Whether a CID is pinned with all that is under it, and not only by what is above it."""
         try:
             return cids.to_text(cid) in self._pin_of(cid, scope)
         except UnavailableError as error:
@@ -131,10 +155,18 @@ class Rpc:
             if _NOT_PINNED not in error.message:
                 raise
 
-    def pins(self, scope: Scope) -> Iterator[str]:
-        """Give out the text of each CID that is pinned with all that is under it."""
-        for line in self._lines("pin/ls", scope, type="recursive", stream="true"):
-            yield str(self._field(line, "Cid"))
+    def pins(self, scope: Scope, name: str = "") -> Iterator[str]:
+        """Give out the text of each CID that is pinned with all that is under it; with `name`, under this one."""
+        named = {"names": "true", "name": name} if name else {}
+        for line in self._lines("pin/ls", scope, type="recursive", stream="true", **named):
+            if not name or line.get("Name") == name:
+                yield str(self._field(line, "Cid"))
+
+    def name_of_pin(self, cid: bytes, scope: Scope) -> str:
+        """Return the name under which a CID is pinned, or ""."""
+        found = self._one("pin/ls", scope, cid, type="recursive", names="true", offline="true")
+        with promised_form():
+            return str(self._field(found, "Keys")[cids.to_text(cid)]["Name"])
 
     def blocks(self, scope: Scope) -> Iterator[str]:
         """Give out the text of a CID for each block that is there: of codec raw, whatever it is linked by."""
@@ -143,16 +175,26 @@ class Rpc:
                 raise refusal(200, {}, str(line["Err"]).encode(), where=self.host)
             yield str(self._field(line, "Ref"))
 
+    def remove(self, cid: bytes, scope: Scope) -> str:
+        """Remove a block, if there is one; return why the node does not do it, or ""."""
+        return str(self._one("block/rm", scope, cid, force="true").get("Error") or "")
+
     def importing(self, scope: Scope, *, pin: bool) -> Importing:
         """Begin to put blocks, whose roots are told at the end."""
-        return Import(self._client, scope, pin, self.is_pinned)
+        return Import(self._client, scope, pin, self.pinning)
+
+    def put(self, cid: bytes, data: bytes, scope: Scope) -> None:
+        """Put one block, which no pin keeps yet."""
+        with self.importing(scope, pin=False) as blocks:
+            blocks.put(cid, data)
+            blocks.finish(())
 
     def _pin_of(self, cid: bytes, scope: Scope) -> Mapping[str, Any]:
         keys: Mapping[str, Any] = self._field(self._one("pin/ls", scope, cid, type="recursive", offline="true"), "Keys")
         return keys
 
-    def _pin(self, cid: bytes, scope: Scope, offline: str) -> Any:
-        told = self._last("pin/add", scope, cid, recursive="true", offline=offline, progress="true")
+    def _pin(self, cid: bytes, scope: Scope, options: Mapping[str, str]) -> Any:
+        told = self._last("pin/add", scope, cid, recursive="true", progress="true", **options)
         return self._field(told, "Pins")
 
     def _unpin(self, cid: bytes, scope: Scope) -> None:
