@@ -14,7 +14,7 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 
 from _measure import arguments, interleaved, over, table
 from attrs import frozen
