@@ -3,8 +3,8 @@
 `config_option` and `json_option` pass `config_file` and `as_json_`; `router_of` and `store_of` open what that file
 describes; `answer`, `table` and `as_json` write to stdout, `note` and `complain` to stderr, `written` to a file.
 
-A command returns its exit code. It may let a `BackendError` or a `ConfigError` out: people get its message, and the exit
-code is 1 or 2.
+A command returns its exit code. It may let a `BackendError` or a `ConfigError` out: people get its message, and the
+exit code is 1 or 2.
 """
 
 from ._bytes import written

@@ -91,9 +91,7 @@ class Found:
                     yield one
                     continue
                 if codec_of(one[0]) != DAG_CBOR:
-                    damaged.append(
-                        Damage(f"{path}, byte {reader.begin}", "found a mark under another CID than its own")
-                    )
+                    damaged.append(Damage(f"{path}, byte {reader.begin}", "found a mark under a CID of another codec"))
                     continue
                 yield from damaged
                 counts, damaged = reader.end, []
@@ -101,9 +99,7 @@ class Found:
             if not reader.framed and not any(any(piece) for piece in _pieces(file, end, reader.begin)):
                 damaged = damaged[:-1]  # what was no block is room for others
             if reader.end > counts:
-                text = (
-                    f"found {reader.end - counts} bytes without a mark of theirs: they never counted, or it is damaged"
-                )
+                text = f"found {reader.end - counts} bytes without a mark: they never counted, or it is damaged"
                 damaged.append(Damage(f"{path}, byte {counts}", text))
             yield from (evolve(one, is_live=live) for one in damaged)
 

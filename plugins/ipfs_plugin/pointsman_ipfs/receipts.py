@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import Factory, field, frozen, validators
 from pointsman import Completion, Health, Request, Secret, Store, hookimpl
 
 from ._ledger import Keeping, Ledger
-from ._receipt import written
+from ._receipt import answer_content, digest, request_content, written
 from ._signature import Signer, signer_of
 from .blocks import Blocks
 
-__all__ = ["Receipts"]
+__all__ = ["Receipts", "matches"]
 
 
 #: Held while a chain is begun, or ended; a forked child has one of its own.
@@ -92,6 +94,12 @@ class Receipts:
         waiting, failing = used[-1].ledger.waiting if used else (0, "")
         return Health.degraded(f"{waiting} receipts wait to be kept: {failing}") if failing else Health.ok()
 
+    @property
+    def waiting(self) -> int:
+        """How many receipts are not durable yet."""
+        used = self._used
+        return used[-1].ledger.waiting[0] if used else 0
+
     @hookimpl
     def close(self) -> None:
         """Wait until every receipt is durable.
@@ -112,6 +120,18 @@ class Receipts:
             if not used or used[-1].ledger.pid != os.getpid():
                 used.append(_Open(self))
             return used[-1]
+
+
+def matches(
+    receipt: Mapping[str, Any], *, request: Request | None = None, completion: Completion | None = None
+) -> bool:
+    """Whether this was asked, and answered, by what a receipt without content says of it.
+
+    :param receipt: what its block says, read with any library for DAG-CBOR.
+    """
+    salt = receipt.get("salt", b"")
+    found = request and ("request", request_content(request)), completion and ("answer", answer_content(completion))
+    return all(receipt[name].get("digest") == digest(salt, content) for name, content in filter(None, found))
 
 
 class _Open:

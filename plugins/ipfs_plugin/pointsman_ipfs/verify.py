@@ -140,7 +140,8 @@ class _Files:
                 yield error.message
                 continue
             if lost:
-                yield f"{len(lost):,} blocks to which {cids.to_text(cid)} links are not here, {cids.to_text(lost[0])} first"
+                first = cids.to_text(lost[0])
+                yield f"{len(lost):,} blocks to which {cids.to_text(cid)} links are not here, {first} among them"
             gone = set(lost)
             waiting += [link for link in new if link not in gone]
 
