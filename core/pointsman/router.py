@@ -210,7 +210,7 @@ class Router:
     def health(self) -> dict[str, Health]:
         """Return how each backend is, asking those that were not asked lately, side by side, within seconds.
 
-        A middleware that has a method `health` is told of by its name: `receipts`, say.
+        A middleware that has a method `health` is told of by its name: `receipts`, say; an instance by its class.
         """
         found = self._monitor.check(self._registry.backends)
         for backend in self._registry.backends:
