@@ -281,7 +281,10 @@ def _rescued(unkept: Sequence[_Receipt]) -> str:
     blocks = dict(block for one in unkept for block in one.blocks)
     try:
         path = Path(mkdtemp(prefix="pointsman-receipts-")) / "unkept.car"
-        path.write_bytes(b"".join(car.write([page], [(page, data), *blocks.items()])))
+        with path.open("xb") as file:
+            file.writelines(car.write([page], [(page, data), *blocks.items()]))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         return f"nor could they be written to a file: {error}; they are lost, from {to_text(unkept[0].cid)} on"
     return f"they are in {path}: `pointsman store import` brings them, once there is room"
