@@ -129,9 +129,12 @@ def matches(
 
     :param receipt: what its block says, read with any library for DAG-CBOR.
     """
-    salt = receipt.get("salt", b"")
-    found = request and ("request", request_content(request)), completion and ("answer", answer_content(completion))
-    return all(receipt[name].get("digest") == digest(salt, content) for name, content in filter(None, found))
+    said, salt = dict[str, Any](), receipt.get("salt", b"")
+    if request is not None:
+        said["request"] = request_content(request)
+    if completion is not None:
+        said["answer"] = answer_content(completion)
+    return all(receipt[name].get("digest") == digest(salt, content) for name, content in said.items())
 
 
 class _Open:

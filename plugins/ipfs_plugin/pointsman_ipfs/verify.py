@@ -245,13 +245,13 @@ def _content(cid: bytes, said: dict[str, Any], get: Get) -> Iterator[Check]:
 
 def _file_problems(name: str, said: dict[str, Any], get: Get) -> Iterator[str]:
     try:
-        written = b"".join(reader.read_file(get, bytes(said[name]), 0, _MOST + 1))
-        content = decode(written)
+        kind, size = reader.kind_and_size(get, bytes(said[name]))
+        if kind != "file" or (size or 0) > _MOST:
+            yield f"{name}: its {kind} has {size or 0:,} bytes, expected a file of at most {_MOST:,}"
+            return
+        content = decode(b"".join(reader.read_file(get, bytes(said[name]))))
     except (BackendError, KeyError, ValueError) as error:
         yield f"{name}: its file cannot be read: {error}"
-        return
-    if len(written) > _MOST:
-        yield f"{name}: its file has more than {_MOST} bytes"
         return
     yield from content_problems(name, content, said)
     if not set(links_in(content)) <= set(said.get("links", ())):
