@@ -5,12 +5,36 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from pointsman.testing import faults
+
+_PROGRAMS = Path(__file__).parents[1] / ".tools" / "programs" / "node_modules" / ".bin"
+#: Variables that hold keys, addresses and settings of the person who runs the tests.
+_PERSONAL = tuple(
+    [
+        "OPENAI_",
+        "OPENROUTER_",
+        "HF_",
+        "HUGGING",
+        "ANTHROPIC_",
+        "GOOGLE_",
+        "GEMINI_",
+        "COPILOT_",
+        "CODEX_",
+        "GH_",
+        "GITHUB_",
+        "IPFS_",
+        "POINTSMAN_",
+    ]
+)
 
 
 def pytest_configure() -> None:
@@ -38,3 +62,72 @@ def leaves_nothing_changed() -> Iterator[None]:
     yield
     for name, value in _global_state().items():
         assert value == before[name], f"the test left {name} changed"
+
+
+@pytest.fixture(scope="session")
+def real_program() -> Iterator[Callable[[str], str]]:
+    """A function that returns the path of a program which npm installed, as npm puts it into the PATH.
+
+    "cache" is the folder in which copilot unpacks itself once.
+    """
+    with TemporaryDirectory(prefix="pointsman-tests-") as cache:
+
+        def find(name: str) -> str:
+            path = _PROGRAMS / name
+            if name == "cache":
+                return cache
+            if not path.exists():
+                pytest.fail(f'{path} is not there: scripts/test installs it, and leaves out "programs" where it cannot')
+            return str(path)
+
+        yield find
+
+
+class Guide:
+    """Runs what a person types who follows a guide: one sample after another, as it stands there, in one module."""
+
+    def __init__(self, printed: Callable[[], str]) -> None:
+        self.names: dict[str, Any] = {"__name__": "guide"}
+        self._printed = printed
+        self._made: dict[int, Any] = {}
+
+    def type(self, sample: str) -> str:
+        """Run a sample and return what it prints."""
+        try:
+            exec(compile(sample, "the guide", "exec"), self.names)
+        finally:
+            self._made |= {
+                id(one): one for one in self.names.values() if not isinstance(one, type) and hasattr(one, "close")
+            }
+        return self._printed()
+
+    def alone(self, *samples: str) -> subprocess.CompletedProcess[str]:
+        """Run samples as a program of their own; warnings are errors there, too."""
+        command = [sys.executable, "-W", "error", "-c", "".join(samples)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    def close(self) -> None:
+        for one in self._made.values():
+            one.close()
+
+
+@pytest.fixture
+def guide(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_leaks: None
+) -> Iterator[Guide]:
+    """A person with a guide, on a machine where nothing is set up: no key, no login, no node."""
+    for name in [name for name in os.environ if name.startswith(_PERSONAL)]:
+        monkeypatch.delenv(name)
+    for name in "HF_TOKEN_PATH", "IPFS_PATH", "CODEX_HOME", "COPILOT_HOME":
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    with faults.nobody_listens() as nobody:
+        for module in "_address", "kubo":
+            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", nobody.removesuffix("/v1"))
+        person = Guide(lambda: capsys.readouterr().out)
+        try:
+            yield person
+        finally:
+            person.close()

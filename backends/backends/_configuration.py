@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman import ConfigError, Router
+from pointsman.config import Settings
 from pointsman.config import load as read_settings
 
 from .claude import ClaudeBackend
@@ -52,6 +53,11 @@ def load(source: str | Path | Mapping[str, Any]) -> dict[str, TextBackend]:
     del source  # a traceback that shows local variables would show the keys in it
     if problems:
         raise ConfigError(*problems)
+    return made_of(settings)
+
+
+def made_of(settings: Settings) -> dict[str, TextBackend]:
+    """Return every backend of settings that were read, by its id."""
     # The path of a fallback, "BACKENDS[2].fallback_providers[0]", begins with that of its router.
     paths = (path.partition(".")[0] for path in settings.paths)
     made: dict[str, TextBackend] = {}

@@ -15,6 +15,7 @@ class HostedBackend(TextBackend):
     """Asks a model of one service. Its plugin is installed on need; a call says how where it is not.
 
     :param id: its name; without it, the service's.
+    :param type: what an entry of a configuration says of itself: the type of this class, or another name of it.
     :param model: the model; without it, the plugin's default.
     :param api_key: the key; without it, the environment variable of the service.
     :param base_url: another server that speaks the same API.
@@ -35,6 +36,7 @@ class HostedBackend(TextBackend):
         self,
         *,
         id: str | None = None,
+        type: str | None = None,
         model: str | None = None,
         api_key: str | Secret | None = None,
         base_url: str | None = None,

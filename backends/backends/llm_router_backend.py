@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman import Backend, ConfigError, Router, Secret
+from pointsman import Backend, Router, Secret
 from pointsman.config import sealed
 
-from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, placed, router_for
+from .text_backend import MAX_TOKENS, TEMPERATURE, TextBackend, chained, router_for
 
 _log = logging.getLogger("pointsman.backends")
 
@@ -18,7 +18,9 @@ class LLMRouterBackend(TextBackend):
     """Asks a provider, and when it does not answer, one fallback after another.
 
     :param id: its name.
-    :param provider: what is asked first: a provider's name or alias (`openai`, `local`, `workstation` ...).
+    :param type: what an entry of a configuration says of itself: `llm_router`.
+    :param provider: what is asked first: a provider's name or alias (`openai`, `local`, `workstation` ...). Without it,
+        every installed one that finds what it needs (a key, a program, a model's file), those of this machine last.
     :param model: of that provider; without it, the plugin's default.
     :param fallback_providers: what is asked next, in this order: a name, "provider/model", or another backend. Each
         uses its own model and key: those of the environment, where it is a name. `close` closes the backends too.
@@ -39,7 +41,8 @@ class LLMRouterBackend(TextBackend):
         self,
         *,
         id: str = "llm-router",
-        provider: str,
+        type: str | None = None,
+        provider: str | None = None,
         model: str | None = None,
         fallback_providers: Sequence[str | TextBackend | Backend] | None = (),
         api_key: str | Secret | None = None,
@@ -63,7 +66,11 @@ class LLMRouterBackend(TextBackend):
         names = [one for one in fallback_providers if isinstance(one, str)]
         router = router_for(sealed({**given, "fallback_providers": names}), "llm_router")
         if len(names) < len(fallback_providers):
-            router = Router(_chained(router.backends, fallback_providers))
+            named = iter(router.backends)
+            first = next(named)
+            others = [next(named) if isinstance(one, str) else one for one in fallback_providers]
+            where, expected = "LLMRouterBackend.fallback_providers", 'a name, "provider/model", or a backend'
+            router = Router(chained(others, where, expected, first=[first]))
         for backend in router.backends:
             if missing := backend.missing or getattr(backend.provider, "missing", ""):
                 _log.warning("%s cannot be asked: %s", backend.id, missing)
@@ -71,21 +78,3 @@ class LLMRouterBackend(TextBackend):
 
 
 LLMRouter = LLMRouterBackend
-
-
-def _chained(named: Sequence[Backend], fallbacks: Sequence[str | TextBackend | Backend]) -> list[Backend]:
-    """Return the first backend, then every fallback in its place: `named` has those that are names, in this order."""
-    chain, rest = [named[0]], iter(named[1:])
-    for place, one in enumerate(fallbacks):
-        if isinstance(one, str):
-            chain.append(next(rest))
-        elif isinstance(one, TextBackend):
-            chain += one.router.backends
-        elif isinstance(one, Backend):
-            chain.append(one)
-        else:
-            raise ConfigError(
-                f"LLMRouterBackend.fallback_providers[{place}]: found {type(one).__name__}, "
-                'expected a name, "provider/model", or a backend'
-            )
-    return [placed(backend, priority, {}) for priority, backend in enumerate(chain, 1)]

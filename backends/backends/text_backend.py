@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, Unpack
 
 from pointsman import Backend, Completion, ConfigError, Message, Options, Request, Router
-from pointsman.config import sealed
+from pointsman.config import sealed, type_named
 
 from .exceptions import BatchError
 
@@ -105,6 +105,8 @@ def router_for(arguments: Mapping[str, Any], type: str) -> Router:
     owner = arguments["self"].__class__.__name__
     given = sealed({**arguments, **(arguments["options"] or {}), "options": None})  # no traceback shows what is in it
     del arguments
+    if given.get("type") is not None and type_named(str(given["type"])) != type:
+        raise ConfigError(f"{owner}.type: found {given['type']!r:.60}, expected {type!r}; `backends.load` takes any")
     named = ((name, value) for name, value in given.items() if value is not None and name not in ("self", "__class__"))
     entry = sealed({**dict(named), "type": type})
     try:
@@ -120,3 +122,22 @@ def placed(backend: Backend, priority: float, presets: Mapping[str, Any]) -> Bac
     copied.priority = priority
     copied.defaults = {**presets, **backend.defaults}
     return copied
+
+
+def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[Backend] = ()) -> list[Backend]:
+    """Return the backends behind all that was given, each placed to be asked in this order, and none twice.
+
+    :param of: how an error calls what was given.
+    :param first: what is asked before it.
+    :raises ConfigError: one is no backend.
+    """
+    chain = list(first)
+    for place, one in enumerate(given):
+        if isinstance(one, TextBackend | Router):
+            chain += (one.router if isinstance(one, TextBackend) else one).backends
+        elif isinstance(one, Backend):
+            chain.append(one)
+        else:
+            raise ConfigError(f"{of}[{place}]: found {type(one).__name__}, expected {expected}")
+    once = {(backend.id, id(backend.provider)): backend for backend in chain}
+    return [placed(backend, priority, {}) for priority, backend in enumerate(once.values(), 1)]

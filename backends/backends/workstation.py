@@ -13,6 +13,7 @@ class WorkstationBackend(TextBackend):
     The model is loaded by the first call, in a process of its own, which `close` ends.
 
     :param id: its name.
+    :param type: what an entry of a configuration says of itself: `workstation`, or `local`.
     :param model_path: the GGUF file, or `package:DISTRIBUTION/FILE`; without it, what the plugin finds.
     :param n_ctx: tokens that a request and its answer may have together.
     :param n_threads: of the processor.
@@ -32,6 +33,7 @@ class WorkstationBackend(TextBackend):
         self,
         *,
         id: str = "workstation",
+        type: str | None = None,
         model_path: str | Path | None = None,
         n_ctx: int | None = None,
         n_threads: int | None = None,

@@ -7,6 +7,7 @@ classes. Only a plugin that an enabled backend names is imported. No value here 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, overload
 
@@ -130,14 +131,7 @@ def build(cls: Any, options: Mapping[str, Any], path: str) -> Any:
 def installed(catalogue: Catalogue) -> list[Backend]:
     """Return a backend for each installed provider that can be built without options."""
     made = []
-    for name in catalogue.names(PROVIDERS):
-        try:
-            provider = catalogue.load(PROVIDERS, name)()
-        except (ConfigError, TypeError, ValueError):
-            continue  # quarantined and reported, or it needs options that only a configuration can give
-        except (Exception, SystemExit) as error:
-            catalogue.quarantine(PROVIDERS, name, f"it cannot be built: {cause(error)}")
-            continue
+    for name, provider in catalogue.built(PROVIDERS):
         local = _LOCAL if getattr(provider, "local", False) else _REMOTE
         priority = _DEMONSTRATION if getattr(provider, "demonstration", False) else local
         made.append(Backend(provider, type=name, priority=priority))
@@ -159,7 +153,7 @@ class _Reader(Walk):
             return Settings()
         self.folder, ids = raw.folder, dict[str, str]()
         sections = self.options(fields_of(_Sections), raw, "")
-        entries = _unfolded(sections)
+        entries = _unfolded(sections, self.catalogue)
         built = {entry.path: made for entry in entries if (made := self._backend(entry, ids))}
         self.problems.sort(key=lambda problem: not problem.path.startswith("BACKENDS"))  # first what comes first
         router = self.options(fields_of(RouterSettings), sections.get("ROUTER") or {}, "ROUTER")
@@ -303,11 +297,12 @@ class _Unfolded(NamedTuple):
     handed: str | None = None  #: the model of its chain, where it has the name that OpenAI gave it
 
 
-def _unfolded(sections: Mapping[str, Any]) -> Iterator[_Unfolded]:
+def _unfolded(sections: Mapping[str, Any], catalogue: Catalogue) -> Iterator[_Unfolded]:
     """Yield each backend.
 
     An entry of type `llm_router` is its provider, followed by its fallback providers. Those share what every backend
-    has, apart from the model, which is their own; or are those of another entry, where they are named by its id.
+    has, apart from the model, which is their own; or are those of another entry, where they are named by its id. An
+    entry that names no provider is every installed one that finds what it needs.
     """
     entries = dict(_entries(sections, "BACKENDS"))
     by_id = {str(entry.get("id")): entry for entry in entries.values() if entry.get("type") != "llm_router"}
@@ -316,12 +311,19 @@ def _unfolded(sections: Mapping[str, Any]) -> Iterator[_Unfolded]:
             yield _Unfolded(path, f"{path}.type", entry)
             continue
         own = {name: value for name, value in entry.items() if name not in ("type", "fallback_providers")}
+        fallbacks = entry.get("fallback_providers") or []
+        fallbacks = list(fallbacks) if isinstance(fallbacks, list | tuple) else [fallbacks]
+        if "provider" not in own and own.keys() <= COMMON - {"model"}:  # all else belongs to one of them
+            found = sorted(installed(catalogue), key=attrgetter("priority"))
+            able = [one for one in found if not one._declared("missing", "")] or found
+            names = [one.type for one in able if one.type not in fallbacks] + fallbacks
+            if names:
+                own["provider"], *fallbacks = names
         first = {"type" if name == "provider" else name: value for name, value in own.items()}
         yield _Unfolded(path, f"{path}.provider", first)
         shared = {name: value for name, value in own.items() if name in COMMON - {"model", "prices"}}
         handed = own.get("model") if type_named(str(own.get("provider"))) in ("codex", "copilot") else None
-        fallbacks = entry.get("fallback_providers") or []
-        for place, name in enumerate(fallbacks if isinstance(fallbacks, list | tuple) else [fallbacks]):
+        for place, name in enumerate(fallbacks):
             here = f"{path}.fallback_providers[{place}]"
             yield _Unfolded(here, here, _fallback(name, by_id, own, shared), handed)
 

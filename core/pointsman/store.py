@@ -37,6 +37,8 @@ class Store:
     :param outbox: the file of what other stores have still to get; made when it is needed. Without, it is beside the
         content of the first store that has a path.
     :param middleware: names of installed `pointsman.middleware` plugins, or instances; the first is the outermost.
+    :param found: whether these may or may not be there, as without `stores`: one that says it is unconfigured, and
+        never was anything else, is missed by nobody.
     :param clock: what it waits by; `pointsman.testing.Clock` lets a test advance it.
     :raises ConfigError: with every problem that was found.
     """
@@ -51,11 +53,12 @@ class Store:
         health_ttl: float = 60.0,
         outbox: str | os.PathLike[str] | None = None,
         middleware: Iterable[str | object] = (),
+        found: bool = False,
         clock: Clock | None = None,
         _catalogue: Catalogue | None = None,
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
-        made, self._found = stores_of(stores, self._catalogue), stores is None
+        made, self._found = stores_of(stores, self._catalogue), found or stores is None
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
@@ -218,8 +221,8 @@ class Store:
         :raises BackendError: there is but one store, and it could not be told.
         """
         self._post.drop(cid)
-        task, later = self._storing.task("unpin", None, timeout, cid=cid), list[str]()
-        able = self._storing.able(task)
+        task, later, absent = self._storing.task("unpin", None, timeout, cid=cid), list[str](), self._absent()
+        able = [one for one in self._storing.able(task) if one.id not in absent]
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
@@ -244,8 +247,10 @@ class Store:
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
         """
-        task = self._storing.task("verify", store, moving=True, cid=cid)
+        task, absent = self._storing.task("verify", store, moving=True, cid=cid), self._absent() - {store}
         for one in self._storing.able(task):
+            if one.id in absent:
+                continue
             try:
                 for found in self._storing.given_out(task, ([one], [])):
                     mended = repair and self._post.mend(found.cid, one.id)
@@ -262,8 +267,9 @@ class Store:
 
     def status(self, cid: str) -> tuple[Copy, ...]:
         """Return how each store has what is under a CID."""
-        waiting = {one.store: one for one in self._post.waiting(cid)}
-        return tuple(self._copy(cid, one.id, waiting.get(one.id)) for one in self.stores if one.enabled)
+        waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent()
+        shown = (one.id for one in self.stores if one.enabled and one.id not in absent)
+        return tuple(self._copy(cid, store, waiting.get(store)) for store in shown)
 
     def health(self) -> dict[str, Health]:
         """Return how each store is, and whether anything waits for it."""
@@ -299,16 +305,21 @@ class Store:
         return evolve(stored, stored_in=(backend.id,), waiting_for=tuple(others))
 
     def _others(self, but: StoreBackend) -> list[str]:
-        """Return the stores that are to have what this one has: of those that were merely found, who was ever there."""
-        others = [one for one in self._storing.able(self._storing.task("import_car")) if one is not but]
-        if not self._found or not others:
-            return [one.id for one in others]
+        """Return the stores that are to have what this one has."""
+        absent = self._absent()
+        able = self._storing.able(self._storing.task("import_car"))
+        others = [one.id for one in able if one is not but and one.id not in absent]
+        if self._found and others:
+            self._post.seen(others)
+        return others
+
+    def _absent(self) -> set[str]:
+        """Return the stores that nobody configured, that are merely installed and were never there."""
+        if not self._found:
+            return set()
         known = self._storing.monitor.known
-        usable = [one.id for one in others if (health := known(one)) is None or health.status != "unconfigured"]
-        if not usable and not self._post.exists:
-            return []
-        seen = self._post.seen(usable)
-        return [one.id for one in others if one.id in seen]
+        absent = {one.id for one in self.stores if (health := known(one)) and health.status == "unconfigured"}
+        return absent - self._post.seen(()) if absent and self._post.exists else absent
 
     def _damaged(self, cid: str, stores: Iterable[str]) -> None:
         """Let what was wrong in these stores, and right in another one, be brought back."""

@@ -275,7 +275,7 @@ WRONG = [
     ({"ROUTER": {"on_limit": "fail"}}, 'ROUTER.on_limit: found "fail", expected one of "next", "wait"'),
     ({"ROUTER": {"on_break": 1}}, 'ROUTER.on_break: found 1, expected one of "raise", "restart", "continue"'),
     ({"ROUTER": {"rate_limit_storage": 5}}, "ROUTER.rate_limit_storage: found ***, expected a key (text)"),
-    (backend(type="llm_router"), "BACKENDS[0].provider: missing, expected text"),
+    (backend(type="llm_router", model="m"), "BACKENDS[0].provider: missing, expected text"),
     (backend(type="llm_router", provider="eco"), 'BACKENDS[0].provider: found "eco", which is no installed provider'),
     (
         backend(type="llm_router", provider="echo", fallback_providers=["eco"]),

@@ -118,7 +118,10 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 def test_one_name_four_spellings(plugin: Path) -> None:
-    """Type `x` = folder `x_plugin` = distribution `pointsman-x` = package `pointsman_x` = entry point `x`."""
+    """Type `x` = folder `x_plugin` = distribution `pointsman-x` = package `pointsman_x` = entry point `x`.
+
+    A distribution of stores has several, which share their code: it is named after that, each store after its kind.
+    """
     described = project(plugin)["project"]
     name = plugin.name.removesuffix("_plugin")
     assert plugin.name == f"{name}_plugin"
@@ -132,7 +135,7 @@ def test_one_name_four_spellings(plugin: Path) -> None:
         if group.startswith("pointsman.")
         for point, where in points.items()
     }
-    assert name in points or "pointsman.stores" in described["entry-points"], "stores are named after their kind"
+    assert name in points or "pointsman.stores" in described["entry-points"]
     assert all(where.startswith((f"pointsman_{name}:", f"pointsman_{name}.")) for where in points.values())
 
 
@@ -158,13 +161,13 @@ def imported(path: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("member", [m for m in MEMBERS if m.name != "core"], ids=short)
 def test_plugins_use_the_contract_only(member: Path) -> None:
-    """A plain name of the core is contract, an underscore is implementation: others import no underscore of it."""
+    """A plain name of the core is contract, as is its version; others import nothing else with an underscore of it."""
     wrong = [
         f"{short(path)}: {module}.{name}"
         for path in member.rglob("*.py")
         for module, name in imported(path)
         if module.partition(".")[0] == "pointsman"
-        and any(part.startswith("_") for part in [*module.split("."), name.removeprefix("__version__")] if part)
+        and any(part.startswith("_") for part in [*module.split("."), name] if part != "__version__")
     ]
     assert wrong == []
 
@@ -201,10 +204,13 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_stays_small() -> None:
-    """The core has at most 4,256 lines of code, without testing/ and cli/; a larger number wants a reason."""
+    """The core has at most 5,800 lines of code, without testing/ and cli/; a larger number wants a reason.
+
+    4,300 of them ask models; the rest is `Store`: its loop, its outbox, and the streams that its hooks move.
+    """
     files = [path for path in CORE.rglob("*.py") if not {"testing", "cli"} & set(path.relative_to(CORE).parts)]
     sizes = {path.name: code_lines(path) for path in files}
-    assert sum(sizes.values()) <= 4256, sizes
+    assert sum(sizes.values()) <= 5800, sizes
 
 
 @pytest.mark.parametrize(("paths", "limit"), [(SOURCES, 400), (TESTS, 600)], ids=["sources", "tests"])

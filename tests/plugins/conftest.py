@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 from traceback import TracebackException
 from typing import Any
@@ -29,26 +28,6 @@ KEY = "sk-0123456789abcdefghij"
 _numbers = count(1)
 Played = Callable[[Any, Iterable[int]], dict[str, str]]
 _TESTS = Path(__file__).parents[1]
-_PROGRAMS = Path(__file__).parents[2] / ".tools" / "programs" / "node_modules" / ".bin"
-
-
-@pytest.fixture(scope="session")
-def real_program() -> Iterator[Callable[[str], str]]:
-    """A function that returns the path of a program which npm installed, as npm puts it into the PATH.
-
-    "cache" is the folder in which copilot unpacks itself once.
-    """
-    with TemporaryDirectory(prefix="pointsman-tests-") as cache:
-
-        def find(name: str) -> str:
-            path = _PROGRAMS / name
-            if name == "cache":
-                return cache
-            if not path.exists():
-                pytest.fail(f'{path} is not there: scripts/test installs it, and leaves out "programs" where it cannot')
-            return str(path)
-
-        yield find
 
 
 @pytest.fixture

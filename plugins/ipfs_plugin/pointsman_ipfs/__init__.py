@@ -2,7 +2,7 @@
 
 from .blocks import Blocks
 from .gateway import Gateway
-from .kubo import Kubo
+from .kubo import Kubo, usual_node
 from .receipts import Receipts
 
-__all__ = ["Blocks", "Gateway", "Kubo", "Receipts"]
+__all__ = ["Blocks", "Gateway", "Kubo", "Receipts", "usual_node"]

@@ -232,6 +232,23 @@ class Kubo(Reading):
         return {"authorization": Secret(f"Basic {both}")}
 
 
+def usual_node(timeout: float = 1.0) -> Kubo | None:
+    """Return a store on the node of this machine: where `Kubo()` looks, if Kubo answers there and lets us in.
+
+    Where nothing listens, that is known at once.
+
+    :param timeout: seconds that it may take to answer; None is returned after that.
+    :raises ConfigError: IPFS_API, or the node's file `api`, holds no address.
+    """
+    node = Kubo()
+    try:
+        node._rpc.version(Scope(timeout))
+    except BackendError:
+        node.close()
+        return None
+    return node
+
+
 def _findings(found: Iterator[tuple[bytes, str]]) -> Iterator[Finding]:
     return (Finding(cids.to_text(cid), problem) for cid, problem in found)
 

@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import AuthenticationError, BackendError, RateLimitError, Scope, UnavailableError, UnusableAnswer
+from pointsman import (
+    AuthenticationError,
+    BackendError,
+    ConfigError,
+    RateLimitError,
+    Scope,
+    UnavailableError,
+    UnusableAnswer,
+)
 from pointsman.content import Source
 from pointsman.testing import faults
-from pointsman_ipfs import Gateway, Kubo
+from pointsman_ipfs import Gateway, Kubo, usual_node
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +98,30 @@ def test_nobody_named_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "ipfs daemon" in health.reason
         assert "IPFS_API" in health.reason
         store.close()
+
+
+@pytest.mark.kubo
+def test_the_usual_node_is_used_if_one_answers(kubo: Any, fault_server: Any, tmp_path: Path) -> None:
+    """A node that runs is found by its own file; where nothing, something else, or nobody in time answers, none is."""
+    (tmp_path / "api").write_bytes((kubo.home / "api").read_bytes())
+    node = usual_node()
+    assert node is not None
+    assert node.local
+    assert node.store(Source(file=io.BytesIO(b"x")), Scope(10)).size == 1
+    node.close()
+    for fault in faults.html(), faults.well(), faults.status(403), faults.status(404), faults.silent():
+        server = fault_server()
+        server.play(fault, everywhere=True)
+        (tmp_path / "api").write_text(server.origin)
+        assert usual_node(0.2) is None, fault
+    with faults.nobody_listens() as nobody:
+        (tmp_path / "api").write_text(nobody.removesuffix("/v1"))
+        began = time.monotonic()
+        assert usual_node() is None
+        assert time.monotonic() - began < 0.2
+    (tmp_path / "api").write_text("no address")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/api: found"):
+        usual_node()
 
 
 @pytest.mark.parametrize("make", [Kubo, Gateway])

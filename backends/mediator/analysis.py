@@ -1,0 +1,105 @@
+"""What there is of evidence, what is missing of it, and what a model says about that."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from pointsman import BackendError, Completion, ConfigError
+
+#: Kinds of evidence that the complaint generator knows. Any other one may be submitted too.
+KINDS = ("document", "image", "video", "audio", "email", "text", "financial", "medical")
+#: What one question may hold: pieces of evidence, and characters that describe each.
+_PIECES, _LETTERS = 20, 200
+#: Tokens that a recommendation may have.
+_TOKENS = 800
+_CID = re.compile(r"\b(?:baf[a-z2-7]{56}|Qm[1-9A-HJ-NP-Za-km-z]{44})\b")
+_MARK = re.compile(r"\[(\d{1,4})\]")
+
+_Piece: TypeAlias = Mapping[str, Any]
+Ask: TypeAlias = Callable[..., Completion]
+
+
+def analyzed(evidence: Sequence[dict[str, Any]], claim_type: str | None, ask: Ask) -> dict[str, Any]:
+    """Return what there is of evidence, the newest first, for a claim or for all.
+
+    :param ask: returns the answer to the question for a recommendation.
+    """
+    of = f"for the claim {claim_type!r}" if claim_type is not None else "at all"
+    found: dict[str, Any] = {
+        "claim_type": claim_type,
+        "total_evidence": len(evidence),
+        "evidence_by_type": dict(Counter(one["type"] for one in evidence).most_common()),
+        "has_evidence": bool(evidence),
+        "evidence_items": evidence,
+        "gaps": list(_gaps(evidence, claim_type, of)),
+        "recommendation_error": None,
+        "recommended_by": None,
+        "unknown_citations": [],
+    }
+    if not evidence:
+        return {**found, "recommendation": f"There is no evidence {of} yet. Submit what shows what happened, and when."}
+    try:
+        return {**found, **_recommended(evidence, claim_type, found["gaps"], ask)}
+    except (BackendError, ConfigError) as error:
+        return {
+            **found,
+            "recommendation": f"There is no recommendation, since no backend gave one: {error}",
+            "recommendation_error": str(error),
+        }
+
+
+def _gaps(evidence: Sequence[_Piece], claim_type: str | None, of: str) -> list[str]:
+    """Return what is missing, a sentence for each."""
+    if not evidence:
+        return [f"There is no evidence {of}."]
+    gaps, kinds = list[str](), {one["type"] for one in evidence}
+    if absent := [kind for kind in KINDS if kind not in kinds]:
+        gaps.append(f"There is nothing of these kinds: {', '.join(absent)}.")
+    if nameless := [one["cid"] for one in evidence if not (one["description"] or "").strip()]:
+        gaps.append(f"Nobody has described: {', '.join(nameless)}.")
+    if claim_type is None and (loose := [one["cid"] for one in evidence if not one["claim_type"]]):
+        gaps.append(f"No claim is named for: {', '.join(loose)}.")
+    return gaps
+
+
+def _recommended(evidence: Sequence[_Piece], claim_type: str | None, gaps: Sequence[str], ask: Ask) -> dict[str, Any]:
+    """Ask for a recommendation, and say which evidence it cites.
+
+    :raises BackendError: no backend answered.
+    :raises ConfigError: there is none.
+    """
+    shown = evidence[:_PIECES]
+    answer = ask(_question(evidence, shown, claim_type, gaps), max_tokens=_TOKENS)
+    known = {one["cid"]: one for one in shown}
+    marks = [shown[int(mark) - 1]["cid"] for mark in _MARK.findall(answer.text) if 0 < int(mark) <= len(shown)]
+    written = list(dict.fromkeys(_CID.findall(answer.text)))
+    cited = dict.fromkeys([*marks, *(cid for cid in written if cid in known)])
+    listed = "\n".join(f"[{n}] {_line(one)}" for n, one in enumerate(shown, 1) if not cited or one["cid"] in cited)
+    return {
+        "recommendation": f"{answer.text.strip()}\n\nEvidence:\n{listed}",
+        "recommended_by": answer.backend,
+        "unknown_citations": [cid for cid in written if cid not in known],
+    }
+
+
+def _question(evidence: Sequence[_Piece], shown: Sequence[_Piece], claim_type: str | None, gaps: Sequence[str]) -> str:
+    listed = "\n".join(f"[{n}] {_line(one)}" for n, one in enumerate(shown, 1))
+    claim = f"the claim: {claim_type}" if claim_type is not None else "a legal complaint"
+    more = f"\n(and {len(evidence) - len(shown)} older pieces)" if len(evidence) > len(shown) else ""
+    return (
+        f"This evidence was submitted for {claim}\n\n{listed}{more}\n\n"
+        f"Known gaps: {' '.join(gaps) or 'none.'}\n\n"
+        "In a few sentences: how strong is this evidence, what is missing, and what should be gathered next? Name each "
+        "piece that you rely on by its number in brackets, as in [1]. Rely on nothing that is not listed."
+    )
+
+
+def _line(one: _Piece) -> str:
+    """Return how a piece of evidence is told to a model and to a person."""
+    described = " ".join((one["description"] or "without a description").split())
+    claim = f", for {one['claim_type']}" if one["claim_type"] else ""
+    cut = described if len(described) <= _LETTERS else f"{described[:_LETTERS]}..."
+    return f"{one['cid']} ({one['type']}, submitted {one['timestamp'][:10]}{claim}): {cut}"

@@ -1,0 +1,287 @@
+"""The mediator: evidence comes in, and is found again; backends are asked about it."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from backends._configuration import made_of
+from backends.text_backend import Prompt, TextBackend, chained
+from pointsman import (
+    AllBackendsFailed,
+    Completion,
+    ConfigError,
+    ContentNotFoundError,
+    Options,
+    Router,
+    Store,
+    UnusableAnswer,
+)
+from pointsman.config import load, sealed
+
+from .analysis import analyzed
+from .state import EvidenceState, State, described, user_of
+from .stores import default_store
+
+if TYPE_CHECKING:
+    from pointsman_ipfs.evidence import Record
+
+_EXPECTED = "a backend of the package `backends`, or one of Pointsman"
+
+
+class Mediator:
+    """Keeps evidence so that it can be proven later, and asks backends about it. Thread-safe, apart from `state`.
+
+    Each submission is a record in a store, which says who described which bytes, how and when, and links to the record
+    before it. `evidence` is the `pointsman_ipfs.evidence.Evidence` beneath, `router` the `pointsman.Router`.
+
+    :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., or what
+        `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
+    :param store: keeps the evidence; it stays open when the mediator is closed. Without: the embedded store of this
+        machine, and the IPFS node at its usual address if one answers.
+    :param path: a folder of this mediator's own: for the embedded store, and for the index of evidence.
+    :param recipients: public keys of age, or of SSH. What is submitted is encrypted for them before it is stored.
+    :param identity: the private key that opens it: its text, or the path of a key file.
+    :param evidence_db_path: the file of the index, in place of the one that `path` or the store has.
+    :param legal_authority_db_path: accepted for programs that give it; nothing here has a use for it.
+    :param claim_support_db_path: the same.
+    :raises ConfigError: an argument is wrong.
+    """
+
+    def __init__(  # noqa: PLR0913 - the complaint generator's own names
+        self,
+        backends: Iterable[object] | Mapping[str, object] | object = (),
+        store: Store | None = None,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        recipients: str | Iterable[str] = (),
+        identity: Any = None,
+        evidence_db_path: str | os.PathLike[str] | None = None,
+        legal_authority_db_path: object = None,
+        claim_support_db_path: object = None,
+    ) -> None:
+        keys = sealed({"recipients": recipients, "identity": identity})
+        del identity  # a traceback that shows local variables would show the key
+        from pointsman_ipfs.evidence import Evidence
+
+        self.backends = _listed(backends)
+        self.router = _asking(self.backends, {})
+        self.state = State()
+        self._options: Mapping[str, Any] = {}
+        folder = None if path is None else Path(path).expanduser().absolute()
+        index = folder and folder / "evidence.sqlite"
+        if evidence_db_path is not None:
+            index = Path(evidence_db_path).expanduser()
+        with ExitStack() as own:
+            self.store = own.enter_context(default_store(folder)) if store is None else store
+            self.evidence = own.enter_context(Evidence(self.store, index, **keys))
+            self._own = own.pop_all()
+        self.evidence_state = EvidenceState(self.evidence, lambda: user_of(self.state))
+
+    @classmethod
+    def from_config(cls, source: str | Path | Mapping[str, Any], **options: Any) -> Self:
+        """Return the mediator that a JSON or TOML file, or a mapping of the same form, describes.
+
+        MEDIATOR names its backends, in order (all of BACKENDS without that), and may set `timeout` and `max_retries` of
+        each question; STORES says where evidence is kept, and nothing else is looked for. `close` closes all of them.
+
+        :param options: what the constructor takes, apart from `backends`. A `store` goes before STORES.
+        :raises ConfigError: with every problem in the file, each with its path; or an option is wrong.
+        """
+        source, options = sealed(source), sealed(options)
+        settings = load(source)
+        made, section = made_of(settings), settings.mediator
+        with ExitStack() as own:
+            for backend in made.values():
+                own.enter_context(backend)
+            if options.get("store") is None and settings.stores:
+                options = sealed({**options, "store": own.enter_context(Store(settings.stores))})
+            mediator = cls([made[name] for name in section.get("backends") or made], **options)
+            mediator.router = _asking(mediator.backends, settings.router)
+            mediator._options = {name: section[name] for name in ("timeout", "max_retries") if name in section}
+            mediator._own.push(own.pop_all())
+        return mediator
+
+    # -- evidence ----------------------------------------------------------------------------------
+
+    def submit_evidence(
+        self,
+        data: bytes | Path,
+        evidence_type: str,
+        user_id: str | None = None,
+        description: str | None = None,
+        claim_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Keep a piece of evidence with what is said of it. It is durable when this returns.
+
+        :param data: the bytes themselves. Text is none: encode it, or hand in the file that it stands in.
+        :param evidence_type: document, image, video, audio, email, text, financial, medical, other, or what you like.
+        :param user_id: whose it is; without, `state.username`, or "anonymous".
+        :param metadata: what JSON can hold. Its `mime_type` is the media type; else that is guessed.
+        :returns: what the record says, with `stored_in` and `waiting_for`: the ids of the stores that have it, and of
+            those that get it as soon as they can.
+        :raises InvalidRequestError: it is no bytes, or something else is not what it should be.
+        :raises BackendError: it is in no store.
+        """
+        from pointsman_ipfs.evidence import About
+
+        metadata = dict(metadata or {})
+        about = About(
+            evidence_type,
+            description,
+            claim_type,
+            user_of(self.state) if user_id is None else user_id,
+            _media_type(metadata),
+            metadata,
+        )
+        filed = self.evidence.submit(data, about)
+        nodes = {one.id for one in self.store.stores if one.type == "kubo"}
+        return {
+            **described(filed.record),
+            "stored_in": list(filed.stored_in),
+            "waiting_for": list(filed.waiting_for),
+            "ipfs_available": not nodes.isdisjoint((*filed.stored_in, *filed.waiting_for)),
+        }
+
+    def submit_evidence_file(
+        self,
+        file_path: str | os.PathLike[str],
+        evidence_type: str,
+        user_id: str | None = None,
+        description: str | None = None,
+        claim_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Keep a file, of any size, as `submit_evidence` does. Its name goes into the metadata, as `filename`.
+
+        :raises InvalidRequestError: it cannot be read, is a folder, or was changed while it was read.
+        """
+        path = Path(file_path)
+        named = {"filename": path.name, **(metadata or {})}
+        return self.submit_evidence(path, evidence_type, user_id, description, claim_type, named)
+
+    def get_evidence_by_cid(self, cid: str, *, with_data: bool = True) -> dict[str, Any] | None:
+        """Return the evidence that has this CID, or whose record has it; None if nobody submitted such.
+
+        All of its bytes are read and hashed now, also without `with_data`: what is returned is `verified`. If it was
+        submitted several times, this is what was said of it last; `records` has all that was, the earliest first.
+
+        :param with_data: whether the bytes themselves are in it, as `data`.
+        :raises InvalidRequestError: it is no CID.
+        :raises ContentNotFoundError: the bytes are in no store any more.
+        :raises UnusableAnswer: they are damaged, in every store that has them.
+        :raises AuthenticationError: they are encrypted, and there is no key that opens them.
+        """
+        if not (records := self.evidence.find(cid)):
+            return None
+        found = {**described(records[-1]), "records": [described(one) for one in records]}
+        if with_data:
+            found["data"] = self._read(records[-1])
+        else:
+            with _named(records[-1]), open(os.devnull, "wb") as nowhere:
+                self.evidence.write(records[-1], nowhere)
+        return {**found, "verified": True}
+
+    def retrieve_evidence(self, cid: str) -> bytes:
+        """Return the bytes of the evidence that has this CID, or whose record has it, verified now.
+
+        What no record of this index has is looked for in the store by its CID, and returned as it stands there.
+        Raises as `get_evidence_by_cid`, and `ContentNotFoundError` for what is unknown.
+        """
+        if records := self.evidence.find(cid):
+            return self._read(records[-1])
+        try:
+            return self.store.get(cid)
+        except ContentNotFoundError as error:
+            advice = "see that the CID is whole, and that this is the store where it was submitted (store=, path=)"
+            raise ContentNotFoundError(
+                f"{cid}: no record has this CID, and no store has its bytes: {advice}"
+            ) from error
+
+    def get_user_evidence(self, user_id: str | None = None) -> list[dict[str, Any]]:
+        """Return what the records of a user say, the newest first; without, of the one that `state` names."""
+        return self.evidence_state.get_user_evidence(user_id)
+
+    def analyze_evidence(self, user_id: str | None = None, claim_type: str | None = None) -> dict[str, Any]:
+        """Return what there is of a user's evidence, for a claim or in all, what is missing, and a recommendation.
+
+        `total_evidence`, `evidence_by_type`, `gaps` (a sentence each) and `evidence_items` come from the records. The
+        `recommendation` is asked from the backends, which are told the CIDs, types, dates and descriptions of up to
+        twenty pieces, and no content. It ends with the pieces that it cites, by their CIDs; CIDs in it that are of no
+        such piece are in `unknown_citations`. Where no backend answers, it says so, as `recommendation_error` does.
+        """
+        items = self.get_user_evidence(user_id)
+        chosen = [one for one in items if claim_type in (None, one["claim_type"])]
+        return analyzed(chosen, claim_type, self._answer)
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str:
+        """Return the text of the first backend that answers. Takes and raises what `LLMRouterBackend.generate` does."""
+        return self._answer(prompt, **options).text
+
+    def _read(self, record: Record) -> bytes:
+        with _named(record):
+            return self.evidence.read(record)
+
+    def _answer(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        if self.router is None:
+            raise ConfigError("this mediator has no backend: give it one, as in Mediator(backends=[backend])")
+        every = {"drop_unsupported": "max_tokens", **self._options, **options}
+        return self.router.generate(prompt, **every)
+
+    def close(self) -> None:
+        """Let go what the mediator has itself made: the index, and the store if none was given. Once is enough."""
+        self._own.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def _named(record: Record) -> Iterator[None]:
+    """Say which evidence it is that cannot be read, and what a person can do about it."""
+    try:
+        yield
+    except (UnusableAnswer, ContentNotFoundError, AllBackendsFailed) as error:
+        one = described(record)
+        what = f"{one['description'] or 'no description'!r}, submitted {one['timestamp']}, record {record.record_cid}"
+        again = (
+            "the file, if somebody still has it, can be submitted again: the same bytes get the same CID, and mend it"
+        )
+        advice = "bring it back from a copy of the store" if record.encrypted else again
+        error.args = (f"evidence {record.cid} ({what}) cannot be read: {error.message}; {advice}", *error.args[1:])
+        raise
+
+
+def _listed(given: object) -> list[object]:
+    """Return the backends that somebody gave: several, several by their ids, or one."""
+    if isinstance(given, Mapping):
+        return list(given.values())
+    return list(given) if isinstance(given, Iterable) else [] if given is None else [given]
+
+
+def _asking(backends: Sequence[object], settings: Mapping[str, Any]) -> Router | None:
+    """Return what asks these backends, in this order; None if there are none."""
+    if len(backends) == 1 and isinstance(backends[0], TextBackend | Router):
+        return backends[0].router if isinstance(backends[0], TextBackend) else backends[0]
+    return Router(chained(backends, "Mediator.backends", _EXPECTED), **settings) if backends else None
+
+
+def _media_type(metadata: Mapping[str, Any]) -> str | None:
+    """Return the media type that metadata say, or the one of the file name in them."""
+    said, name = metadata.get("mime_type"), metadata.get("filename")
+    if isinstance(said, str) and said:
+        return said
+    return mimetypes.guess_type(name)[0] if isinstance(name, str) else None

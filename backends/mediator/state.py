@@ -1,0 +1,91 @@
+"""Who uses a mediator, and what stands in its index of evidence, as the complaint generator's programs ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pointsman_ipfs.evidence import Evidence, Record
+
+#: Whose evidence it is where nobody is named.
+ANONYMOUS = "anonymous"
+
+
+class State:
+    """What a mediator knows of the person who uses it. A program may keep more in it.
+
+    `username` is whose evidence it is wherever a call names nobody; `hashed_username` where that is not set.
+    """
+
+    def __init__(self) -> None:
+        self.username: str | None = None
+        self.hashed_username: str | None = None
+
+    def __repr__(self) -> str:
+        return f"State(username={self.username!r})"
+
+
+def user_of(state: object) -> str:
+    """Return whose evidence it is where nobody is named."""
+    return getattr(state, "username", None) or getattr(state, "hashed_username", None) or ANONYMOUS
+
+
+class EvidenceState:
+    """What the records of evidence say. It reads no evidence and verifies none: `Mediator` does. Thread-safe.
+
+    All of it raises `AuthenticationError` where records are encrypted, and there is no key that opens them.
+    """
+
+    def __init__(self, evidence: Evidence, user: Callable[[], str]) -> None:
+        self._evidence, self._user = evidence, user
+
+    def get_user_evidence(self, user_id: str | None = None) -> list[dict[str, Any]]:
+        """Return what the records of a user say (of the one that `Mediator.state` names if None), the newest first."""
+        found = self._evidence.records(self._user() if user_id is None else user_id)
+        return [described(one) for one in found][::-1]
+
+    def get_evidence_by_cid(self, cid: str) -> dict[str, Any] | None:
+        """Return what the record with this CID says, or the newest record whose evidence has it; None if there is none.
+
+        :raises InvalidRequestError: it is no CID.
+        """
+        found = self._evidence.find(cid)
+        return described(found[-1]) if found else None
+
+    def get_evidence_statistics(self, user_id: str | None = None) -> dict[str, Any]:
+        """Return what all records come to, or those of a user: `total_count`, `total_size` (bytes of evidence),
+        `type_count`, `user_count`."""
+        from pointsman_ipfs.evidence import ANYONE
+
+        found = self._evidence.statistics(ANYONE if user_id is None else user_id)
+        return {
+            "available": True,
+            "total_count": found.records,
+            "total_size": found.size,
+            "type_count": len(found.evidence_types),
+            "user_count": len(found.users),
+        }
+
+
+def described(record: Record) -> dict[str, Any]:
+    """Return what a record says, in the complaint generator's words. Whoever gets it may change it."""
+    return {
+        "id": record.id,
+        "record_id": record.id,
+        "record_cid": record.record_cid,
+        "cid": record.cid,
+        "type": record.evidence_type,
+        "evidence_type": record.evidence_type,
+        "size": record.size,
+        "media_type": record.media_type,
+        "user_id": record.user,
+        "username": record.user,
+        "description": record.description,
+        "claim_type": record.claim_type,
+        "timestamp": record.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "metadata": deepcopy(dict(record.metadata)),
+        "encrypted": record.encrypted,
+    }
