@@ -11,8 +11,9 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any, TypeAlias
 
 from pointsman import AuthenticationError, ConfigError, Secret, UnusableAnswer
@@ -73,9 +74,9 @@ class Keys:
                 raise failure[0]
         finally:
             out.closed = True
-            while thread.is_alive():
-                if pieces.get() is None:
-                    thread.join()
+            while thread.is_alive():  # it may wait for room
+                with suppress(Empty):
+                    pieces.get(timeout=0.01)
 
     def decrypt(self, sealed: bytes, what: str) -> bytes:
         """Return what is in a small age file. Raises as `decrypting`."""

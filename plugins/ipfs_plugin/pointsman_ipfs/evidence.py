@@ -310,7 +310,7 @@ class Evidence:
         health = self.store.health()
         for store in self.store.stores:
             state = health[store.id]
-            if not store.writable or state.status == "unconfigured":
+            if not store.enabled or not store.writable or state.status == "unconfigured":
                 continue
             try:
                 if not state.usable:

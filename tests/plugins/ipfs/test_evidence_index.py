@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import AllBackendsFailed, ConfigError, Store, UnavailableError, UnusableAnswer, hookimpl
+from pointsman import AllBackendsFailed, ConfigError, Store, StoreBackend, UnavailableError, UnusableAnswer, hookimpl
 from pointsman_ipfs import Blocks, Gateway, Kubo, car, cbor
 from pointsman_ipfs import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, Record, reindex
@@ -241,7 +241,8 @@ def test_records_are_looked_for_in_every_store(tmp_path: Path) -> None:
     with Store({"office": office}) as store, Evidence(store) as evidence:
         there = [evidence.submit(b"%d" % n, ABOUT).record for n in range(3)]
     home, world = Blocks(path=tmp_path / "home"), Gateway(url="http://127.0.0.1:9")
-    with Store({"home": home, "office": office, "world": world}) as store, Evidence(store) as evidence:
+    off = StoreBackend(Away(path=tmp_path / "off"), enabled=False)
+    with Store({"home": home, "office": office, "world": world, "off": off}) as store, Evidence(store) as evidence:
         assert list(evidence.records()) == there
         assert evidence.submit(b"more", ABOUT).record.previous == (there[-1].record_cid,)
         assert evidence.reindex().unreadable == ()
