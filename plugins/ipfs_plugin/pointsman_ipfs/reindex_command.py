@@ -1,4 +1,4 @@
-"""What this distribution adds to the command line, which alone loads it."""
+"""`pointsman store reindex`. Only the command line loads it."""
 
 from __future__ import annotations
 
