@@ -2,9 +2,8 @@
 
     python benchmarks/receipts.py [--quick]
 
-Target: <= 60 us a call, without a key. The provider does nothing, prompt and answer have 500 characters each; the store is
-on the disk of this folder. Then what a receipt costs that is kept alone, as it is where calls are seconds apart; and what
-verifying costs.
+Target: <= 60 us a call, without a key. The provider does nothing, prompt and answer have 500 characters each; the store
+is on the disk of this folder. What the thread of the caller takes of that stands beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 
 from _measure import arguments, interleaved, over, table
 from attrs import frozen
@@ -51,23 +50,6 @@ def timed(router: Router, receipts: Receipts | None, calls: int, **options: obje
         return (process_time() - started) / calls * 1e6
 
     run()
-    return run
-
-
-def alone(router: Router, receipts: Receipts, calls: int) -> Callable[[], float]:
-    """Return a function that has each receipt kept by itself, and returns microseconds of CPU for one."""
-
-    def run() -> float:
-        used = 0.0
-        for _ in range(calls):
-            started = process_time()
-            router.generate(_PROMPT)
-            while receipts.waiting:
-                pass
-            used += process_time() - started
-        receipts.close()
-        return used / calls * 1e6
-
     return run
 
 

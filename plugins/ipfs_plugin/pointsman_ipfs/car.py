@@ -68,16 +68,22 @@ class Reader(Iterator[tuple[bytes, bytes]]):
         self._source = _Source(iter(lambda: read(_READ), b"") if read else iter(source))
         #: An identity CID among them stands for a root that was not known when the CAR was begun.
         self.roots: Sequence[bytes] = _roots(self._source)
+        #: Bytes before the last block, and up to its end. After an error: whether that end is known, to read on from.
+        self.begin, self.end, self.framed = 0, self._source.count, True
 
     def __next__(self) -> tuple[bytes, bytes]:
+        self.begin, self.framed = self._source.count, False
         length = self._source.length(MOST_BYTES + _LONGEST_CID, "block")
         if length is None:
+            self.framed = True
             raise StopIteration
         front = self._source.take(min(length, _LONGEST_CID))
         cid, end = take(front)
         if length - end > MOST_BYTES:
             raise UnusableAnswer(f"block {to_text(cid)}: found {length - end} bytes, expected at most {MOST_BYTES}")
-        return cid, verified(cid, self._source.take(length - len(front), front[end:]))
+        data = self._source.take(length - len(front), front[end:])
+        self.end, self.framed = self._source.count, True
+        return cid, verified(cid, data)
 
 
 def complete(
@@ -124,11 +130,12 @@ class _Source:
     """The bytes of a CAR, taken off the front of what is there."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._piece, self._at, self._read = pieces, b"", 0, 0
+        self._pieces, self._piece, self._at = pieces, b"", 0
+        self.count = 0  #: bytes that were taken
 
     def length(self, most: int, what: str) -> int | None:
         """Return how long the next section is; `None` at the end."""
-        where, number = self._read, self._number()
+        where, number = self.count, self._number()
         if number is None:
             return None
         length = _varint.read(number, 0)[0]
@@ -147,7 +154,7 @@ class _Source:
             left -= len(part)
         if left:
             raise UnusableAnswer(f"a CAR: it ends {left} bytes too early: it was cut")
-        self._read += count
+        self.count += count
         return b"".join(parts)
 
     def _number(self) -> bytes | None:
@@ -155,7 +162,7 @@ class _Source:
         while self._more():
             number.append(self._piece[self._at])
             self._at += 1
-            self._read += 1
+            self.count += 1
             if number[-1] < 0x80 or len(number) > 9:
                 return bytes(number)
         if number:

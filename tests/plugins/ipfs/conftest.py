@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 from attrs import evolve, frozen
-from pointsman import Store
-from pointsman_ipfs import Blocks as EmbeddedStore
+from pointsman import Chunk, Completion, Request, Router, Store, UnavailableError, Usage, hookimpl
+from pointsman_ipfs import Blocks as KeptBlocks
+from pointsman_ipfs import Receipts, car
 from pointsman_ipfs.block import verified
 from pointsman_ipfs.evidence import Evidence
 from pointsman_ipfs.unixfs import Profile
@@ -153,7 +154,7 @@ def running() -> Callable[[Kubo], AbstractContextManager[Kubo]]:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An embedded store, in the folder `home`."""
-    with Store({"home": EmbeddedStore(path=tmp_path / "home")}) as store:
+    with Store({"home": KeptBlocks(path=tmp_path / "home")}) as store:
         yield store
 
 
@@ -274,3 +275,57 @@ def _initialised(home: Path, profile: str) -> Kubo:
     for setting in _SETTINGS:
         node.run("config", *setting)
     return node
+
+
+@frozen
+class Says:
+    """A provider that repeats what it was asked."""
+
+    model: str = "says-1"
+
+    @hookimpl
+    def generate(self, request: Request) -> Completion:
+        return Completion(f"You said: {request.prompt}", usage=Usage(3, 5), request_id="req-1", cost=0.25)
+
+    @hookimpl
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        yield Chunk("You ")
+        if request.prompt == "break":
+            raise UnavailableError("it broke")
+        yield Chunk(f"said: {request.prompt}", finish_reason="stop", usage=Usage(3, 5))
+
+
+@pytest.fixture
+def says() -> Says:
+    return Says()
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the embedded store that is used if nobody says."""
+    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def chain(kept: Path) -> Callable[..., list[str]]:
+    """A function that lets a router answer so many times, and returns the CIDs of the receipts, which are durable."""
+
+    def chain(count: int = 3, **options: Any) -> list[str]:
+        with Router([Says()], middleware=[Receipts(**options)]) as router:
+            receipts = [router.generate(f"question {number}").receipt for number in range(count)]
+        assert None not in receipts
+        return [str(one) for one in receipts]
+
+    return chain
+
+
+@pytest.fixture
+def block_of(kept: Path) -> Callable[[str], bytes]:
+    """A function that returns the bytes of a block of that store."""
+
+    def block(cid: str) -> bytes:
+        with Store([KeptBlocks(path=kept)]) as store:
+            return next(data for _, data in car.Reader(store.export_car(cid)))
+
+    return block
