@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,23 +19,7 @@ from pointsman.testing import faults
 
 _PROGRAMS = Path(__file__).parents[1] / ".tools" / "programs" / "node_modules" / ".bin"
 #: Variables that hold keys, addresses and settings of the person who runs the tests.
-_PERSONAL = tuple(
-    [
-        "OPENAI_",
-        "OPENROUTER_",
-        "HF_",
-        "HUGGING",
-        "ANTHROPIC_",
-        "GOOGLE_",
-        "GEMINI_",
-        "COPILOT_",
-        "CODEX_",
-        "GH_",
-        "GITHUB_",
-        "IPFS_",
-        "POINTSMAN_",
-    ]
-)
+_PERSONAL = re.compile("(OPENAI|OPENROUTER|HF|HUGGING|ANTHROPIC|GOOGLE|GEMINI|COPILOT|CODEX|GH|GITHUB|IPFS|POINTSMAN)")
 
 
 def pytest_configure() -> None:
@@ -116,7 +101,7 @@ def guide(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_leaks: None
 ) -> Iterator[Guide]:
     """A person with a guide, on a machine where nothing is set up: no key, no login, no node."""
-    for name in [name for name in os.environ if name.startswith(_PERSONAL)]:
+    for name in [name for name in os.environ if _PERSONAL.match(name)]:
         monkeypatch.delenv(name)
     for name in "HF_TOKEN_PATH", "IPFS_PATH", "CODEX_HOME", "COPILOT_HOME":
         monkeypatch.setenv(name, str(tmp_path / "none"))
