@@ -222,7 +222,7 @@ class Providers(Registry[Backend]):
             return completion
         try:
             receipt = self._receipt(request=request, completion=completion)
-            return Completion(*_told(completion), receipt)  # `evolve` costs twice as much, on every call
+            return Completion(*(*_told(completion), receipt))  # `evolve` costs twice as much, on every call
         except Exception as error:  # the answer is there, and may have been paid for
             _log.failed("receipt", error)
             text = f"there is no receipt of this answer: {redact(str(error)) or type(error).__name__}"

@@ -1,4 +1,4 @@
-"""Entry points, turned into classes, or quarantined with the reason.
+"""Entry points, turned into classes and commands, or quarantined with the reason.
 
 Listing costs no import. A class is loaded when a configuration names it, and then looked at: a
 plugin that does not fit is reported by name, distribution, version and cause, and all others work.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterable, Mapping
-from importlib.metadata import distributions
 from typing import Any, Literal
 
 from attrs import evolve, field, frozen, has
 from pluggy import PluginManager
 
 from . import _log, hookspecs
+from ._entries import COMMANDS, entries_of
 from ._structure import nearest
 from .errors import ConfigError
 from .secret import redact
@@ -66,7 +66,9 @@ class Catalogue:
         self._lock = threading.RLock()
         self._plugins: dict[tuple[str, str], PluginInfo] = {}
         self._rivals: list[PluginInfo] = []
-        for info in sorted(_installed(), key=_precedence):
+        installed = entries_of((*GROUPS, COMMANDS))
+        infos = (PluginInfo(entry.name, entry.group, name, version, entry=entry) for entry, name, version in installed)
+        for info in sorted(infos, key=_precedence):
             first = self._plugins.setdefault((info.group, info.name), info)
             if first is not info:
                 owner = f"{first.distribution} {first.version}"
@@ -80,8 +82,8 @@ class Catalogue:
         """Return all plugins by group and name, the quarantined ones too."""
         return tuple(sorted([*self._plugins.values(), *self._rivals], key=lambda i: (i.group, i.name, i.distribution)))
 
-    def load(self, group: str, name: str) -> type[Any]:
-        """Import the plugin's class and look whether it fits.
+    def load(self, group: str, name: str) -> Any:
+        """Import the plugin's class, or command, and look whether it fits.
 
         :raises ConfigError: there is none of that name, or it is unfit; it is then quarantined.
         """
@@ -91,15 +93,15 @@ class Catalogue:
                 raise ConfigError(f"no plugin {name!r} in {group}; {nearest(repr(name), map(repr, self.names(group)))}")
             if info.status != "quarantined":
                 try:
-                    cls: type[Any] = info._entry.load()
-                    check(cls, group)
+                    found = info._entry.load()
+                    _check(found, info)
                 except (KeyboardInterrupt, MemoryError):
                     raise
                 except BaseException as error:  # even SystemExit: a broken plugin is a reported fact, never a crash
                     self._plugins[group, name] = info = _unfit(info, cause(error))
                 else:
                     self._plugins[group, name] = evolve(info, status="loaded")
-                    return cls
+                    return found
             raise ConfigError(f"plugin {name!r} ({info.distribution} {info.version}) is unfit: {info.cause}")
 
     def quarantine(self, group: str, name: str, cause: str) -> None:
@@ -115,24 +117,6 @@ def _unfit(info: PluginInfo, cause: str) -> PluginInfo:
     who = {"plugin": info.name, "group": info.group, "distribution": info.distribution, "version": info.version}
     _log.warning("plugin quarantined", **who, cause=cause)
     return evolve(info, status="quarantined", cause=cause)
-
-
-def _installed() -> Iterable[PluginInfo]:
-    """Yield every plugin on the path. Not `entry_points()`: one distribution with broken metadata would end it."""
-    seen = set()
-    for distribution in distributions():
-        try:
-            entries = [entry for entry in distribution.entry_points if entry.group in GROUPS]
-            if not entries:
-                continue
-            facts: Any = distribution.metadata
-            name, version = facts.get("Name", "unknown"), facts.get("Version", "?")
-        except Exception as error:
-            _log.failed("reading the metadata of a distribution", error, path=getattr(distribution, "_path", None))
-            continue
-        if name not in seen:  # the same distribution may be seen twice on the path: the first one is imported
-            seen.add(name)
-            yield from (PluginInfo(entry.name, entry.group, name, version, entry=entry) for entry in entries)
 
 
 def _precedence(info: PluginInfo) -> tuple[bool, str]:
@@ -151,6 +135,15 @@ def hooks_of(cls: type[Any]) -> dict[str, Any]:
     """Return the methods that `cls` marks with `@hookimpl`, by name."""
     methods = {name: inspect.getattr_static(cls, name, None) for name in dir(cls)}
     return {name: method for name, method in methods.items() if hasattr(method, "pointsman_impl")}
+
+
+def _check(found: Any, info: PluginInfo) -> None:
+    if info.group != COMMANDS:
+        check(found, info.group)
+    else:
+        from .cli._added import check_command
+
+        check_command(info.name, found)
 
 
 def check(cls: Any, group: str) -> None:
@@ -224,18 +217,22 @@ def wrappers_of(catalogue: Catalogue, named: Iterable[str | object], where: str)
     return [(name_of(one), plugin_of(catalogue, MIDDLEWARE, one)) for one in named]
 
 
-def receipts_of(catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None) -> Any:
-    """Return the plugin that keeps receipts, in this store if there is one.
+def receipts_of(
+    catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None
+) -> list[tuple[str, object]]:
+    """Return the plugin that keeps receipts, in this store if there is one, with its name; nothing for False.
 
     :raises ConfigError: it is not installed, or an option is wrong.
     """
     from .config import build
 
+    if options is False:
+        return []
     if "receipts" not in catalogue.names(MIDDLEWARE):
         raise ConfigError("receipts: they need a plugin that is not installed: pip install pointsman-ipfs")
     cls: Any = catalogue.load(MIDDLEWARE, "receipts")
-    made = build(cls, {} if options is True else options or {}, "receipts")
-    return made if store is None else evolve(made, store=store)
+    made = build(cls, {} if options is True else options, "receipts")
+    return [("receipts", made if store is None else evolve(made, store=store))]
 
 
 def name_of(plugin: str | object) -> str:

@@ -100,8 +100,7 @@ class Router:
         self._log_content = log_content
         made = self._installed() if backends is None else backends_of(backends)
         wrappers = wrappers_of(self._catalogue, middleware, "Router")
-        if receipts is not False:
-            wrappers.append(("receipts", receipts_of(self._catalogue, receipts, _store)))
+        wrappers += receipts_of(self._catalogue, receipts, _store)
         self._order_name = name_of(order)
         orderer = plugin_of(self._catalogue, ORDERS, order)
         self._registry = Providers(made, wrappers, orderer, self._catalogue)
@@ -110,12 +109,11 @@ class Router:
         self._monitor = Monitor(self._registry, health_ttl, clock)
         if backends is None:
             self._monitor.check(made)  # "configured" is theirs to say
-        # The default order is the same for every request: so it is made once, and not asked for each time.
-        self._ranked = type(orderer) is Priority
+        self._ranked = type(orderer) is Priority  # the same for every request: so it is made once
         ranked = orderer.order(build("?", {}), made) if self._ranked else made
         self._gate = ModelGate(ranked, self._monitor, self._breaker)
-        counters = limiters(made, clock, rate_limit_storage)
-        self._shared = Shared(policy, self._breaker, clock, counters, self._gate.left_out, verbose)
+        limits = limiters(made, clock, rate_limit_storage)
+        self._shared = Shared(policy, self._breaker, clock, limits, self._gate.left_out, verbose)
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False

@@ -136,7 +136,7 @@ def test_one_name_four_spellings(plugin: Path) -> None:
         for point, where in points.items()
     }
     assert name in points or "pointsman.stores" in described["entry-points"]
-    assert all(where.startswith(f"pointsman_{name}:") for where in points.values())
+    assert all(where.startswith((f"pointsman_{name}:", f"pointsman_{name}.")) for where in points.values())
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=short)

@@ -109,7 +109,8 @@ def test_programs_run(page: Path, tmp_path: Path, server: FaultServer) -> None:
     keys = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-of-nobody-0123456789"}
     keys |= {"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": "sk-ant-of-nobody-0123456789"}
     keys |= {"GOOGLE_GEMINI_BASE_URL": server.origin, "GOOGLE_API_KEY": "AQ.of-nobody-0123456789"}
-    run(["-c", _RUNNER], tmp_path, json.dumps(programs), PYTHONPATH=str(tmp_path), **keys)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run(["-c", _RUNNER], tmp_path, json.dumps(programs), PYTHONPATH=path, **keys)
 
 
 def commands(page: Path) -> list[tuple[str, str]]:

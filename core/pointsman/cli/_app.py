@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from ._added import CODES, Extensible
 from ._output import close_output, complain, settle_output
 from .batch import batch
 from .config import config
@@ -16,14 +17,6 @@ from .models import models
 from .order import order
 from .plugins import plugins
 from .store import store
-
-#: The exit codes, as every --help tells them.
-CODES = """\b
-Exit codes:
-  0    done
-  1    a backend or a store failed, or is unwell
-  2    the usage or the configuration is wrong
-  130  interrupted"""
 
 _EPILOG = f"""\b
 Examples:
@@ -53,8 +46,8 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         context.exit()
 
 
-class _InOrder(click.Group):
-    """Lists the commands by how often they are wanted, and lets a reader of the output leave early."""
+class _Pointsman(Extensible):
+    """Lets a reader of the output leave early."""
 
     def invoke(self, ctx: click.Context) -> int:
         """Run the command that was named, and return its exit code."""
@@ -66,13 +59,9 @@ class _InOrder(click.Group):
             return 0
         return code if isinstance(code, int) else 0
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order in which the commands were added."""
-        return list(self.commands)
-
 
 @click.group(
-    cls=_InOrder,
+    cls=_Pointsman,
     name="pointsman",
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -1,4 +1,4 @@
-"""Where the configuration is, and the router that it describes."""
+"""Where the configuration is, and the router or the store that it describes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from pointsman import Router
+    from pointsman import Router, Store
 
 _PLACES = ("pointsman.json", "pointsman.toml")
 
@@ -48,4 +48,21 @@ def router_of(config_file: str | None) -> Router:
         return Router.from_config(path)
     except ConfigError as error:
         error.add_note(str(path))
+        raise
+
+
+def store_of(config_file: str | None) -> Store:
+    """Return the store of the configuration, or of all that is installed.
+
+    :raises ConfigError: with every problem, each with its path; the file is its note.
+    """
+    from pointsman import Store
+    from pointsman.errors import ConfigError
+
+    path = find_config(config_file)
+    try:
+        return Store() if path is None else Store.from_config(path)
+    except ConfigError as error:
+        if path is not None:
+            error.add_note(str(path))
         raise

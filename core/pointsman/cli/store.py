@@ -6,40 +6,21 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
+from ._added import Extensible
 from ._bytes import Bytes, size_of, write_bytes
 from ._output import as_json, complain, note, table
-from ._router import config_option, find_config, json_option
-
-if TYPE_CHECKING:
-    from pointsman import Store
+from ._router import config_option, json_option, store_of
 
 store_option = click.option("--store", "store_id", metavar="ID", help="Only this store.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 timeout_option = click.option("--timeout", type=float, metavar="SECONDS", help="For all of it. [default: no limit]")
 
 
-def store_of(config_file: str | None) -> Store:
-    """Return the store of the configuration, or of all that is installed.
-
-    :raises ConfigError: with every problem, each with its path; the file is its note.
-    """
-    from pointsman import Store
-    from pointsman.errors import ConfigError
-
-    path = find_config(config_file)
-    try:
-        return Store() if path is None else Store.from_config(path)
-    except ConfigError as error:
-        if path is not None:
-            error.add_note(str(path))
-        raise
-
-
-@click.group()
+@click.group(cls=Extensible)
 def store() -> None:
     """Keep content under its identifier (CID), and get it back.
 

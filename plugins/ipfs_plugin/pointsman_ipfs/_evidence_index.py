@@ -4,8 +4,8 @@ All of it is derived: the blocks of the records say the same, and each row has i
 anything in it is believed. Of an encrypted record there is what its block shows to anybody, and its age file as it is:
 no user, no type, no description, no time, no CID of what was encrypted.
 
-What a change has entered is on the disk when it ends (WAL, synchronous=FULL). An index that is damaged is put aside
-and made anew.
+What a change has entered is on the disk when it ends (WAL, synchronous=FULL). An index that is damaged, or of another
+version, is put aside and made anew.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ _ENDS = "SELECT cid, block FROM ends JOIN records USING(cid) ORDER BY place DESC
 _PAGE = "SELECT place, cid, block, sealed FROM records WHERE place > :last AND {} ORDER BY place LIMIT 100"
 _GROUPS = ("type", "user")
 _BUSY_S = 60.0
+_DAMAGE = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class Row(NamedTuple):
@@ -178,8 +179,8 @@ class EvidenceIndex:
                 self._let_go()
                 try:
                     self._open()
-                except sqlite3.DatabaseError as error:
-                    if isinstance(error, sqlite3.OperationalError) or not (self._ours or _is_ours(self.path)):
+                except sqlite3.Error as error:
+                    if not _is_damage(error) or not (self._ours or _is_ours(self.path)):
                         raise self._told(error) from error
                     self._put_aside()
                     self._open()
@@ -227,8 +228,7 @@ class EvidenceIndex:
         marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         new = marks == [0, 0] and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not new and marks != [_APPLICATION, _VERSION]:
-            what = "of another version of pointsman" if marks[0] == _APPLICATION else "no index of evidence"
-            raise ConfigError(f"{self.path}: the file is {what}; name another one, which is made from the records")
+            raise sqlite3.DatabaseError("it is of something else, or of another version")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304"):
             db.execute(f"PRAGMA {pragma}")
         if new:
@@ -344,7 +344,9 @@ def _believed(cid: bytes, block: bytes, sealed: bytes | None) -> Row:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+    """Whether the file is not what we made, rather than its disk full, say. What has no code is none of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _DAMAGE and not isinstance(error, sqlite3.ProgrammingError)
 
 
 def _is_ours(path: Path) -> bool:

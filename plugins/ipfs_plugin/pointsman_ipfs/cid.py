@@ -111,7 +111,7 @@ def parse(text: str) -> bytes:
 
     :raises InvalidRequestError: it is none, or none of ours; the message says what was found.
     """
-    written = text.removeprefix("ipfs://").removeprefix("/ipfs/")
+    written = _bare(text)
     if len(written) > MOST:
         raise InvalidRequestError(f"CID: found {len(written)} characters, expected at most {MOST}")
     if (cid := canonical(written)) is not None:
@@ -147,8 +147,14 @@ def split(path: str) -> tuple[bytes, list[str]]:
 
     :raises InvalidRequestError: as `parse` does.
     """
-    first, _, rest = path.removeprefix("ipfs://").removeprefix("/ipfs/").partition("/")
+    first, _, rest = _bare(path).partition("/")
     return parse(first), [name for name in rest.split("/") if name]
+
+
+def _bare(text: object) -> str:
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"CID: found {type(text).__name__}, expected text: bafkrei..., bafybei..., Qm...")
+    return text.removeprefix("ipfs://").removeprefix("/ipfs/")
 
 
 def refusal(cid: bytes) -> UnusableAnswer:

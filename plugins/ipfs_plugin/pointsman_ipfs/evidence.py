@@ -111,7 +111,7 @@ class Evidence:
         recipients: str | Iterable[str] = (),
         identity: Identity | Iterable[Identity] | None = None,
     ) -> None:
-        identity = hidden(identity)  # so that no traceback shows a key
+        recipients, identity = hidden(recipients, public=True), hidden(identity)  # so that no traceback shows a key
         self.store, self._named = store, path is not None
         self.path = (_beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None

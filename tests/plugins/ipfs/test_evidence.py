@@ -12,11 +12,12 @@ from typing import Any
 
 import dag_cbor
 import pytest
+from attrs import evolve
 from multiformats import CID
 from pointsman import InvalidRequestError, Store, UnusableAnswer
-from pointsman_ipfs import Blocks, cbor
+from pointsman_ipfs import Blocks, car, cbor
 from pointsman_ipfs import cid as cids
-from pointsman_ipfs.evidence import ANYONE, About, Evidence
+from pointsman_ipfs.evidence import ANYONE, About, Evidence, Statistics
 
 UNKNOWN = cids.to_text(cids.raw_cid(b"nobody has this"))
 NOTICE = About("document", "The notice of 3 May", "eviction", "anna", metadata={"page": 1})
@@ -111,9 +112,8 @@ def test_by_user_and_by_claim(evidence: Evidence) -> None:
             expected = [one for one in kept if user in (ANYONE, one.user) and claim in (None, one.claim_type)]
             assert list(evidence.records(user, claim)) == expected
     totals = evidence.statistics()
-    assert (totals.records, totals.size, totals.evidence_types, totals.users) == (5, 5, {"text"}, {"anna", "ben"})
-    mine = evidence.statistics("anna")
-    assert (mine.records, mine.size, mine.users) == (2, 2, {"anna"})
+    assert totals == Statistics(5, 5, frozenset({"text"}), frozenset({"anna", "ben"}))
+    assert evidence.statistics("anna") == Statistics(2, 2, frozenset({"text"}), frozenset({"anna"}))
     assert (evidence.statistics(None).records, evidence.statistics("nobody").size) == (2, 0)
 
 
@@ -198,7 +198,7 @@ def test_what_describes_evidence_may_be_long_and_not_too_long(evidence: Evidence
     """A record has a megabyte, and its evidence any size: what is longer is evidence of its own."""
     long = about(description="x" * 1_000_000)
     assert evidence.find(evidence.submit(b"x", long).record.cid)[0].description == long.description
-    with pytest.raises(InvalidRequestError, match="found 11..... bytes that describe it, expected at most 1048576"):
+    with pytest.raises(InvalidRequestError, match=r"found 11\d{5} bytes that describe it, expected at most 1048576"):
         evidence.submit(b"y", about(metadata={"a": "x" * 1_100_000}))
     assert evidence.find(cids.to_text(cids.raw_cid(b"y"))) == ()
 
@@ -288,8 +288,6 @@ def test_a_file_of_any_size_is_read_back(
 
 def test_wrong_bytes_are_an_error(evidence: Evidence, store: Store) -> None:
     """A record that says something else than the one in the store, or whose evidence is other bytes, is refused."""
-    from attrs import evolve
-
     first, second = (evidence.submit(data, NOTICE).record for data in (b"first", b"second"))
     with pytest.raises(UnusableAnswer, match="says something else"):
         evidence.confirm(evolve(first, description="Another one"))
@@ -333,6 +331,4 @@ def test_evidence_that_was_collected_before_its_record_is_put_again(
 
 
 def _car(data: bytes) -> bytes:
-    from pointsman_ipfs import car
-
     return b"".join(car.write([cids.cbor_cid(data)], [(cids.cbor_cid(data), data)]))
