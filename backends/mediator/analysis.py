@@ -73,13 +73,14 @@ def _recommended(evidence: Sequence[_Piece], claim_type: str | None, gaps: Seque
     """
     shown = evidence[:_PIECES]
     answer = ask(_question(evidence, shown, claim_type, gaps), max_tokens=_TOKENS)
+    text = answer.text.strip() + (" ... (the answer was cut here)" if answer.finish_reason == "length" else "")
     known = {one["cid"]: one for one in shown}
-    marks = [shown[int(mark) - 1]["cid"] for mark in _MARK.findall(answer.text) if 0 < int(mark) <= len(shown)]
-    written = list(dict.fromkeys(_CID.findall(answer.text)))
+    marks = [shown[int(mark) - 1]["cid"] for mark in _MARK.findall(text) if 0 < int(mark) <= len(shown)]
+    written = list(dict.fromkeys(_CID.findall(text)))
     cited = dict.fromkeys([*marks, *(cid for cid in written if cid in known)])
     listed = "\n".join(f"[{n}] {_line(one)}" for n, one in enumerate(shown, 1) if not cited or one["cid"] in cited)
     return {
-        "recommendation": f"{answer.text.strip()}\n\nEvidence:\n{listed}",
+        "recommendation": f"{text}\n\nEvidence:\n{listed}",
         "recommended_by": answer.backend,
         "unknown_citations": [cid for cid in written if cid not in known],
     }

@@ -29,7 +29,7 @@ from .state import EvidenceState, State, described, user_of
 from .stores import default_store
 
 if TYPE_CHECKING:
-    from pointsman_ipfs.evidence import Record
+    from pointsman_ipfs.evidence import Evidence, Record
 
 _EXPECTED = "a backend of the package `backends`, or one of Pointsman"
 
@@ -38,7 +38,7 @@ class Mediator:
     """Keeps evidence so that it can be proven later, and asks backends about it. Thread-safe, apart from `state`.
 
     Each submission is a record in a store, which says who described which bytes, how and when, and links to the record
-    before it. `evidence` is the `pointsman_ipfs.evidence.Evidence` beneath, `router` the `pointsman.Router`.
+    before it. `router` is the `pointsman.Router` that asks the backends, `store` the `pointsman.Store`.
 
     :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., or what
         `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
@@ -79,9 +79,10 @@ class Mediator:
             index = Path(evidence_db_path).expanduser()
         with ExitStack() as own:
             self.store = own.enter_context(default_store(folder)) if store is None else store
-            self.evidence = own.enter_context(Evidence(self.store, index, **keys))
+            self._evidence = own.enter_context(Evidence(self.store, index, **keys))
             self._own = own.pop_all()
-        self.evidence_state = EvidenceState(self.evidence, lambda: user_of(self.state))
+        self._closed = False
+        self.evidence_state = EvidenceState(lambda: self.evidence, lambda: user_of(self.state))
 
     @classmethod
     def from_config(cls, source: str | Path | Mapping[str, Any], **options: Any) -> Self:
@@ -108,6 +109,16 @@ class Mediator:
         return mediator
 
     # -- evidence ----------------------------------------------------------------------------------
+
+    @property
+    def evidence(self) -> Evidence:
+        """What keeps and finds records, with all that it can.
+
+        :raises ConfigError: the mediator is closed.
+        """
+        if self._closed:
+            raise ConfigError("this mediator is closed; make another one")
+        return self._evidence
 
     def submit_evidence(
         self,
@@ -238,6 +249,7 @@ class Mediator:
 
     def close(self) -> None:
         """Let go what the mediator has itself made: the index, and the store if none was given. Once is enough."""
+        self._closed = True
         self._own.close()
 
     def __enter__(self) -> Self:

@@ -39,12 +39,12 @@ class EvidenceState:
     All of it raises `AuthenticationError` where records are encrypted, and there is no key that opens them.
     """
 
-    def __init__(self, evidence: Evidence, user: Callable[[], str]) -> None:
+    def __init__(self, evidence: Callable[[], Evidence], user: Callable[[], str]) -> None:
         self._evidence, self._user = evidence, user
 
     def get_user_evidence(self, user_id: str | None = None) -> list[dict[str, Any]]:
         """Return what the records of a user say (of the one that `Mediator.state` names if None), the newest first."""
-        found = self._evidence.records(self._user() if user_id is None else user_id)
+        found = self._evidence().records(self._user() if user_id is None else user_id)
         return [described(one) for one in found][::-1]
 
     def get_evidence_by_cid(self, cid: str) -> dict[str, Any] | None:
@@ -52,7 +52,7 @@ class EvidenceState:
 
         :raises InvalidRequestError: it is no CID.
         """
-        found = self._evidence.find(cid)
+        found = self._evidence().find(cid)
         return described(found[-1]) if found else None
 
     def get_evidence_statistics(self, user_id: str | None = None) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class EvidenceState:
         `type_count`, `user_count`."""
         from pointsman_ipfs.evidence import ANYONE
 
-        found = self._evidence.statistics(ANYONE if user_id is None else user_id)
+        found = self._evidence().statistics(ANYONE if user_id is None else user_id)
         return {
             "available": True,
             "total_count": found.records,
