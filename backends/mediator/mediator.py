@@ -73,10 +73,9 @@ class Mediator:
         self.router = _asking(self.backends, {})
         self.state = State()
         self._options: Mapping[str, Any] = {}
-        folder = None if path is None else Path(path).expanduser().absolute()
-        index = folder and folder / "evidence.sqlite"
-        if evidence_db_path is not None:
-            index = Path(evidence_db_path).expanduser()
+        folder, index = _path("path", path), _path("evidence_db_path", evidence_db_path)
+        if index is None and folder is not None:
+            index = folder / "evidence.sqlite"
         with ExitStack() as own:
             self.store = own.enter_context(default_store(folder)) if store is None else store
             self._evidence = own.enter_context(Evidence(self.store, index, **keys))
@@ -282,6 +281,14 @@ def _listed(given: object) -> list[object]:
     if isinstance(given, Mapping):
         return list(given.values())
     return list(given) if isinstance(given, Iterable) else [] if given is None else [given]
+
+
+def _path(name: str, given: object) -> Path | None:
+    if isinstance(given, str | os.PathLike):
+        return Path(given).expanduser().absolute()
+    if given is None:
+        return None
+    raise ConfigError(f"Mediator.{name}: found {type(given).__name__}, expected a path")
 
 
 def _asking(backends: Sequence[object], settings: Mapping[str, Any]) -> Router | None:
