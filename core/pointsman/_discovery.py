@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from attrs import evolve, field, frozen, has
@@ -103,6 +103,18 @@ class Catalogue:
                     self._plugins[group, name] = evolve(info, status="loaded")
                     return found
             raise ConfigError(f"plugin {name!r} ({info.distribution} {info.version}) is unfit: {info.cause}")
+
+    def built(self, group: str) -> Iterator[tuple[str, Any]]:
+        """Yield a plugin of each class of a group that can be built without options, with its name."""
+        for name in self.names(group):
+            try:
+                made = self.load(group, name)()
+            except (ConfigError, TypeError, ValueError):
+                continue  # quarantined and reported, or it needs options that only a configuration can give
+            except (Exception, SystemExit) as error:
+                self.quarantine(group, name, f"it cannot be built: {cause(error)}")
+                continue
+            yield name, made
 
     def quarantine(self, group: str, name: str, cause: str) -> None:
         """Report a plugin as unfit. One that was not loaded here did nothing: something else has its name."""

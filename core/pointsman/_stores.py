@@ -10,12 +10,11 @@ from attrs import define, field, frozen
 
 from ._breaker import Breaker
 from ._configured import Configured
-from ._discovery import STORES, Catalogue, cause
+from ._discovery import STORES, Catalogue
 from ._gate import Gate
 from ._health import Monitor
 from ._registry import Registry, listed
 from .content import Collected, Entry, Finding, Stored
-from .errors import ConfigError
 from .scope import Scope
 
 #: Priorities of installed stores: this machine's own come first.
@@ -103,14 +102,7 @@ def stores_of(given: Iterable[object] | Mapping[str, object] | None, catalogue: 
     if given is not None:
         return listed(given, StoreBackend, "stores", "a StoreBackend or a store; Store.from_config")
     made = []
-    for name in catalogue.names(STORES):
-        try:
-            store = catalogue.load(STORES, name)()
-        except (ConfigError, TypeError, ValueError):
-            continue  # quarantined and reported, or it needs options that only a configuration can give
-        except (Exception, SystemExit) as error:
-            catalogue.quarantine(STORES, name, f"it cannot be built: {cause(error)}")
-            continue
+    for name, store in catalogue.built(STORES):
         priority = _HERE if getattr(store, "local", False) else _ELSEWHERE
         made.append(StoreBackend(store, type=name, priority=priority))
     return made

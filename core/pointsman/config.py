@@ -131,14 +131,7 @@ def build(cls: Any, options: Mapping[str, Any], path: str) -> Any:
 def installed(catalogue: Catalogue) -> list[Backend]:
     """Return a backend for each installed provider that can be built without options."""
     made = []
-    for name in catalogue.names(PROVIDERS):
-        try:
-            provider = catalogue.load(PROVIDERS, name)()
-        except (ConfigError, TypeError, ValueError):
-            continue  # quarantined and reported, or it needs options that only a configuration can give
-        except (Exception, SystemExit) as error:
-            catalogue.quarantine(PROVIDERS, name, f"it cannot be built: {cause(error)}")
-            continue
+    for name, provider in catalogue.built(PROVIDERS):
         local = _LOCAL if getattr(provider, "local", False) else _REMOTE
         priority = _DEMONSTRATION if getattr(provider, "demonstration", False) else local
         made.append(Backend(provider, type=name, priority=priority))

@@ -283,9 +283,13 @@ input()
 
 def test_whoever_cancels_ends_the_turn(fake: Any, soon: Any) -> None:
     """A call that is cancelled tells the program so, and what was begun is undone in order."""
-    it = fake.make("def speak(params): pass")
-    thread, scope = waiting(it)
-    assert soon(lambda: {"turn/start", "session.sendMessages"} & set(fake.calls(it)))
+    piece = {
+        "codex": 'told("item/agentMessage/delta", params["threadId"], delta="begun")',
+        "copilot": 'told("assistant.message_delta", params["sessionId"], deltaContent="begun")',
+    }
+    it, heard = fake.make(f"def speak(params): {piece[fake.name]}"), list[Any]()
+    thread, scope = waiting(it, heard)
+    assert soon(lambda: bool(heard)), "the program has answered that the turn began, and the provider knows"
     scope.cancel()
     thread.join(10)
     steps = {"codex": "turn/interrupt thread/unsubscribe", "copilot": "session.abort session.destroy session.delete"}
@@ -293,13 +297,13 @@ def test_whoever_cancels_ends_the_turn(fake: Any, soon: Any) -> None:
     assert soon(lambda: fake.calls(it)[-len(undone) :] == undone), fake.calls(it)
 
 
-def waiting(it: Any) -> tuple[threading.Thread, Scope]:
-    """Ask in a thread of its own; return that, and what cancels it."""
+def waiting(it: Any, heard: list[Any]) -> tuple[threading.Thread, Scope]:
+    """Ask in a thread of its own, which adds to `heard` what it is told; return that, and what cancels it."""
     scope = Scope(30)
 
     def ask() -> None:
         with pytest.raises(UnavailableError, match="cancelled"):
-            list(it.stream(Request((Message("user", "Hello"),), scope=scope)))
+            heard.extend(it.stream(Request((Message("user", "Hello"),), scope=scope)))
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -310,7 +314,7 @@ def test_one_that_served_long_enough_is_replaced(fake: Any, soon: Any) -> None:
     """After so many requests another process is started, and the old one ends when its last request has."""
     it = fake.make(SILENT.format("1"))
     it._keeper.protocol = evolve(it._keeper.protocol, exchanges=2)
-    slow, scope = waiting(it)
+    slow, scope = waiting(it, [])
     assert soon(lambda: {"turn/start", "session.sendMessages"} & set(fake.calls(it)))
     assert [fake.ask(it).text for _ in range(2)] == ["served"] * 2
     assert fake.calls(it).count("served") == 2
