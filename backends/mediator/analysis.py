@@ -37,6 +37,7 @@ def analyzed(evidence: Sequence[dict[str, Any]], claim_type: str | None, ask: As
         "gaps": list(_gaps(evidence, claim_type, of)),
         "recommendation_error": None,
         "recommended_by": None,
+        "receipt": None,
         "unknown_citations": [],
     }
     if not evidence:
@@ -86,6 +87,7 @@ def _recommended(evidence: Sequence[_Piece], claim_type: str | None, ask: Ask) -
     return {
         "recommendation": f"{text}\n\nEvidence:\n{listed}",
         "recommended_by": answer.backend,
+        "receipt": answer.receipt,
         "unknown_citations": [cid for cid in written if cid not in known],
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from attrs import evolve
 from backends._configuration import made_of
 from backends.text_backend import Prompt, TextBackend, chained
 from pointsman import (
@@ -17,12 +18,13 @@ from pointsman import (
     Completion,
     ConfigError,
     ContentNotFoundError,
+    InvalidRequestError,
     Options,
     Router,
     Store,
     UnusableAnswer,
 )
-from pointsman.config import load, sealed
+from pointsman.config import build, load, sealed
 
 from .analysis import analyzed
 from .state import EvidenceState, State, described, user_of
@@ -69,8 +71,11 @@ class Mediator:
         del identity  # a traceback that shows local variables would show the key
         from pointsman_ipfs.evidence import Evidence
 
+        if store is not None and not isinstance(store, Store):
+            found = f"found {type(store).__name__}, expected a pointsman.Store"
+            raise ConfigError(f"Mediator.store: {found}; for the folder of an embedded one, give path=")
         self.backends = _listed(backends)
-        self.router = _asking(self.backends, {})
+        self.router = _asking(self.backends)
         self.state = State()
         self._options: Mapping[str, Any] = {}
         folder, index = _path("path", path), _path("evidence_db_path", evidence_db_path)
@@ -96,13 +101,18 @@ class Mediator:
         source, options = sealed(source), sealed(options)
         settings = load(source)
         made, section = made_of(settings), settings.mediator
+        chosen = [_named_in(made, place, name) for place, name in enumerate(section.get("backends") or made)]
         with ExitStack() as own:
             for backend in made.values():
                 own.enter_context(backend)
             if options.get("store") is None and settings.stores:
                 options = sealed({**options, "store": own.enter_context(Store(settings.stores))})
-            mediator = cls([made[name] for name in section.get("backends") or made], **options)
-            mediator.router = _asking(mediator.backends, settings.router)
+            router = None
+            if chosen:
+                how = _with_receipts(settings.router, options.get("store"))
+                router = own.enter_context(Router(chained(chosen, "MEDIATOR.backends", _EXPECTED), **how))
+            mediator = cls(router, **options)
+            mediator.backends = list(chosen)
             mediator._options = {name: section[name] for name in ("timeout", "max_retries") if name in section}
             mediator._own.push(own.pop_all())
         return mediator
@@ -141,14 +151,13 @@ class Mediator:
         """
         from pointsman_ipfs.evidence import About
 
-        metadata = dict(metadata or {})
         about = About(
             evidence_type,
             description,
             claim_type,
             user_of(self.state) if user_id is None else user_id,
             _media_type(metadata),
-            metadata,
+            metadata or {},
         )
         filed = self.evidence.submit(data, about)
         nodes = {one.id for one in self.store.stores if one.type == "kubo"}
@@ -172,9 +181,12 @@ class Mediator:
 
         :raises InvalidRequestError: it cannot be read, is a folder, or was changed while it was read.
         """
+        if not isinstance(file_path, str | os.PathLike):
+            raise InvalidRequestError(f"file_path: found {type(file_path).__name__}, expected a path")
         path = Path(file_path)
-        named = {"filename": path.name, **(metadata or {})}
-        return self.submit_evidence(path, evidence_type, user_id, description, claim_type, named)
+        if metadata is None or isinstance(metadata, Mapping):
+            metadata = {"filename": path.name, **(metadata or {})}
+        return self.submit_evidence(path, evidence_type, user_id, description, claim_type, metadata)
 
     def get_evidence_by_cid(self, cid: str, *, with_data: bool = True) -> dict[str, Any] | None:
         """Return the evidence that has this CID, or whose record has it; None if nobody submitted such.
@@ -276,6 +288,22 @@ def _named(record: Record) -> Iterator[None]:
         raise
 
 
+def _named_in(made: Mapping[str, TextBackend], place: int, name: str) -> TextBackend:
+    if name not in made:  # it is one, in the fallbacks of another one
+        raise ConfigError(f"MEDIATOR.backends[{place}]: found {name!r}, expected one of {', '.join(map(repr, made))}")
+    return made[name]
+
+
+def _with_receipts(settings: Mapping[str, Any], store: Store | None) -> Mapping[str, Any]:
+    """Return the settings of a router whose receipts, if it keeps any, are in this store."""
+    if store is None or not (receipts := settings.get("receipts")):
+        return settings
+    from pointsman_ipfs import Receipts
+
+    kept = evolve(build(Receipts, {} if receipts is True else receipts, "ROUTER.receipts"), store=store)
+    return {**settings, "receipts": False, "middleware": [*settings.get("middleware", ()), kept]}
+
+
 def _listed(given: object) -> list[object]:
     """Return the backends that somebody gave: several, several by their ids, or one."""
     if isinstance(given, Mapping):
@@ -283,7 +311,15 @@ def _listed(given: object) -> list[object]:
     return list(given) if isinstance(given, Iterable) else [] if given is None else [given]
 
 
+def _asking(backends: Sequence[object]) -> Router | None:
+    """Return what asks these backends, in this order; None if there are none."""
+    if len(backends) == 1 and isinstance(backends[0], TextBackend | Router):
+        return backends[0].router if isinstance(backends[0], TextBackend) else backends[0]
+    return Router(chained(backends, "Mediator.backends", _EXPECTED)) if backends else None
+
+
 def _path(name: str, given: object) -> Path | None:
+    """Return the path that somebody gave, if any."""
     if isinstance(given, str | os.PathLike):
         return Path(given).expanduser().absolute()
     if given is None:
@@ -291,15 +327,10 @@ def _path(name: str, given: object) -> Path | None:
     raise ConfigError(f"Mediator.{name}: found {type(given).__name__}, expected a path")
 
 
-def _asking(backends: Sequence[object], settings: Mapping[str, Any]) -> Router | None:
-    """Return what asks these backends, in this order; None if there are none."""
-    if len(backends) == 1 and isinstance(backends[0], TextBackend | Router):
-        return backends[0].router if isinstance(backends[0], TextBackend) else backends[0]
-    return Router(chained(backends, "Mediator.backends", _EXPECTED), **settings) if backends else None
-
-
-def _media_type(metadata: Mapping[str, Any]) -> str | None:
+def _media_type(metadata: object) -> str | None:
     """Return the media type that metadata say, or the one of the file name in them."""
+    if not isinstance(metadata, Mapping):
+        return None
     said, name = metadata.get("mime_type"), metadata.get("filename")
     if isinstance(said, str) and said:
         return said
