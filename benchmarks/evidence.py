@@ -24,10 +24,10 @@ from _measure import arguments, at_once, interleaved, table, times
 from pointsman import Store
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.evidence import About, Evidence, Record
+from store import each_put
 
 _SIZE, _USERS = 2048, 100
-_ALL = "SELECT place, cid, block, sealed FROM records ORDER BY place"
-_ONE = "SELECT cid, block, sealed FROM records WHERE cid=?"
+_SELECT = "SELECT place, cid, block, sealed FROM records"
 _numbers = count()
 
 
@@ -38,7 +38,7 @@ def about() -> About:
     return About("document", f"Letter {number} of the landlord", "eviction", f"user {number % _USERS}", metadata=said)
 
 
-def submitting(items: list[bytes], threads: int, folder: Path, **keys: Any) -> Callable[[], float]:
+def submitting(items: list[bytes], folder: Path, threads: int, **keys: Any) -> Callable[[], float]:
     """Return a function that submits each item to a new store, and returns the seconds that took."""
 
     def submit() -> float:
@@ -51,19 +51,6 @@ def submitting(items: list[bytes], threads: int, folder: Path, **keys: Any) -> C
     return submit
 
 
-def putting(items: list[bytes], threads: int, folder: Path) -> Callable[[], float]:
-    """Return a function that puts each item into a new store, and returns the seconds that took."""
-
-    def put() -> float:
-        with Store([Blocks(path=folder)]) as store:
-            store.put(b"the store is there now")
-            took = at_once(items, store.put, threads)
-        rmtree(folder)
-        return took
-
-    return put
-
-
 def submits(size: int, rounds: int, folder: Path) -> list[list[str]]:
     """Measure submits with one thread and with eight."""
     rows = []
@@ -71,9 +58,9 @@ def submits(size: int, rounds: int, folder: Path) -> list[list[str]]:
     for threads, number in ((1, size // 10), (8, size)):
         items = [os.urandom(_SIZE) for _ in range(number)]
         contestants = {
-            "Store.put": putting(items, threads, folder / "put"),
-            "submit": submitting(items, threads, folder / "clear"),
-            "submit, encrypted": submitting(items, threads, folder / "encrypted", identity=key),
+            "Store.put": each_put(items, folder / "put", threads),
+            "submit": submitting(items, folder / "clear", threads),
+            "submit, encrypted": submitting(items, folder / "encrypted", threads, identity=key),
         }
         found = interleaved(contestants, rounds)
         rows += [
@@ -97,37 +84,33 @@ def queries(size: int, rounds: int, folder: Path) -> list[list[str]]:
 
 
 def _asked(evidence: Evidence, db: sqlite3.Connection, records: list[Record], rounds: int) -> list[list[str]]:
-    some = records[:: max(1, len(records) // 200)]
-    digests = [row[0] for row in db.execute("SELECT cid FROM records").fetchall()]
-    keys = digests[:: max(1, len(digests) // 200)]
-    user = db.execute("SELECT user FROM records LIMIT 1").fetchone()[0]
-    of = "SELECT place, cid, block, sealed FROM records WHERE user=? ORDER BY place"
-    pairs: list[tuple[str, int, Callable[[], Any], Callable[[], Any]]] = [
+    some, user = records[:: max(1, len(records) // 200)], records[0].user
+    cids = [row[0] for row in db.execute("SELECT cid FROM records LIMIT ?", (len(some),)).fetchall()]
+    pairs: list[tuple[str, int, Callable[[], object], Callable[[], object]]] = [
         (
             "find",
             len(some),
             lambda: [evidence.find(one.record_cid) for one in some],
-            lambda: [db.execute(_ONE, (key,)).fetchone() for key in keys],
+            lambda: [db.execute(f"{_SELECT} WHERE cid=?", (cid,)).fetchone() for cid in cids],
         ),
         (
             f"records(user), {len(records) // _USERS}",
             1,
             lambda: list(evidence.records(user)),
-            lambda: db.execute(of, (user,)).fetchall(),
+            lambda: db.execute(f"{_SELECT} WHERE user=? ORDER BY place", (user,)).fetchall(),
         ),
         (
             f"records(), {len(records):,}",
             1,
             lambda: list(evidence.records()),
-            lambda: db.execute(_ALL).fetchall(),
+            lambda: db.execute(f"{_SELECT} ORDER BY place").fetchall(),
         ),
     ]
     rows = []
     for name, number, ours, bare in pairs:
         found = interleaved({name: timed(ours), "bare": timed(bare)}, rounds)
-        rows.append([f"a bare query: {name}", f"{1e6 * median(found['bare']) / number:,.0f} us", "1.00 x"])
-        ratio = f"{times(found, name, 'bare'):.1f} x"
-        rows.append([name, f"{1e6 * median(found[name]) / number:,.0f} us", ratio])
+        rows.append([f"a bare query: {name}", f"{1e6 * median(found['bare']) / number:,.0f} us", "1.0 x"])
+        rows.append([name, f"{1e6 * median(found[name]) / number:,.0f} us", f"{times(found, name, 'bare'):.1f} x"])
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -15,24 +15,12 @@ import pytest
 from attrs import evolve
 from multiformats import CID
 from pointsman import InvalidRequestError, Store, UnusableAnswer
-from pointsman_ipfs import Blocks, car, cbor
+from pointsman_ipfs import car, cbor
 from pointsman_ipfs import cid as cids
 from pointsman_ipfs.evidence import ANYONE, About, Evidence, Statistics
 
 UNKNOWN = cids.to_text(cids.raw_cid(b"nobody has this"))
 NOTICE = About("document", "The notice of 3 May", "eviction", "anna", metadata={"page": 1})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store({"home": Blocks(path=tmp_path / "home")}) as store:
-        yield store
-
-
-@pytest.fixture
-def evidence(store: Store) -> Iterator[Evidence]:
-    with Evidence(store) as evidence:
-        yield evidence
 
 
 def block(store: Store, cid: str) -> bytes:

@@ -16,7 +16,6 @@ import pytest
 from attrs import evolve
 from multiformats import CID
 from pointsman import AuthenticationError, ConfigError, Secret, Store, UnavailableError, UnusableAnswer
-from pointsman_ipfs import Blocks
 from pointsman_ipfs import cid as cids
 from pointsman_ipfs._records import Envelope
 from pointsman_ipfs.evidence import About, Evidence, reindex
@@ -28,12 +27,6 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + b"what is to be seen in it" * 100
 TESTS = Path(__file__).parent
 
 Open = Callable[..., Evidence]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store({"home": Blocks(path=tmp_path / "home")}) as store:
-        yield store
 
 
 @pytest.fixture

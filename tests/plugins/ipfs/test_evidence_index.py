@@ -19,18 +19,6 @@ ABOUT = About("document", "The notice of 3 May", "eviction", "anna")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store({"home": Blocks(path=tmp_path / "home")}) as store:
-        yield store
-
-
-@pytest.fixture
-def evidence(store: Store) -> Iterator[Evidence]:
-    with Evidence(store) as evidence:
-        yield evidence
-
-
-@pytest.fixture
 def kept(evidence: Evidence) -> list[Record]:
     """Records that were submitted, one after another."""
     return [evidence.submit(b"%d" % n, About("text", f"number {n}", user=f"user {n % 2}")).record for n in range(8)]
