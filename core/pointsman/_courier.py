@@ -20,10 +20,16 @@ class Courier:
     """Works through an outbox. Thread-safe.
 
     :param deliver: does one job, while it calls `renew` now and then; raises what went wrong.
+    :param idle_timeout: seconds for which nothing may move of what is being brought.
     """
 
-    def __init__(self, outbox: Outbox, deliver: Callable[[Waiting, Scope, Callable[[], None]], None]) -> None:
-        self._outbox, self._deliver = outbox, deliver
+    def __init__(
+        self,
+        outbox: Outbox,
+        deliver: Callable[[Waiting, Scope, Callable[[], None]], None],
+        idle_timeout: float | None,
+    ) -> None:
+        self._outbox, self._deliver, self._idle_timeout = outbox, deliver, idle_timeout
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
         self._bells: dict[str, threading.Event] = {}
@@ -89,12 +95,16 @@ class Courier:
             bell.wait(wait)
 
     def _one(self, store: str, within: Scope, tried_before: float = 0.0) -> bool:
-        """Do one job; say whether there was one."""
-        with self._turns[store]:
+        """Do one job; say whether there was one, and its turn has come."""
+        turn = self._turns[store]
+        if not turn.acquire(timeout=min(within.left(), threading.TIMEOUT_MAX)):
+            return False
+        try:
             job = None if self._closed or within.cancelled else self._outbox.take(store, tried_before=tried_before)
             if job is None:
                 return False
-            scope = Scope(None if within.left() == inf else within.left())
+            left = within.left()
+            scope = Scope(None if left == inf else left, idle_timeout=self._idle_timeout)
             forget, renewed = within.on_cancel(scope.cancel), time()
             with self._lock:
                 self._running.add(scope)
@@ -119,3 +129,5 @@ class Courier:
                 with self._lock:
                     self._running.discard(scope)
             return True
+        finally:
+            turn.release()

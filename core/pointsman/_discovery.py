@@ -32,7 +32,8 @@ PROVIDERS, STORES, ORDERS, MIDDLEWARE = GROUPS
 _MEANT = {
     PROVIDERS: ("generate", "stream", "health", "list_models", "close"),
     STORES: (
-        *("store", "fetch", "has", "entries", "extract", "export_car", "import_car", "pin", "unpin", "collect"),
+        *("store", "fetch", "has", "entries", "extract", "export_car", "import_car", "mend"),
+        *("pin", "unpin", "collect"),
         *("verify", "health", "close"),
     ),
     ORDERS: GROUPS[ORDERS],

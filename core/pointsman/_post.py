@@ -88,7 +88,7 @@ class Post:
         with self._lock:
             if self._opened is None:
                 outbox = Outbox(self._path)
-                self._opened = outbox, Courier(outbox, self._deliver)
+                self._opened = outbox, Courier(outbox, self._deliver, self._storing().idle_timeout)
             return self._opened
 
     def _deliver(self, job: Waiting, scope: Scope, renew: Callable[[], None]) -> None:
@@ -111,7 +111,7 @@ class Post:
         target = [one for one in self._storing().registry.backends if one.id == store and one.writable]
         try:
             if target:
-                self._bring(cid, target, False, Scope(), bool)
+                self._bring(cid, target, False, Scope(idle_timeout=self._storing().idle_timeout), bool)
             return bool(target)
         except BackendError:
             return False
@@ -132,7 +132,11 @@ class Post:
                 failure.append(error)
                 raise _SourceFailed(f"what was to be brought could not be read: {error}") from error
 
-        task = storing.task("import_car", source=Pieces(brought()), pin=pin)
+        source = Pieces(brought())
+        if not pin and storing.registry.can(target[0], "mend"):
+            task = storing.task("mend", source=source)
+        else:
+            task = storing.task("import_car", source=source, pin=pin)
         try:
             answered = storing.run(evolve(task, scope=scope, max_retries=0), (target, []))  # it can be read once
         except BackendError as error:

@@ -20,7 +20,7 @@ from .scope import Scope
 #: Priorities of installed stores: this machine's own come first.
 _HERE, _ELSEWHERE = 10.0, 50.0
 #: What changes something in a store.
-_WRITING = {"store", "import_car", "pin", "unpin", "collect"}
+_WRITING = {"store", "import_car", "mend", "pin", "unpin", "collect"}
 
 
 @define(eq=False, kw_only=True)
@@ -54,7 +54,8 @@ class Stores(Registry[StoreBackend]):
     """Every store and middleware of one `Store`, in pluggy."""
 
     HOOKS = (
-        *("store", "fetch", "has", "entries", "extract", "export_car", "import_car", "pin", "unpin", "collect"),
+        *("store", "fetch", "has", "entries", "extract", "export_car", "import_car", "mend"),
+        *("pin", "unpin", "collect"),
         *("verify", "health"),
     )
     WHOLE: ClassVar = {"store": Stored, "has": bool, "collect": Collected}

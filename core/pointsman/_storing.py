@@ -46,6 +46,11 @@ class Storing:
         self._shared = Shared(policy, breaker, clock, {}, self.gate.left_out)
         self._damaged = damaged
 
+    @property
+    def idle_timeout(self) -> float | None:
+        """Seconds for which nothing may move of content that is on its way."""
+        return self._shared.policy.idle_timeout
+
     def task(
         self, hook: str, store: str | None = None, timeout: float | None = None, *, moving: bool = False, **of: Any
     ) -> Task:

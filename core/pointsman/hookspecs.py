@@ -157,6 +157,14 @@ def import_car(source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
 
 
 @hookspec(firstresult=True)
+def mend(source: BinaryIO, scope: Scope) -> Sequence[Stored]:
+    """Replace what is damaged of what a CAR file holds, pinned or not, and return its roots.
+
+    Only for a store in which `import_car` does not do so.
+    """
+
+
+@hookspec(firstresult=True)
 def pin(cid: str, scope: Scope) -> None:
     """Keep everything under `cid` until it is unpinned."""
 

@@ -65,22 +65,24 @@ class Library(Rpc):
         text, options = cids.to_text(cid), {"offline": flag(not search)}
         return bytes(self._ask(scope, lambda library, s: library.block.get(text, opts=options, timeout=s)))
 
-    def pins(self, scope: Scope) -> Iterator[str]:
-        """Give out the text of each CID that is pinned with all that is under it."""
+    def pins(self, scope: Scope, name: str = "") -> Iterator[str]:
+        """Give out the text of each CID that is pinned with all that is under it; with `name`, under this one."""
+        if name:
+            return super().pins(scope, name)
         return iter(self._ask(scope, lambda library, s: library.pin.ls(type="recursive", timeout=s)["Keys"]))
 
     def importing(self, scope: Scope, *, pin: bool) -> OneByOne:
         """Begin to put blocks, whose roots are told at the end."""
         return OneByOne(self, scope, pin)
 
-    def put_block(self, cid: bytes, data: bytes, scope: Scope) -> None:
+    def put(self, cid: bytes, data: bytes, scope: Scope) -> None:
         """Put one block, which no pin keeps yet."""
         options = {"cid-codec": _CODECS[cids.codec_of(cid)], "mhtype": "sha2-256", "pin": "false"}
 
-        def put(library: Any, timeout: float) -> str:
+        def ask(library: Any, timeout: float) -> str:
             return str(library.block.put(io.BytesIO(data), opts=options, timeout=timeout)["Key"])
 
-        found = self._ask(scope, put)
+        found = self._ask(scope, ask)
         if cids.digest_of(cids.parse(found)) != cids.digest_of(cid):
             raise UnusableAnswer(f"{self.host}: sent block {cids.to_text(cid)}, found {found:.160} taken")
 
@@ -91,8 +93,8 @@ class Library(Rpc):
         )
         return found
 
-    def _pin(self, cid: bytes, scope: Scope, offline: str) -> list[Any]:
-        text, options = cids.to_text(cid), {"offline": offline}
+    def _pin(self, cid: bytes, scope: Scope, options: Mapping[str, str]) -> list[Any]:
+        text = cids.to_text(cid)
         return list(self._ask(scope, lambda library, s: library.pin.add(text, opts=options, timeout=s)["Pins"]))
 
     def _unpin(self, cid: bytes, scope: Scope) -> None:
@@ -180,7 +182,7 @@ class OneByOne:
 
     def put(self, cid: bytes, data: bytes) -> None:
         """Take a block. Raises as `Import.put` does."""
-        self._library.put_block(cid, data, self._scope)
+        self._library.put(cid, data, self._scope)
 
     def finish(self, roots: Sequence[bytes]) -> None:
         """Return when the node has everything. Raises as `Import.finish` does."""

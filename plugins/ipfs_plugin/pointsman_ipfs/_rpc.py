@@ -24,7 +24,7 @@ from pointsman import (
     UnavailableError,
     UnusableAnswer,
 )
-from pointsman.http import Body, Client, classify
+from pointsman.http import Body, Client, classify, promised_form
 
 from . import cid as cids
 from ._import import Import, Importing, json_lines
@@ -102,11 +102,12 @@ class Rpc:
         found = self._last("dag/stat", scope, cid, progress="true", offline="true")
         self._field(found, "UniqueBlocks")
 
-    def pin(self, cid: bytes, scope: Scope, *, search: bool = False) -> None:
+    def pin(self, cid: bytes, scope: Scope, *, search: bool = False, name: str = "") -> None:
         """Pin all that is under a CID, unless that is done."""
         if self.is_pinned(cid, scope):
             return
-        pinned = self._pin(cid, scope, flag(not search))
+        options = {"offline": flag(not search), **({"name": name} if name else {})}
+        pinned = self._pin(cid, scope, options)
         if pinned != [cids.to_text(cid)]:
             raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
 
@@ -131,10 +132,18 @@ class Rpc:
             if _NOT_PINNED not in error.message:
                 raise
 
-    def pins(self, scope: Scope) -> Iterator[str]:
-        """Give out the text of each CID that is pinned with all that is under it."""
-        for line in self._lines("pin/ls", scope, type="recursive", stream="true"):
-            yield str(self._field(line, "Cid"))
+    def pins(self, scope: Scope, name: str = "") -> Iterator[str]:
+        """Give out the text of each CID that is pinned with all that is under it; with `name`, under this one."""
+        named = {"names": "true", "name": name} if name else {}
+        for line in self._lines("pin/ls", scope, type="recursive", stream="true", **named):
+            if not name or line.get("Name") == name:
+                yield str(self._field(line, "Cid"))
+
+    def name_of_pin(self, cid: bytes, scope: Scope) -> str:
+        """Return the name under which a CID is pinned, or ""."""
+        found = self._one("pin/ls", scope, cid, type="recursive", names="true", offline="true")
+        with promised_form():
+            return str(self._field(found, "Keys")[cids.to_text(cid)]["Name"])
 
     def blocks(self, scope: Scope) -> Iterator[str]:
         """Give out the text of a CID for each block that is there: of codec raw, whatever it is linked by."""
@@ -143,16 +152,26 @@ class Rpc:
                 raise refusal(200, {}, str(line["Err"]).encode(), where=self.host)
             yield str(self._field(line, "Ref"))
 
+    def remove(self, cid: bytes, scope: Scope) -> str:
+        """Remove a block, if there is one; return why the node does not do it, or ""."""
+        return str(self._one("block/rm", scope, cid, force="true").get("Error") or "")
+
     def importing(self, scope: Scope, *, pin: bool) -> Importing:
         """Begin to put blocks, whose roots are told at the end."""
         return Import(self._client, scope, pin, self.is_pinned)
+
+    def put(self, cid: bytes, data: bytes, scope: Scope) -> None:
+        """Put one block, which no pin keeps yet."""
+        with self.importing(scope, pin=False) as blocks:
+            blocks.put(cid, data)
+            blocks.finish(())
 
     def _pin_of(self, cid: bytes, scope: Scope) -> Mapping[str, Any]:
         keys: Mapping[str, Any] = self._field(self._one("pin/ls", scope, cid, type="recursive", offline="true"), "Keys")
         return keys
 
-    def _pin(self, cid: bytes, scope: Scope, offline: str) -> Any:
-        told = self._last("pin/add", scope, cid, recursive="true", offline=offline, progress="true")
+    def _pin(self, cid: bytes, scope: Scope, options: Mapping[str, str]) -> Any:
+        told = self._last("pin/add", scope, cid, recursive="true", progress="true", **options)
         return self._field(told, "Pins")
 
     def _unpin(self, cid: bytes, scope: Scope) -> None:

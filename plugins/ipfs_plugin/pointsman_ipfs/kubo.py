@@ -26,6 +26,7 @@ from pointsman.service import HEALTH_S, as_secret, masked
 from . import car, reader
 from . import cid as cids
 from ._address import DEFAULT, Address, address_of
+from ._mending import Mending
 from ._reading import Reading
 from ._rpc import Rpc, refusal
 from ._source import added, reading
@@ -95,15 +96,24 @@ class Kubo(Reading):
     @hookimpl
     def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be there."""
-        read = reading(source)
-        blocks = car.Reader(iter(lambda: read(_READ), b""))
-        roots = list(dict.fromkeys(root for root in blocks.roots if cids.inline_of(root) is None))
+        roots, blocks = _opened(source)
         known = self._knows(scope) if pin else lambda _: True
         with self._rpc.importing(scope, pin=pin) as target:
             for cid, data in car.complete(roots, blocks, known):
                 if cids.is_ours(cid):
                     target.put(cid, data)
             target.finish(roots)
+        return [self._stored(root, scope) for root in roots]
+
+    @hookimpl
+    def mend(self, source: BinaryIO, scope: Scope) -> Sequence[Stored]:
+        """Replace what is damaged or missing of what a CAR file holds. What was pinned is pinned afterwards."""
+        roots, blocks = _opened(source)
+        mending = Mending(self._rpc, scope, roots)
+        for cid, data in blocks:
+            if cids.is_ours(cid):
+                mending.put(cid, data)
+        mending.finish()
         return [self._stored(root, scope) for root in roots]
 
     @hookimpl
@@ -247,6 +257,13 @@ def usual_node(timeout: float = 1.0) -> Kubo | None:
         node.close()
         return None
     return node
+
+
+def _opened(source: BinaryIO) -> tuple[list[bytes], car.Reader]:
+    """Return the roots of a CAR file, each once, and what reads its blocks."""
+    read = reading(source)
+    blocks = car.Reader(iter(lambda: read(_READ), b""))
+    return list(dict.fromkeys(root for root in blocks.roots if cids.inline_of(root) is None)), blocks
 
 
 def _findings(found: Iterator[tuple[bytes, str]]) -> Iterator[Finding]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from pointsman import BackendError, BackendTimeout, Scope, UnavailableError, UnusableAnswer
+from pointsman import BackendError, BackendTimeout, Scope, Store, UnavailableError, UnusableAnswer
 from pointsman.content import Source
 from pointsman.testing.leaks import leaks_since, resources
-from pointsman_ipfs import Gateway, Kubo
+from pointsman_ipfs import Blocks, Gateway, Kubo
+from pointsman_ipfs.cid import raw_cid, to_text
 
 pytestmark = pytest.mark.kubo
 MIB = 1 << 20
@@ -28,11 +31,15 @@ GRACE = 5.0
 HOLD = ("never answers", "takes the request and never answers", "drips", "stops taking the request")
 
 
+def target_of(url: str) -> tuple[str, int]:
+    return str(urlsplit(url).hostname), urlsplit(url).port or 80
+
+
 class Proxy:
     """Passes on what two ends say, as its fault lets it."""
 
     def __init__(self, target: str, fault: Callable[[Wire], None]) -> None:
-        self.target = (str(urlsplit(target).hostname), urlsplit(target).port or 80)
+        self.target = target_of(target)
         self.fault, self.over = fault, threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -56,6 +63,13 @@ class Proxy:
         with suppress(OSError), client, socket.create_connection(self.target) as server:
             self.socks.append(server)
             self.fault(Wire(self, client, server))
+
+    def mend(self, target: str = "") -> None:
+        """End all connections, and pass on from now on what is said on new ones."""
+        self.fault, self.target = Wire.passing, target_of(target) if target else self.target
+        for sock in self.socks[1:]:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def stop(self) -> None:
         self.over.set()
@@ -277,3 +291,142 @@ def test_what_was_acknowledged_is_there(kubo: Any, held: dict[str, Any], noise: 
         proxy.stop()
     assert b"".join(held["store"].fetch(cid, 0, None, Scope(60))) == data
     assert list(held["store"].verify(cid, Scope(60))) == []
+
+
+@pytest.fixture
+def pair(kubo: Any, tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """A function that returns a store with two places: this disk, and a node at an address."""
+    with ExitStack() as stack:
+
+        def pair(address: str, limit: float | None = 60.0) -> Store:
+            places = {"home": Blocks(path=tmp_path / "home"), "node": Kubo(url=address)}
+            return stack.enter_context(Store(places, timeout=limit, idle_timeout=limit, max_retries=0))
+
+        yield pair
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_that_a_node_does_is_in_the_way(kubo: Any, pair: Any, noise: Any, fault: str) -> None:
+    """A put is kept at home at once, reads come from there, and once the line is good both have all of it."""
+    limit = 0.4 if fault in HOLD else 2.0
+    proxy = Proxy(kubo.api, FAULTS[fault])
+    store, data = pair(proxy.url, limit), noise(6 * MIB, fault)
+    try:
+        with within(limit):
+            kept = store.put(data)
+        assert (kept.stored_in, kept.waiting_for) == (("home",), ("node",))
+        with within(limit):
+            waiting = store.sync(timeout=limit)
+        assert fault not in HOLD or [(one.store, one.cid) for one in waiting] == [("node", kept.cid)]
+        with within(limit):
+            assert store.get(kept.cid, timeout=limit) == data
+        with within(limit), suppress(BackendError):
+            assert store.get(kept.cid, store="node", timeout=limit) == data
+        with within(limit):
+            assert store.has(kept.cid)
+        with within(2 * limit):
+            states = {copy.store: copy.state for copy in store.status(kept.cid)}
+        assert states["home"] == "kept"
+        with within(limit):
+            assert {found.store for found in store.verify(kept.cid)} <= {"node"}
+        proxy.mend()
+        assert store.sync(timeout=60) == ()
+        assert [copy.state for copy in store.status(kept.cid)] == ["kept", "kept"]
+        assert list(store.verify(kept.cid)) == []
+        assert store.get(kept.cid, store="node") == data
+    finally:
+        store.close()
+        proxy.stop()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_node_that_ends_in_the_middle_of_a_put(
+    spare_kubo: Any, running: Any, pair: Any, noise: Any, end: int
+) -> None:
+    """It is killed or ended while it takes content from the outbox: when it is back it gets all of it, by itself."""
+    data, before = noise(24 * MIB, 1), noise(3 * MIB, 2)
+    with running(spare_kubo) as node:
+        proxy = Proxy(node.api, Wire.passing)
+        store = pair(proxy.url)
+        first = store.put(before)
+        assert store.sync() == ()
+
+        def ended_now(_: bytes) -> bytes:
+            node.daemon.send_signal(end)
+            raise OSError
+
+        proxy.fault = lambda wire: wire.passing(up=After(12 * MIB, ended_now))
+        second = store.put(data)
+        assert second.waiting_for == ("node",)
+        node.daemon.wait(30)
+        (waiting,) = store.sync()
+        assert (waiting.store, waiting.cid) == ("node", second.cid)
+        assert waiting.reason
+        assert [copy.state for copy in store.status(second.cid)] == ["kept", "waiting"]
+        assert "1 in the outbox wait for it" in store.health()["node"].reason
+        assert store.get(second.cid) == data
+    with running(spare_kubo) as node:
+        proxy.mend(node.api)
+        for _ in range(600):  # nobody calls sync: the outbox tries again by itself
+            if [copy.state for copy in store.status(second.cid)] == ["kept", "kept"]:
+                break
+            time.sleep(0.1)
+        assert [copy.state for copy in store.status(second.cid)] == ["kept", "kept"]
+        for stored, content in (first, before), (second, data):
+            assert list(store.verify(stored.cid, store="node")) == []
+            assert node.run("cat", stored.cid) == content
+        assert {stored.cid for stored in (first, second)} <= {entry.cid for entry in store.ls(store="node")}
+        store.close()
+        proxy.stop()
+
+
+def test_a_node_that_stands_still_keeps_nobody(spare_kubo: Any, running: Any, pair: Any, noise: Any) -> None:
+    """Its process is stopped, its connections stay open: every call ends in its time, and goes on when it does."""
+    with running(spare_kubo) as node:
+        store, data = pair(node.api, 1.0), noise(6 * MIB, 3)
+        os.kill(node.daemon.pid, signal.SIGSTOP)
+        try:
+            with within(1.0):
+                kept = store.put(data)
+            with within(1.0):
+                assert [one.cid for one in store.sync(timeout=1.0)] == [kept.cid]
+            with within(1.0), pytest.raises(BackendTimeout):
+                store.get(kept.cid, store="node", timeout=1.0)
+            with within(1.0):
+                assert store.get(kept.cid) == data
+        finally:
+            os.kill(node.daemon.pid, signal.SIGCONT)
+        assert store.sync(timeout=60) == ()
+        assert [copy.state for copy in store.status(kept.cid)] == ["kept", "kept"]
+
+
+def test_a_bit_that_flips_on_the_disk_of_the_node_is_mended(kubo: Any, pair: Any, noise: Any) -> None:
+    """It is refused when it is read from there, comes from home instead, and the node gets it back by itself."""
+    store, data = pair(kubo.api), noise(5 * MIB, 4)
+    cid = store.put(data).cid
+    assert store.sync() == ()
+    path = kubo.block_file(raw_cid(data[2 * MIB : 3 * MIB]))
+    sound = path.read_bytes()
+    path.chmod(0o600)
+    for repair in False, True:
+        path.write_bytes(sound[:70_000] + bytes((sound[70_000] ^ 4,)) + sound[70_001:])
+        with pytest.raises(UnusableAnswer, match=to_text(raw_cid(sound))):
+            store.get(cid, store="node")
+        (found,) = store.verify(cid, repair=repair)
+        assert (found.cid, found.store, found.mended) == (to_text(raw_cid(sound)), "node", repair)
+        if not repair:  # whoever reads has it mended, too
+            with Store(
+                {"node": Kubo(url=kubo.api), "home": store.stores[0].provider}, outbox=path.parent / "x"
+            ) as other:
+                assert other.get(cid) == data
+                assert other.sync() == ()
+        assert path.read_bytes() == sound
+        assert store.get(cid, store="node") == data
+
+
+@contextmanager
+def within(limit: float) -> Iterator[None]:
+    """What is done here ends in its time."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < limit + GRACE
