@@ -201,6 +201,13 @@ def test_what_is_no_bytes_is_refused(mediator: Mediator, data: Any, words: str) 
     assert mediator.get_user_evidence() == []
 
 
+@pytest.mark.parametrize("path", [None, 5, b"lease.pdf"])
+def test_what_is_no_path_is_refused(mediator: Mediator, path: Any) -> None:
+    """By its type."""
+    with pytest.raises(InvalidRequestError, match=f"file_path: found {type(path).__name__}, expected a path"):
+        mediator.submit_evidence_file(path, "document")
+
+
 @pytest.mark.parametrize(
     ("path", "words"), [("nowhere.pdf", "nowhere.pdf: .*No such file"), ("", "found a folder: submit its files")]
 )
@@ -218,6 +225,7 @@ def test_what_is_no_file_is_refused(mediator: Mediator, tmp_path: Path, path: st
         ({"user_id": 7}, "user: found int"),
         ({"description": b"x"}, "description: found bytes"),
         ({"metadata": {"date": datetime.now(UTC)}}, "metadata.date: found datetime"),
+        ({"metadata": ["page 1"]}, "metadata: found list, expected a mapping"),
     ],
 )
 def test_what_a_record_cannot_hold_is_refused(mediator: Mediator, arguments: dict[str, Any], words: str) -> None:
@@ -419,6 +427,20 @@ def test_the_arguments_of_the_authors_are_taken(tmp_path: Path, no_leaks: None) 
     with Mediator(path=tmp_path / "case", evidence_db_path=tmp_path / "empty.duckdb") as mediator:
         mediator.submit_evidence(LEASE, "document")
     assert (tmp_path / "empty.duckdb").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"store": "case-17"}, r"Mediator\.store: found str, expected a pointsman\.Store; for the folder .*path="),
+        ({"path": b"case"}, r"Mediator\.path: found bytes, expected a path"),
+        ({"evidence_db_path": 5}, r"Mediator\.evidence_db_path: found int, expected a path"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_told(arguments: Any, words: str) -> None:
+    """With the name, and what was meant perhaps."""
+    with pytest.raises(ConfigError, match=words):
+        Mediator([], **arguments)
 
 
 def test_a_file_of_another_program_is_not_touched(tmp_path: Path, no_leaks: None) -> None:

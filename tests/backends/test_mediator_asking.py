@@ -199,6 +199,24 @@ def test_the_section_stores_says_where_evidence_is(tmp_path: Path, no_leaks: Non
     assert (tmp_path / "home" / "evidence.sqlite").exists()
 
 
+def test_receipts_are_where_the_evidence_is(tmp_path: Path, no_leaks: None) -> None:
+    """A recommendation has a receipt, which names its evidence; it is durable when the mediator is closed."""
+    entries = [{"id": name, "type": "echo"} for name in ("a", "b")]
+    for count in 1, 2:
+        with configured(tmp_path, BACKENDS=entries[:count], ROUTER={"receipts": {"delay": 3600}}) as made:
+            (cid,) = submitted(made, ("email", f"Letter {count}", "eviction"))
+            receipt = made.analyze_evidence("anna", "eviction")["receipt"]
+        with Store({"home": Blocks(path=tmp_path / "store")}) as store:
+            assert cid.encode() in b"".join(store.export_car(receipt))
+
+
+def test_a_part_of_a_chain_is_no_backend_of_its_own(tmp_path: Path) -> None:
+    """It is told, with those that are."""
+    entry = {"id": "chain", "type": "llm_router", "provider": "echo", "fallback_providers": ["echo/loud"]}
+    with pytest.raises(ConfigError, match=r"MEDIATOR\.backends\[0\]: found 'chain/echo/loud', expected one of 'chain'"):
+        configured(tmp_path, BACKENDS=[entry], MEDIATOR={"backends": ["chain/echo/loud"]})
+
+
 def test_arguments_go_before_the_file(tmp_path: Path, no_leaks: None) -> None:
     """A store that a program gives is the one, and stays open; `path` says where the index is."""
     source = {"BACKENDS": [{"id": "a", "type": "echo"}], "STORES": [{"id": "b", "type": "blocks", "path": "/nowhere"}]}
