@@ -87,8 +87,8 @@ class Guide:
         return self._printed()
 
     def alone(self, *samples: str) -> subprocess.CompletedProcess[str]:
-        """Run samples as a program of their own; warnings are errors there, too."""
-        command = [sys.executable, "-W", "error", "-c", "".join(samples)]
+        """Run samples as a program of their own; warnings are errors there, too, but for what a sample does not close."""
+        command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", "".join(samples)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
     def close(self) -> None:

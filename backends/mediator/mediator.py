@@ -42,8 +42,8 @@ class Mediator:
     Each submission is a record in a store, which says who described which bytes, how and when, and links to the record
     before it. `router` is the `pointsman.Router` that asks the backends, `store` the `pointsman.Store`.
 
-    :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., or what
-        `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
+    :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., one or a
+        list; or what `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
     :param store: keeps the evidence; it stays open when the mediator is closed. Without: the embedded store of this
         machine, and the IPFS node at its usual address if one answers.
     :param path: a folder of this mediator's own: for the embedded store, and for the index of evidence.
@@ -57,7 +57,7 @@ class Mediator:
 
     def __init__(  # noqa: PLR0913 - the complaint generator's own names
         self,
-        backends: Iterable[object] | Mapping[str, object] | object = (),
+        backends: object = (),
         store: Store | None = None,
         path: str | os.PathLike[str] | None = None,
         *,
@@ -79,8 +79,8 @@ class Mediator:
         self.state = State()
         self._options: Mapping[str, Any] = {}
         folder, index = _path("path", path), _path("evidence_db_path", evidence_db_path)
-        if index is None and folder is not None:
-            index = folder / "evidence.sqlite"
+        if index is None and folder is not None and store is not None:
+            index = folder / "evidence.sqlite"  # else it is there, beside the content, and ours to mend
         with ExitStack() as own:
             self.store = own.enter_context(default_store(folder)) if store is None else store
             self._evidence = own.enter_context(Evidence(self.store, index, **keys))

@@ -354,12 +354,12 @@ def test_processes_may_share_a_folder(mediator: Mediator, folder: Path) -> None:
 
 
 def test_what_was_submitted_is_there_after_a_restart(folder: Path) -> None:
-    """Also when the index is lost: it is made from the records."""
+    """Also when the index is damaged, or lost: it is made from the records."""
     with Mediator(path=folder) as mediator:
         result = mediator.submit_evidence(LEASE, "document", "anna", "The lease")
-    for lost in (), ("evidence.sqlite", "evidence.sqlite-wal", "evidence.sqlite-shm"):
-        for name in lost:
-            (folder / name).unlink(missing_ok=True)
+    index = folder / "evidence.sqlite"
+    for change in lambda: None, lambda: index.write_bytes(b"damaged"), index.unlink:
+        change()
         with Mediator(path=folder) as mediator:
             found = mediator.get_evidence_by_cid(result["cid"])
             assert found is not None
