@@ -19,7 +19,7 @@ from pointsman.testing import faults
 
 _PROGRAMS = Path(__file__).parents[1] / ".tools" / "programs" / "node_modules" / ".bin"
 #: Variables that hold keys, addresses and settings of the person who runs the tests.
-_PERSONAL = re.compile("(OPENAI|OPENROUTER|HF|HUGGING|ANTHROPIC|GOOGLE|GEMINI|COPILOT|CODEX|GH|GITHUB|IPFS|POINTSMAN)")
+_PERSONAL = re.compile("(OPENAI|OPENROUTER|HF|ANTHROPIC|GOOGLE|GEMINI|COPILOT|CODEX|GH|GITHUB|POINTSMAN)_|HUGGING")
 
 
 def pytest_configure() -> None:
@@ -87,7 +87,7 @@ class Guide:
         return self._printed()
 
     def alone(self, *samples: str) -> subprocess.CompletedProcess[str]:
-        """Run samples as a program of their own; warnings are errors there, too, but for what a sample does not close."""
+        """Run samples as a program of their own; warnings are errors, but for what a sample leaves open."""
         command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", "".join(samples)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
@@ -97,20 +97,36 @@ class Guide:
 
 
 @pytest.fixture
+def usual_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """A function: an IPFS node would be at this address, and nobody has configured one, or a store."""
+
+    def at(address: str) -> None:
+        monkeypatch.delenv("IPFS_API", raising=False)
+        monkeypatch.setenv("IPFS_PATH", str(tmp_path / "none"))
+        monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "store"))
+        for module in "_address", "kubo":
+            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", address)
+
+    return at
+
+
+@pytest.fixture
 def guide(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_leaks: None
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    no_leaks: None,
+    usual_address: Callable[[str], None],
 ) -> Iterator[Guide]:
     """A person with a guide, on a machine where nothing is set up: no key, no login, no node."""
     for name in [name for name in os.environ if _PERSONAL.match(name)]:
         monkeypatch.delenv(name)
-    for name in "HF_TOKEN_PATH", "IPFS_PATH", "CODEX_HOME", "COPILOT_HOME":
+    for name in "HF_TOKEN_PATH", "CODEX_HOME", "COPILOT_HOME":
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.chdir(tmp_path)
     with faults.nobody_listens() as nobody:
-        for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", nobody.removesuffix("/v1"))
+        usual_address(nobody.removesuffix("/v1"))
         person = Guide(lambda: capsys.readouterr().out)
         try:
             yield person

@@ -15,7 +15,8 @@ KINDS = ("document", "image", "video", "audio", "email", "text", "financial", "m
 _PIECES, _LETTERS = 20, 200
 #: Tokens that a recommendation may have.
 _TOKENS = 800
-_CID = re.compile(r"\b(?:baf[a-z2-7]{56}|Qm[1-9A-HJ-NP-Za-km-z]{44})\b")
+#: What looks like a CID, whole or not.
+_CID = re.compile(r"\b(?:[Bb]af|Qm)\w{16,}")
 _MARK = re.compile(r"\[(\d{1,4})\]")
 
 _Piece: TypeAlias = Mapping[str, Any]
@@ -88,7 +89,7 @@ def _recommended(evidence: Sequence[_Piece], claim_type: str | None, ask: Ask) -
         "recommendation": f"{text}\n\nEvidence:\n{listed}",
         "recommended_by": answer.backend,
         "receipt": answer.receipt,
-        "unknown_citations": [cid for cid in written if cid not in known],
+        "unknown_citations": [one for one in written if one not in known],
     }
 
 

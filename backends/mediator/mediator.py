@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 from attrs import evolve
 from backends._configuration import made_of
@@ -21,6 +21,7 @@ from pointsman import (
     InvalidRequestError,
     Options,
     Router,
+    Secret,
     Store,
     UnusableAnswer,
 )
@@ -32,6 +33,9 @@ from .stores import default_store
 
 if TYPE_CHECKING:
     from pointsman_ipfs.evidence import Evidence, Record
+
+#: A private key of age or of SSH, the text of a key file, or the path of one.
+Identity: TypeAlias = "str | Secret | Path"
 
 _EXPECTED = "a backend of the package `backends`, or one of Pointsman"
 
@@ -62,7 +66,7 @@ class Mediator:
         path: str | os.PathLike[str] | None = None,
         *,
         recipients: str | Iterable[str] = (),
-        identity: Any = None,
+        identity: Identity | Iterable[Identity] | None = None,
         evidence_db_path: str | os.PathLike[str] | None = None,
         legal_authority_db_path: object = None,
         claim_support_db_path: object = None,
@@ -238,9 +242,7 @@ class Mediator:
         twenty pieces, and no content. It ends with the pieces that it cites, by their CIDs; CIDs in it that are of no
         such piece are in `unknown_citations`. Where no backend answers, it says so, as `recommendation_error` does.
         """
-        items = self.get_user_evidence(user_id)
-        chosen = [one for one in items if claim_type in (None, one["claim_type"])]
-        return analyzed(chosen, claim_type, self._answer)
+        return analyzed(self.evidence_state.get_user_evidence(user_id, claim_type), claim_type, self._answer)
 
     # -- the rest ----------------------------------------------------------------------------------
 

@@ -42,9 +42,12 @@ class EvidenceState:
     def __init__(self, evidence: Callable[[], Evidence], user: Callable[[], str]) -> None:
         self._evidence, self._user = evidence, user
 
-    def get_user_evidence(self, user_id: str | None = None) -> list[dict[str, Any]]:
-        """Return what the records of a user say (of the one that `Mediator.state` names if None), the newest first."""
-        found = self._evidence().records(self._user() if user_id is None else user_id)
+    def get_user_evidence(self, user_id: str | None = None, claim_type: str | None = None) -> list[dict[str, Any]]:
+        """Return what the records of a user say, of a claim if one is named, the newest first.
+
+        :param user_id: if None, the one that `Mediator.state` names.
+        """
+        found = self._evidence().records(self._user() if user_id is None else user_id, claim_type)
         return [described(one) for one in found][::-1]
 
     def get_evidence_by_cid(self, cid: str) -> dict[str, Any] | None:

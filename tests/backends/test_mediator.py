@@ -25,14 +25,10 @@ MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def no_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def no_node(usual_address: Callable[[str], None]) -> Iterator[None]:
     """No node is on this machine, whatever is on it."""
-    monkeypatch.delenv("IPFS_API", raising=False)
-    monkeypatch.setenv("IPFS_PATH", str(tmp_path / "none"))
-    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "default"))
     with faults.nobody_listens() as nobody:
-        for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", nobody.removesuffix("/v1"))
+        usual_address(nobody.removesuffix("/v1"))
         yield
 
 
@@ -397,7 +393,7 @@ def test_without_a_word_it_is_in_the_store_of_this_machine(tmp_path: Path, no_le
     """The embedded one, where every program of this person finds it, with the index beside it."""
     with Mediator() as mediator, Evidence(mediator.store) as evidence:
         result = mediator.submit_evidence(LEASE, "document")
-        assert (tmp_path / "default" / "evidence.sqlite").exists()
+        assert (tmp_path / "store" / "evidence.sqlite").exists()
         assert [record.cid for record in evidence.records()] == [result["cid"]]
 
 

@@ -310,12 +310,14 @@ def test_a_recommendation_that_cites_nothing_is_of_all(mediator: Made) -> None:
 
 
 def test_a_cid_that_the_model_made_up_is_told(mediator: Made) -> None:
-    """No program takes it for evidence; a number of nothing is not listed."""
+    """Also one that is cut or misspelt: no program takes it for evidence. A number of nothing is not listed."""
     invented = "bafkreiceze73ajatq3vaohh4fwwoylyw4vjm3erclr5swdt2mus3cgvske"
-    made = mediator(Scripted(f"See {invented} and [7], [0] and [1]."))
+    double = Scripted()
+    made = mediator(double)
     (cid,) = submitted(made, ("email", "A letter", "eviction"))
+    double._lines[:] = [f"See {invented}, {cid[:40]}, {cid.title()} and [7], [0] and [1]."]
     found = made.analyze_evidence("anna", "eviction")
-    assert found["unknown_citations"] == [invented]
+    assert found["unknown_citations"] == [invented, cid[:40], cid.title()]
     assert found["recommendation"].partition("Evidence:\n")[2].count("\n") == 0
     assert f"\n[1] {cid}, email" in found["recommendation"]
 

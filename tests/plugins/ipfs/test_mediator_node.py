@@ -18,15 +18,11 @@ Made = Callable[[str], Mediator]
 
 
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_leaks: None) -> Made:
+def at(usual_address: Callable[[str], None], no_leaks: None) -> Made:
     """A function that returns a mediator where nothing is configured; a node would be at this address."""
-    monkeypatch.delenv("IPFS_API", raising=False)
-    monkeypatch.setenv("IPFS_PATH", str(tmp_path / "none"))
-    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "default"))
 
     def at(address: str, **options: Any) -> Mediator:
-        for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", address)
+        usual_address(address)
         return Mediator(**options)
 
     return at
