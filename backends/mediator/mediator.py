@@ -204,7 +204,7 @@ class Mediator:
         :raises UnusableAnswer: they are damaged, in every store that has them.
         :raises AuthenticationError: they are encrypted, and there is no key that opens them.
         """
-        if not (records := self.evidence.find(cid)):
+        if not (records := self.evidence_state.find(cid)):
             return None
         found = {**described(records[-1]), "records": [described(one) for one in records]}
         if with_data:
@@ -220,10 +220,10 @@ class Mediator:
         What no record of this index has is looked for in the store by its CID, and returned as it stands there.
         Raises as `get_evidence_by_cid`, and `ContentNotFoundError` for what is unknown.
         """
-        if records := self.evidence.find(cid):
+        if records := self.evidence_state.find(cid):
             return self._read(records[-1])
         try:
-            return self.store.get(cid)
+            return self.store.get(cid.strip())
         except ContentNotFoundError as error:
             advice = "see that the CID is whole, and that this is the store where it was submitted (store=, path=)"
             raise ContentNotFoundError(

@@ -7,6 +7,8 @@ from copy import deepcopy
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from pointsman import InvalidRequestError
+
 if TYPE_CHECKING:
     from pointsman_ipfs.evidence import Evidence, Record
 
@@ -55,8 +57,19 @@ class EvidenceState:
 
         :raises InvalidRequestError: it is no CID.
         """
-        found = self._evidence().find(cid)
+        found = self.find(cid)
         return described(found[-1]) if found else None
+
+    def find(self, cid: str) -> tuple[Record, ...]:
+        """Return the records that have this CID, or whose evidence has it, the earliest first.
+
+        :raises InvalidRequestError: it is no CID; white space around one is not minded.
+        """
+        try:
+            return self._evidence().find(cid.strip() if isinstance(cid, str) else cid)
+        except InvalidRequestError as error:
+            advice = "copy it whole, as it was shown when the evidence was submitted"
+            raise InvalidRequestError(f"{error.message}; {advice}") from error
 
     def get_evidence_statistics(self, user_id: str | None = None) -> dict[str, Any]:
         """Return what all records come to, or those of a user: `total_count`, `total_size` (bytes of evidence),

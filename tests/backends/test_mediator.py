@@ -178,8 +178,16 @@ def test_bytes_without_a_record_can_be_had(mediator: Mediator) -> None:
 def test_what_is_no_cid_is_an_error(mediator: Mediator, cid: Any) -> None:
     """Whoever has mistyped one is told so, and not that there is no such evidence."""
     for ask in mediator.get_evidence_by_cid, mediator.retrieve_evidence, mediator.evidence_state.get_evidence_by_cid:
-        with pytest.raises(InvalidRequestError, match="CID"):
+        with pytest.raises(InvalidRequestError, match=r"CID.*; copy it whole, as it was shown"):
             ask(cid)
+
+
+def test_white_space_around_a_cid_is_not_minded(mediator: Mediator) -> None:
+    """People copy it with what stands around it."""
+    cid, put = mediator.submit_evidence(LEASE, "document")["cid"], mediator.store.put(b"put by hand").cid
+    assert mediator.retrieve_evidence(f" {cid}\n") == LEASE
+    assert mediator.retrieve_evidence(f" {put}\n") == b"put by hand"
+    assert mediator.get_evidence_by_cid(f"\t{cid}") == mediator.get_evidence_by_cid(cid)
 
 
 @pytest.mark.parametrize(
