@@ -136,21 +136,17 @@ class EvidenceIndex:
             if len(page) < 100:
                 return
 
-    def _ask(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+    def _ask(self, ask: Callable[[sqlite3.Connection], T], *, again: bool = True) -> T:
         """Ask; where the file turns out to be damaged, ask the new one."""
         self._here()
         try:
             with self._reading:
                 return ask(self._read)
         except sqlite3.Error as error:
-            if not _is_damage(error):
+            if not again or not _is_damage(error):
                 raise self._told(error) from error
         self._anew()
-        try:
-            with self._reading:
-                return ask(self._read)
-        except sqlite3.Error as error:
-            raise self._told(error) from error
+        return self._ask(ask, again=False)
 
     # -- what is entered ---------------------------------------------------------------------------
 
