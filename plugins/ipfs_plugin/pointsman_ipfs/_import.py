@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pointsman import BackendTimeout, Scope, UnavailableError, UnusableAnswer
 from pointsman.http import Client, Upload, promised_form
@@ -28,6 +29,9 @@ _LONGEST_LINE = 1 << 20
 _PINNED_PER_S = 10e6
 #: The header of a CAR without roots. The specification wants one at least; Kubo takes it.
 _NO_ROOTS = b"\x11\xa2eroots\x80gversion\x01"
+
+
+Pinning: TypeAlias = Callable[[Sequence[bytes], Scope], AbstractContextManager[Sequence[bytes]]]
 
 
 class Importing(Protocol):
@@ -45,10 +49,13 @@ class Importing(Protocol):
 
 
 class Import:
-    """Puts blocks, and their roots at the end. Used in a `with` statement; what is left before its end pins nothing."""
+    """Puts blocks, and their roots at the end. Used in a `with` statement; what is left before its end pins nothing.
 
-    def __init__(self, client: Client, scope: Scope, pin: bool, is_pinned: Callable[[bytes, Scope], bool]) -> None:
-        self._client, self._scope, self._pin, self._is_pinned = client, scope, pin, is_pinned
+    :param pinning: gives those of some roots that are to be pinned, while nobody else does that.
+    """
+
+    def __init__(self, client: Client, scope: Scope, pin: bool, pinning: Pinning) -> None:
+        self._client, self._scope, self._pin, self._pinning = client, scope, pin, pinning
         self._path = f"dag/import?stats=true&pin-roots={'true' if pin else 'false'}"
         self._boundary = token_hex(16)
         self._waiting, self._size, self._count = list[bytes](), 0, 0
@@ -77,7 +84,10 @@ class Import:
 
         :raises BackendError: it has not.
         """
-        roots = [root for root in roots if self._pin and not self._is_pinned(root, self._scope)]
+        with self._pinning(roots if self._pin else (), self._scope) as unpinned:
+            self._finish(unpinned)
+
+    def _finish(self, roots: Sequence[bytes]) -> None:
         header = car.header(roots) if roots else _NO_ROOTS
         if self._upload is None:
             body = b"".join((self._part(), header, *self._waiting, self._end()))

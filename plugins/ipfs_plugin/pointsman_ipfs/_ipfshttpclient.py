@@ -163,7 +163,7 @@ class Library(Rpc):
         kind = f"{type(error).__name__} {error!r:.300}"
         if not answer.done() or isinstance(error, TimeoutError) or "Timeout" in kind:
             return BackendTimeout(f"{self.host} did not answer in time")
-        response = getattr(getattr(error, "original", None), "response", None)
+        response = getattr(getattr(error, "original", error), "response", None)
         if response is not None:
             told = str(error) if isinstance(error, self._package.exceptions.ErrorResponse) else ""
             return refusal(response.status_code, response.headers, told.encode(), where=self.host)

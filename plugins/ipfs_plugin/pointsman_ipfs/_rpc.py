@@ -9,8 +9,11 @@ Source: https://docs.ipfs.tech/reference/kubo/rpc/, and Kubo 0.42's core/command
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,7 +30,7 @@ from pointsman import (
 from pointsman.http import Body, Client, classify, promised_form
 
 from . import cid as cids
-from ._import import Import, Importing, json_lines
+from ._import import Import, Importing, check, json_lines
 from .dagpb import MOST_BYTES
 
 #: What Kubo's sentences mean; the first that fits counts.
@@ -37,6 +40,8 @@ _SIGNS: Mapping[str, type[BackendError]] = {
     "mismatch in content integrity|unexpected EOF": UnusableAnswer,
     "": UnavailableError,
 }
+#: What another server answers, or one that wants to be asked elsewhere.
+NO_RPC = {*range(300, 400), 400, 404, 405, 406, 410, 411, 413, 501}
 _NOT_PINNED = "not pinned"
 
 
@@ -50,7 +55,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
     if status == 429:
         after = classify(status, headers, b"").retry_after
         return RateLimitError(told, status=status, retry_after=after)
-    if status in (400, 404, 405, 406, 410, 411, 413, 501):
+    if status in NO_RPC:
         advice = "no RPC of Kubo is there, or one too old; check url"
         return UnavailableError(f"{told} ({advice})", status=status, retry_same=False)
     kind = next(kind for sign, kind in _SIGNS.items() if re.search(sign, text))
@@ -72,6 +77,7 @@ class Rpc:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.host = client.host
+        self._free, self._busy = threading.Condition(), set[tuple[int, bytes]]()
 
     def close(self) -> None:
         """Close idle connections."""
@@ -104,19 +110,36 @@ class Rpc:
 
     def pin(self, cid: bytes, scope: Scope, *, search: bool = False, name: str = "") -> None:
         """Pin all that is under a CID, unless that is done."""
-        if self.is_pinned(cid, scope):
-            return
-        options = {"offline": flag(not search), **({"name": name} if name else {})}
-        pinned = self._pin(cid, scope, options)
-        if pinned != [cids.to_text(cid)]:
-            raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
+        with self.pinning((cid,), scope) as left:
+            if not left:
+                return
+            options = {"offline": flag(not search), **({"name": name} if name else {})}
+            pinned = self._pin(cid, scope, options)
+            if pinned != [cids.to_text(cid)]:
+                raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
 
-    def is_pinned(self, cid: bytes, scope: Scope) -> bool:
-        """Whether a CID is pinned with all that is under it, and not only by what is above it.
+    @contextmanager
+    def pinning(self, roots: Sequence[bytes], scope: Scope) -> Iterator[Sequence[bytes]]:
+        """Give those that are not pinned yet, while no other thread pins the same.
 
         What is pinned must not be pinned again: Kubo (0.42, boxo's pinning/pinner/dspinner/pin.go) takes the pin away,
         looks at everything under it, and pins it then. If that fails, or the caller has gone, it stays unpinned.
         """
+        mine = {(os.getpid(), root) for root in roots}  # of a forked child they are its own
+        with self._free:
+            while mine & self._busy:
+                check(scope)
+                self._free.wait(0.1)
+            self._busy |= mine
+        try:
+            yield [root for root in roots if not self.is_pinned(root, scope)]
+        finally:
+            with self._free:
+                self._busy -= mine
+                self._free.notify_all()
+
+    def is_pinned(self, cid: bytes, scope: Scope) -> bool:
+        """Whether a CID is pinned with all that is under it, and not only by what is above it."""
         try:
             return cids.to_text(cid) in self._pin_of(cid, scope)
         except UnavailableError as error:
@@ -158,7 +181,7 @@ class Rpc:
 
     def importing(self, scope: Scope, *, pin: bool) -> Importing:
         """Begin to put blocks, whose roots are told at the end."""
-        return Import(self._client, scope, pin, self.is_pinned)
+        return Import(self._client, scope, pin, self.pinning)
 
     def put(self, cid: bytes, data: bytes, scope: Scope) -> None:
         """Put one block, which no pin keeps yet."""

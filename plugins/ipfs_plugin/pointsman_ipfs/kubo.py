@@ -28,7 +28,7 @@ from . import cid as cids
 from ._address import DEFAULT, Address, address_of
 from ._mending import Mending
 from ._reading import Reading
-from ._rpc import Rpc, refusal
+from ._rpc import NO_RPC, Rpc, refusal
 from ._source import added, reading
 from .block import Verified, verified
 from .unixfs import PROFILES
@@ -165,7 +165,7 @@ class Kubo(Reading):
             if not self._address.told_by:
                 start = "start a node (ipfs daemon), or set url, IPFS_API or IPFS_PATH"
                 return Health.unconfigured(f"no node answers at {DEFAULT}, where one would be by default: {start}")
-            if error.status in (404, 405):
+            if error.status in NO_RPC:
                 return Health.unconfigured(error.message)
             return Health.unavailable(error.message)
         return Health.ok()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve
-from pointsman import InvalidRequestError, UnusableAnswer
-from pointsman_ipfs import car, reader
+from pointsman import InvalidRequestError, Scope, UnusableAnswer
+from pointsman.content import Source
+from pointsman_ipfs import Kubo, car, reader
 from pointsman_ipfs.cid import parse, to_text
 from pointsman_ipfs.unixfs import CID_V0, CID_V1, UNIXFS_V1_2025, Profile, add_file
 
@@ -25,17 +28,40 @@ pytestmark = pytest.mark.kubo
 )
 def test_a_file_has_the_cid_that_kubo_gives_it(kubo: Any, noise: Any, tmp_path: Path, profile: Profile) -> None:
     """500 files of all sizes around the boundaries of pieces and of parents have the CIDs that `ipfs add` prints."""
-    rng = random.Random(f"files {profile.name} {profile.chunk}")
     small = profile.chunk < 2000
     edges = [profile.chunk * count for count in ((1, 2, 3, 4, 6, 8, 9, 16, 27, 81) if small else (1, 2, 3, 4))]
-    sizes = [0, 1, 2, *(edge + more for edge in edges for more in (-1, 0, 1))]
-    sizes += [rng.randrange(rng.choice((40, 4000, 400_000 if not small else 90_000))) for _ in range(500 - len(sizes))]
-    content = {f"f{number}": noise(size, number) for number, size in enumerate(sizes)}
-    for name, data in content.items():
-        (tmp_path / name).write_bytes(data)
+    content = written(tmp_path, edges, (40, 4000, 400_000 if not small else 90_000), noise)
     theirs = kubo.add(profile, "--only-hash", *(tmp_path / name for name in content))
     ours = {name: to_text(add_file(io.BytesIO(data).read, profile, lambda *_: 0).cid) for name, data in content.items()}
     assert ours == theirs
+
+
+def test_500_files_of_any_size_are_the_same_for_both(kubo: Any, noise: Any, tmp_path: Path) -> None:
+    """0 to 5 MiB, and around every boundary: each has Kubo's CID when it is put, and `ipfs get` gives it back."""
+    edges, most = [262_144, *(count << 20 for count in range(1, 6))], 5 << 20
+    content = written(tmp_path / "in", edges, (300, 30_000, 300_000, 300_000, most), noise)
+    store = Kubo(url=kubo.api)
+    root = store.store(Source(path=tmp_path / "in"), Scope(300)).cid
+    ours = {entry.name: entry.cid for entry in store.entries(root, Scope(60))}
+    assert ours == kubo.add(UNIXFS_V1_2025, "--only-hash", *(tmp_path / "in" / name for name in content))
+    kubo.run("get", "--output", tmp_path / "out", root)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == content
+    store.unpin(root, Scope(60))
+    store.close()
+    kubo.run("repo", "gc", "--quiet")
+    shutil.rmtree(tmp_path)
+
+
+def written(folder: Path, edges: Sequence[int], ranges: Sequence[int], noise: Any) -> dict[str, bytes]:
+    """Write 500 files: three around each edge, the others below what is drawn of the ranges; return what they hold."""
+    folder.mkdir(exist_ok=True)
+    rng = random.Random(f"files {edges} {ranges}")
+    sizes = [0, 1, 2, *(edge + more for edge in edges for more in (-1, 0, 1) if edge + more <= 5 << 20)]
+    sizes += [rng.randrange(rng.choice(ranges)) for _ in range(500 - len(sizes))]
+    content = {f"f{number}": noise(size, number) for number, size in enumerate(sizes)}
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    return content
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (faults.status(429), "unavailable", "429", RateLimitError),
         (faults.status(500), "unavailable", "500", UnavailableError),
         (faults.status(502), "unavailable", "502", UnavailableError),
-        (faults.redirect(), "unavailable", "", UnavailableError),
+        (faults.redirect(), "unconfigured", "url", UnavailableError),
         (faults.hang_up(), "unavailable", "", UnavailableError),
         (faults.reset("headers"), "unavailable", "", UnavailableError),
     ],
@@ -70,6 +73,42 @@ def test_what_answers_is_no_kubo(
         with pytest.raises(error):
             call()
     store.close()
+
+
+@pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
+@pytest.mark.parametrize("tls", [True, False])
+def test_it_speaks_another_protocol(fault_server: Any, needs_package: Any, tls: bool, transport: Any) -> None:
+    """TLS is spoken to a server without, and the other way round: unavailable, at once, and the error names `url`."""
+    if transport == "ipfshttpclient":
+        needs_package()
+    with ExitStack() as stack:
+        origin = fault_server().origin.replace("http:", "https:") if tls else stack.enter_context(speaking_tls())
+        store = Kubo(url=origin, transport=transport)
+        health = store.health()
+        assert (health.status, "url" in health.reason) == ("unavailable", True), health
+        with pytest.raises(UnavailableError, match="url"):
+            list(store.fetch("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e", 0, None, Scope(10)))
+        store.close()
+
+
+@contextmanager
+def speaking_tls() -> Iterator[str]:
+    """A server that answers every request with an alert: unexpected message."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    with peer:
+                        peer.recv(65536)
+                        peer.sendall(b"\x15\x03\x03\0\2\2\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 @pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])

@@ -155,10 +155,14 @@ def test_shards_of_any_width_have_the_cid_that_kubo_gives_them(kubo: Any, large:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_kubo_gives_back_what_was_added_here(kubo: Any, blocks: Any, tmp_path: Path, profile: Profile) -> None:
-    """Trees imported into Kubo as one CAR come out of `ipfs get` byte for byte, strange names and all."""
+    """40 trees, one of 6,000 entries, imported as one CAR come out of `ipfs get` as they were, names and all."""
     rng = random.Random(f"there {profile.name}")
-    for number in range(8):
-        grow(tmp_path / "in" / f"tree{number}" if number else tmp_path / "in", rng, 3)
+    (tmp_path / "in").mkdir()
+    for number in range(39):
+        grow(tmp_path / "in" / f"tree{number}", rng, 3)
+    (tmp_path / "in" / "many").mkdir()
+    for number in range(6000):
+        (tmp_path / "in" / "many" / f"entry {number}").symlink_to("..")
     fill(tmp_path / "in" / "sharded", profile.threshold + 1, profile, inner=True)
     root = add_tree(tmp_path / "in", profile, blocks.put, hidden=True).cid
     (tmp_path / "car").write_bytes(b"".join(car.write([root], reader.walk(blocks.fetch, root))))
