@@ -61,10 +61,16 @@ def _gaps(evidence: Sequence[_Piece], claim_type: str | None, of: str) -> list[s
     if absent := [kind for kind in KINDS if kind not in kinds]:
         gaps.append(f"There is nothing of these kinds: {', '.join(absent)}.")
     if nameless := [one["cid"] for one in evidence if not (one["description"] or "").strip()]:
-        gaps.append(f"Nobody has described: {', '.join(nameless)}.")
+        gaps.append(f"Nobody has described: {_some(nameless)}.")
     if claim_type is None and (loose := [one["cid"] for one in evidence if not one["claim_type"]]):
-        gaps.append(f"No claim is named for: {', '.join(loose)}.")
+        gaps.append(f"No claim is named for: {_some(loose)}.")
     return gaps
+
+
+def _some(cids: Sequence[str]) -> str:
+    """Return the first of these, and how many there are beside them."""
+    more = f", and {len(cids) - _PIECES} more" if len(cids) > _PIECES else ""
+    return ", ".join(cids[:_PIECES]) + more
 
 
 def _recommended(evidence: Sequence[_Piece], claim_type: str | None, ask: Ask) -> dict[str, Any]:

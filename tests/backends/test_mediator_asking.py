@@ -281,6 +281,9 @@ def test_gaps_are_told_in_words(mediator: Made) -> None:
         f"Nobody has described: {bare}.",
         f"No claim is named for: {loose}.",
     ]
+    cids = submitted(made, *[("text", None, "deposit")] * 25)[::-1]
+    told = f"Nobody has described: {', '.join(cids[:20])}, and 5 more."
+    assert told in made.analyze_evidence("anna", "deposit")["gaps"]
 
 
 def test_a_recommendation_cites_evidence_by_its_cid(mediator: Made) -> None:
