@@ -13,7 +13,7 @@ from pointsman import ContentNotFoundError, UnusableAnswer
 
 from . import car
 from ._packs import HEADER, Mark, mark_in
-from .cid import DAG_CBOR, codec_of, inline_of, to_text
+from .cid import DAG_CBOR, RAW, codec_of, digest_of, inline_of, to_text
 
 _PIECE = 1 << 20
 
@@ -33,9 +33,13 @@ Read = tuple[bytes, bytes] | Damage
 
 @define
 class Found:
-    """Where the blocks stand that were read from files, and were right."""
+    """Where the blocks stand that were read from files, and were right.
+
+    Who asks for plain bytes (codec raw) gets any block that has their hash: a store keeps the same bytes once.
+    """
 
     _places: dict[bytes, tuple[Path, int, int]] = field(factory=dict)
+    _bytes: dict[bytes, tuple[Path, int, int]] = field(factory=dict)  #: by the digest
     _roots: dict[bytes, str] = field(factory=dict)
     _said: dict[bytes, tuple[int, bool, str]] = field(factory=dict)
 
@@ -45,7 +49,7 @@ class Found:
         return self._roots | {root: path for root, (_, pinned, path) in self._said.items() if pinned}
 
     def __contains__(self, cid: bytes) -> bool:
-        return cid in self._places
+        return self._place(cid) is not None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -55,11 +59,15 @@ class Found:
 
         :raises ContentNotFoundError: it is in none of the files.
         """
-        if (place := self._places.get(cid)) is None:
+        if (place := self._place(cid)) is None:
             raise ContentNotFoundError(f"block {to_text(cid)} is not here")
         path, offset, length = place
         with path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), length, offset)
+
+    def _place(self, cid: bytes) -> tuple[Path, int, int] | None:
+        place = self._places.get(cid)
+        return self._bytes.get(digest_of(cid)) if place is None and codec_of(cid) == RAW else place
 
     def through_car(self, path: Path) -> Iterator[Read]:
         """Read a CAR file through. Raises OSError."""
@@ -120,7 +128,8 @@ class Found:
                 if not reader.framed:
                     return
                 continue
-            self._places[cid] = path, reader.end - len(data), len(data)
+            place = path, reader.end - len(data), len(data)
+            self._places[cid] = self._bytes[digest_of(cid)] = place
             yield cid, data
 
 

@@ -142,6 +142,11 @@ def parse_bytes(cid: bytes) -> bytes:
     raise InvalidRequestError(f"{to_text(cid):.160}: found {found}, {_EXPECTED}")
 
 
+def version_1(cid: bytes) -> bytes:
+    """Return the CID of version 1 that names the same block in the same way."""
+    return _PB[:2] + cid if cid.startswith(_V0) else cid
+
+
 def split(path: str) -> tuple[bytes, list[str]]:
     """Return the CID and the names of `CID/a/b`, perhaps after `ipfs://` or `/ipfs/`; empty names are left out.
 

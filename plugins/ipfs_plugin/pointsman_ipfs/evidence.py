@@ -162,7 +162,7 @@ class Evidence:
         :raises InvalidRequestError: it is no CID.
         :raises AuthenticationError: they are encrypted, and there is no key, or none that opens them.
         """
-        wanted = cids.parse(cid)
+        wanted = cids.version_1(cids.parse(cid))
         rows = self._index.with_cid(wanted)
         if not rows and cids.codec_of(wanted) == cids.DAG_CBOR:
             with suppress(ContentNotFoundError):

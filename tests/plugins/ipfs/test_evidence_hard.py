@@ -213,6 +213,24 @@ def test_a_forked_child_submits_on_its_own(tmp_path: Path) -> None:
         assert after.previous == (found[1].record_cid,)
 
 
+def test_a_child_that_lives_on_keeps_nothing_locked(tmp_path: Path) -> None:
+    """Although it was forked in the middle of a change: what its parent holds, its parent lets go."""
+    reader, writer = os.pipe()
+    with opened(tmp_path / "store") as evidence:
+        evidence.submit(b"before", About("text"))
+        with evidence._index.changing():
+            child = os.fork()
+            if child == 0:
+                os.close(writer)
+                os.read(reader, 1)  # until its parent closes the other end
+                os._exit(0)
+        with opened(tmp_path / "store") as another:
+            assert another.submit(b"after", About("text")).record.previous
+    os.close(writer)
+    os.close(reader)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_memory_stays_flat(tmp_path: Path, start: Start, encrypted: bool) -> None:
     """A file of 200 MiB, in clear or encrypted, is never whole in memory, nor a third of it; it is the same again."""

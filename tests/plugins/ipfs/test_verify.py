@@ -15,6 +15,7 @@ from pointsman import ConfigError, InvalidRequestError, Router, Store
 from pointsman_ipfs import Blocks, car, cbor
 from pointsman_ipfs import cid as cids
 from pointsman_ipfs._signature import public_key
+from pointsman_ipfs.evidence import About, Evidence
 from pointsman_ipfs.verify import Check, verify
 
 Chain = Callable[..., list[str]]
@@ -346,3 +347,13 @@ def test_a_store_in_use_can_be_verified(kept: Path, says: Any) -> None:
             router.generate("hi")
             if (kept / "packs").is_dir():
                 assert [line for line in failing(verify(kept)) if "found none" not in line] == []
+
+
+def test_evidence_beside_receipts_holds(kept: Path, chain: Chain) -> None:
+    """Records link to those before them as to plain bytes: these are there, though under the CID of a record."""
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        for data in (b"one", b"two"):
+            record = evidence.submit(data, About("text")).record
+    assert record.previous
+    chain(1)
+    assert all(check.holds for check in verify(kept))
