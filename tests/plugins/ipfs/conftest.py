@@ -138,6 +138,13 @@ def kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
             yield started
 
 
+@pytest.fixture(scope="module")
+def own_kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
+    """A daemon of the tests of one file: nobody else has pinned anything there."""
+    with _folder(tmp_path_factory, "own") as home, _running(_initialised(home, "test,unixfs-v1-2025")) as started:
+        yield started
+
+
 @pytest.fixture
 def spare_kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubo]:
     """A node of the test's own, which it may start with `running`, configure and damage."""

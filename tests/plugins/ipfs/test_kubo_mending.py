@@ -61,10 +61,10 @@ class Content:
 
 
 @pytest.fixture(params=["http", "ipfshttpclient"])
-def content(request: pytest.FixtureRequest, kubo: Any, tmp_path: Path, noise: Any, needs_package: Any) -> Any:
+def content(request: pytest.FixtureRequest, own_kubo: Any, tmp_path: Path, noise: Any, needs_package: Any) -> Any:
     if request.param == "ipfshttpclient":
         needs_package()
-    made = Content(kubo, tmp_path / "folder", noise(3 * MIB, request.node.name), request.param)
+    made = Content(own_kubo, tmp_path / "folder", noise(3 * MIB, request.node.name), request.param)
     yield made
     made.close()
 

@@ -156,12 +156,12 @@ def test_shards_of_any_width_have_the_cid_that_kubo_gives_them(kubo: Any, large:
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_kubo_gives_back_what_was_added_here(kubo: Any, blocks: Any, tmp_path: Path, profile: Profile) -> None:
     """40 trees, one of 6,000 entries, imported as one CAR come out of `ipfs get` as they were, names and all."""
-    rng = random.Random(f"there {profile.name}")
+    rng, whole = random.Random(f"there {profile.name}"), profile is UNIXFS_V1_2025
     (tmp_path / "in").mkdir()
-    for number in range(39):
+    for number in range(39 if whole else 5):
         grow(tmp_path / "in" / f"tree{number}", rng, 3)
     (tmp_path / "in" / "many").mkdir()
-    for number in range(6000):
+    for number in range(6000 if whole else 10):
         (tmp_path / "in" / "many" / f"entry {number}").symlink_to("..")
     fill(tmp_path / "in" / "sharded", profile.threshold + 1, profile, inner=True)
     root = add_tree(tmp_path / "in", profile, blocks.put, hidden=True).cid
