@@ -132,7 +132,7 @@ class Router:
         source, catalogue = sealed(source), Catalogue()  # no traceback shows the keys in a source that is sealed
         settings = load(source, catalogue=catalogue)
         store = None
-        if settings.router.get("receipts") and settings.stores:
+        if settings.router.get("receipts", False) is not False and settings.stores:
             from .store import Store
 
             store = Store(settings.stores, _catalogue=catalogue)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 from uuid import uuid4
 
@@ -72,8 +72,9 @@ class Ledger:
         self._lock = threading.Lock()  # over what follows, down to `_failing`
         self._changed = threading.Condition(self._lock)
         self._chain, self._number = uuid4().hex, 0
+        self._constant = {"receipt": VERSION, "by": f"pointsman {__version__}", "chain": self._chain}
         self._newest: str | None = None
-        self._time = ""
+        self._time, self._second, self._date = "", 0, ""
         self._queue: deque[_Receipt] = deque()
         self._size = 0  #: bytes of the queue, and of the commit that runs
         self._idle = False
@@ -99,7 +100,7 @@ class Ledger:
                 raise UnavailableError("whoever keeps receipts is closed", retry_same=False)
             if self._size > _WAITING:
                 self._wait_for_room(scope)
-            self._time = max(self._time, datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z")
+            self._time = max(self._time, self._now())
             data = self._encoded(written.parts)
             if len(data) > MOST_BYTES:
                 written = smaller(written)
@@ -116,11 +117,16 @@ class Ledger:
                 self._changed.notify_all()
             return self._newest
 
+    def _now(self) -> str:
+        """Return the time in UTC, as text: what only changes from second to second is kept."""
+        second, rest = divmod(time_ns() // 1000, 1_000_000)
+        if second != self._second:
+            self._second, self._date = second, datetime.fromtimestamp(second, UTC).isoformat()[:19]
+        return f"{self._date}.{rest:06}Z"
+
     def _encoded(self, parts: dict[str, Any]) -> bytes:
         record: dict[str, Any] = {
-            "receipt": VERSION,
-            "by": f"pointsman {__version__}",
-            "chain": self._chain,
+            **self._constant,
             "number": self._number,
             "previous": self._newest,
             "time": self._time,
@@ -203,6 +209,7 @@ class Ledger:
     def _keep(self, batch: Sequence[_Receipt]) -> bool:
         """Make receipts durable, whatever it takes; say whether that was done before `close` lost its patience."""
         page, data = _page([one.cid for one in batch])
+        made(page, tuple(one.cid for one in batch))
         wait = _FIRST_S
         while (failed := self._try(page, data, batch)) is not None:
             with self._lock:
@@ -213,7 +220,7 @@ class Ledger:
                 if self._changed.wait_for(self._is_given_up, wait):
                     return False
             wait = min(2 * wait, _LONGEST_S)
-        kept(one.cid for one in batch)
+        kept([page, *(one.cid for one in batch)])
         self._noted(to_text(batch[-1].cid), to_text(page))
         with self._lock:
             for one in batch:

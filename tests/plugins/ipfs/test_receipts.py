@@ -28,6 +28,7 @@ from pointsman import (
     ToolCall,
     hookimpl,
 )
+from pointsman.config import load
 from pointsman.testing import Scripted
 from pointsman_ipfs import Blocks, Receipts
 from pointsman_ipfs.receipts import matches
@@ -357,3 +358,29 @@ def test_an_answer_that_has_no_receipt_says_so(kept: Path, says: Any) -> None:
         answer = router.generate("hi")
     assert answer.receipt is None
     assert answer.warnings == ("there is no receipt of this answer: whoever keeps receipts is closed",)
+
+
+def test_a_configuration_is_checked_before_a_router_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options of `ROUTER.receipts` that do not fit are told with their paths, beside all others; no key is shown."""
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    path = tmp_path / "pointsman.toml"
+    path.write_text('[ROUTER]\nretries = 1\n[ROUTER.receipts]\ncontents = false\nkey = "${NO_SUCH_KEY}"\ndelay = "x"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert caught.value.problems == (
+        "ROUTER.retries: unknown key; did you mean max_retries?",
+        "ROUTER.receipts.contents: unknown key; did you mean content?",
+        "ROUTER.receipts.key: the variable NO_SUCH_KEY is not set",
+        'ROUTER.receipts.delay: found "x", expected a number',
+    )
+
+
+def test_a_path_of_a_file_begins_at_its_folder(tmp_path: Path, kept: Path) -> None:
+    """`key_path` is found wherever the program runs."""
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "key").write_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+    (folder / "p.toml").write_text('[[BACKENDS]]\nid="e"\ntype="echo"\n[ROUTER.receipts]\nkey_path = "key"\n')
+    with Router.from_config(folder / "p.toml") as router:
+        router.generate("hi")
+    assert "all are signed" in "\n".join(map(str, verify(kept)))
