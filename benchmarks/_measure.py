@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from time import perf_counter
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -32,6 +37,22 @@ def over(found: Mapping[str, Sequence[float]], name: str, base: str) -> float:
 def times(found: Mapping[str, Sequence[float]], name: str, base: str) -> float:
     """Return the median of the ratios of `name` and `base`, round by round."""
     return median(one / other for one, other in zip(found[name], found[base], strict=True))
+
+
+def at_once(items: Sequence[T], do: Callable[[T], object], count: int) -> float:
+    """Do something with each item, in so many threads; return the seconds that took."""
+
+    def work(number: int) -> None:
+        for item in items[number::count]:
+            do(item)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    began = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return perf_counter() - began
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,7 @@ from subprocess import run
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-from _measure import arguments, interleaved, table, times
+from _measure import arguments, at_once, interleaved, table, times
 from pointsman import Store
 from pointsman_ipfs import Blocks
 
@@ -70,22 +69,6 @@ def put(source: Path, folder: Path) -> Callable[[], float]:
     return keep
 
 
-def at_once(items: list[bytes], keep: Callable[[bytes], object]) -> float:
-    """Keep all of these with eight threads; return the seconds that took."""
-
-    def work(number: int) -> None:
-        for item in items[number::_THREADS]:
-            keep(item)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(_THREADS)]
-    began = perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return perf_counter() - began
-
-
 def each_synced(items: list[bytes], folder: Path) -> Callable[[], float]:
     """Return a function that writes each item to a file of its own, with one fsync for each."""
 
@@ -96,20 +79,20 @@ def each_synced(items: list[bytes], folder: Path) -> Callable[[], float]:
 
     def write() -> float:
         folder.mkdir()
-        took = at_once(items, keep)
+        took = at_once(items, keep, _THREADS)
         rmtree(folder)
         return took
 
     return write
 
 
-def each_put(items: list[bytes], folder: Path) -> Callable[[], float]:
+def each_put(items: list[bytes], folder: Path, threads: int = _THREADS) -> Callable[[], float]:
     """Return a function that puts each item into a new store."""
 
     def write() -> float:
         with Store([Blocks(path=folder)]) as store:
             store.put(b"the store is there now")
-            took = at_once(items, store.put)
+            took = at_once(items, store.put, threads)
         rmtree(folder)
         return took
 

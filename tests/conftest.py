@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,23 +19,7 @@ from pointsman.testing import faults
 
 _PROGRAMS = Path(__file__).parents[1] / ".tools" / "programs" / "node_modules" / ".bin"
 #: Variables that hold keys, addresses and settings of the person who runs the tests.
-_PERSONAL = tuple(
-    [
-        "OPENAI_",
-        "OPENROUTER_",
-        "HF_",
-        "HUGGING",
-        "ANTHROPIC_",
-        "GOOGLE_",
-        "GEMINI_",
-        "COPILOT_",
-        "CODEX_",
-        "GH_",
-        "GITHUB_",
-        "IPFS_",
-        "POINTSMAN_",
-    ]
-)
+_PERSONAL = re.compile("(OPENAI|OPENROUTER|HF|ANTHROPIC|GOOGLE|GEMINI|COPILOT|CODEX|GH|GITHUB|POINTSMAN)_|HUGGING")
 
 
 def pytest_configure() -> None:
@@ -102,8 +87,8 @@ class Guide:
         return self._printed()
 
     def alone(self, *samples: str) -> subprocess.CompletedProcess[str]:
-        """Run samples as a program of their own; warnings are errors there, too."""
-        command = [sys.executable, "-W", "error", "-c", "".join(samples)]
+        """Run samples as a program of their own; warnings are errors, but for what a sample leaves open."""
+        command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", "".join(samples)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
     def close(self) -> None:
@@ -112,20 +97,36 @@ class Guide:
 
 
 @pytest.fixture
+def usual_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """A function: an IPFS node would be at this address, and nobody has configured one, or a store."""
+
+    def at(address: str) -> None:
+        monkeypatch.delenv("IPFS_API", raising=False)
+        monkeypatch.setenv("IPFS_PATH", str(tmp_path / "none"))
+        monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "store"))
+        for module in "_address", "kubo":
+            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", address)
+
+    return at
+
+
+@pytest.fixture
 def guide(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_leaks: None
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    no_leaks: None,
+    usual_address: Callable[[str], None],
 ) -> Iterator[Guide]:
     """A person with a guide, on a machine where nothing is set up: no key, no login, no node."""
-    for name in [name for name in os.environ if name.startswith(_PERSONAL)]:
+    for name in [name for name in os.environ if _PERSONAL.match(name)]:
         monkeypatch.delenv(name)
-    for name in "HF_TOKEN_PATH", "IPFS_PATH", "CODEX_HOME", "COPILOT_HOME":
+    for name in "HF_TOKEN_PATH", "CODEX_HOME", "COPILOT_HOME":
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.chdir(tmp_path)
     with faults.nobody_listens() as nobody:
-        for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", nobody.removesuffix("/v1"))
+        usual_address(nobody.removesuffix("/v1"))
         person = Guide(lambda: capsys.readouterr().out)
         try:
             yield person

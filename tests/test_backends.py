@@ -296,7 +296,7 @@ def test_evidence(guide: Any, service: FaultServer) -> None:
 
 
 def test_evidence_in_a_program_of_its_own(guide: Any) -> None:
-    """Where it is all of a program it leaves nothing open and warns of nothing; the next program finds the record."""
+    """Where it is all of a program, that ends at once and warns of nothing; the next program finds the record."""
     before = "from backends import OpenAIBackend\nbackend = OpenAIBackend(id='openai', api_key='sk-...', model='gpt-4')"
     for number in (1, 2):
         done = guide.alone(before, EVIDENCE, "print(len(evidence['records']))")

@@ -133,11 +133,10 @@ def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[
     """
     chain = list(first)
     for place, one in enumerate(given):
-        if isinstance(one, TextBackend | Router):
-            chain += (one.router if isinstance(one, TextBackend) else one).backends
-        elif isinstance(one, Backend):
-            chain.append(one)
-        else:
-            raise ConfigError(f"{of}[{place}]: found {type(one).__name__}, expected {expected}")
+        try:
+            router = one.router if isinstance(one, TextBackend) else one
+            chain += (router if isinstance(router, Router) else Router([router])).backends
+        except ConfigError as error:
+            raise ConfigError(f"{of}[{place}]: found {type(one).__name__}, expected {expected}") from error
     once = {(backend.id, id(backend.provider)): backend for backend in chain}
     return [placed(backend, priority, {}) for priority, backend in enumerate(once.values(), 1)]

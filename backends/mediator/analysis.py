@@ -15,7 +15,8 @@ KINDS = ("document", "image", "video", "audio", "email", "text", "financial", "m
 _PIECES, _LETTERS = 20, 200
 #: Tokens that a recommendation may have.
 _TOKENS = 800
-_CID = re.compile(r"\b(?:baf[a-z2-7]{56}|Qm[1-9A-HJ-NP-Za-km-z]{44})\b")
+#: What looks like a CID, whole or not.
+_CID = re.compile(r"\b(?:[Bb]af|Qm)\w{16,}")
 _MARK = re.compile(r"\[(\d{1,4})\]")
 
 _Piece: TypeAlias = Mapping[str, Any]
@@ -37,12 +38,13 @@ def analyzed(evidence: Sequence[dict[str, Any]], claim_type: str | None, ask: As
         "gaps": list(_gaps(evidence, claim_type, of)),
         "recommendation_error": None,
         "recommended_by": None,
+        "receipt": None,
         "unknown_citations": [],
     }
     if not evidence:
         return {**found, "recommendation": f"There is no evidence {of} yet. Submit what shows what happened, and when."}
     try:
-        return {**found, **_recommended(evidence, claim_type, found["gaps"], ask)}
+        return {**found, **_recommended(evidence, claim_type, ask)}
     except (BackendError, ConfigError) as error:
         return {
             **found,
@@ -59,47 +61,60 @@ def _gaps(evidence: Sequence[_Piece], claim_type: str | None, of: str) -> list[s
     if absent := [kind for kind in KINDS if kind not in kinds]:
         gaps.append(f"There is nothing of these kinds: {', '.join(absent)}.")
     if nameless := [one["cid"] for one in evidence if not (one["description"] or "").strip()]:
-        gaps.append(f"Nobody has described: {', '.join(nameless)}.")
+        gaps.append(f"Nobody has described: {_some(nameless)}.")
     if claim_type is None and (loose := [one["cid"] for one in evidence if not one["claim_type"]]):
-        gaps.append(f"No claim is named for: {', '.join(loose)}.")
+        gaps.append(f"No claim is named for: {_some(loose)}.")
     return gaps
 
 
-def _recommended(evidence: Sequence[_Piece], claim_type: str | None, gaps: Sequence[str], ask: Ask) -> dict[str, Any]:
+def _some(cids: Sequence[str]) -> str:
+    """Return the first of these, and how many there are beside them."""
+    more = f", and {len(cids) - _PIECES} more" if len(cids) > _PIECES else ""
+    return ", ".join(cids[:_PIECES]) + more
+
+
+def _recommended(evidence: Sequence[_Piece], claim_type: str | None, ask: Ask) -> dict[str, Any]:
     """Ask for a recommendation, and say which evidence it cites.
 
     :raises BackendError: no backend answered.
     :raises ConfigError: there is none.
     """
     shown = evidence[:_PIECES]
-    answer = ask(_question(evidence, shown, claim_type, gaps), max_tokens=_TOKENS)
-    known = {one["cid"]: one for one in shown}
-    marks = [shown[int(mark) - 1]["cid"] for mark in _MARK.findall(answer.text) if 0 < int(mark) <= len(shown)]
-    written = list(dict.fromkeys(_CID.findall(answer.text)))
-    cited = dict.fromkeys([*marks, *(cid for cid in written if cid in known)])
-    listed = "\n".join(f"[{n}] {_line(one)}" for n, one in enumerate(shown, 1) if not cited or one["cid"] in cited)
+    answer = ask(_question(shown, len(evidence) - len(shown), claim_type), max_tokens=_TOKENS)
+    text = answer.text.strip() + (" ... (the answer was cut here)" if answer.finish_reason == "length" else "")
+    known = {one["cid"] for one in shown}
+    written = list(dict.fromkeys(_CID.findall(text)))
+    cited = known.intersection(written)
+    cited |= {shown[int(mark) - 1]["cid"] for mark in _MARK.findall(text) if 0 < int(mark) <= len(shown)}
+    listed = "\n".join(
+        f"[{number}] {one['cid']}, {_told(one)}"
+        for number, one in enumerate(shown, 1)
+        if not cited or one["cid"] in cited
+    )
     return {
-        "recommendation": f"{answer.text.strip()}\n\nEvidence:\n{listed}",
+        "recommendation": f"{text}\n\nEvidence:\n{listed}",
         "recommended_by": answer.backend,
-        "unknown_citations": [cid for cid in written if cid not in known],
+        "receipt": answer.receipt,
+        "unknown_citations": [one for one in written if one not in known],
     }
 
 
-def _question(evidence: Sequence[_Piece], shown: Sequence[_Piece], claim_type: str | None, gaps: Sequence[str]) -> str:
-    listed = "\n".join(f"[{n}] {_line(one)}" for n, one in enumerate(shown, 1))
+def _question(shown: Sequence[_Piece], more: int, claim_type: str | None) -> str:
+    """Return what a model is asked. The CIDs stand apart: a small model loses its thread in them."""
+    cids = ", ".join(f"[{number}] {one['cid']}" for number, one in enumerate(shown, 1))
+    pieces = "\n".join(f"[{number}] {_told(one)}" for number, one in enumerate(shown, 1))
     claim = f"the claim: {claim_type}" if claim_type is not None else "a legal complaint"
-    more = f"\n(and {len(evidence) - len(shown)} older pieces)" if len(evidence) > len(shown) else ""
     return (
-        f"This evidence was submitted for {claim}\n\n{listed}{more}\n\n"
-        f"Known gaps: {' '.join(gaps) or 'none.'}\n\n"
-        "In a few sentences: how strong is this evidence, what is missing, and what should be gathered next? Name each "
-        "piece that you rely on by its number in brackets, as in [1]. Rely on nothing that is not listed."
+        f"Identifiers: {cids}\n\nThis evidence was submitted for {claim}\n\n{pieces}\n"
+        + (f"(and {more} older pieces)\n" if more else "")
+        + "\nIn a few sentences: how strong is this evidence, what is missing, and what should be gathered next? Name "
+        "each piece that you rely on by its number in brackets, as in [1]. Rely on nothing that is not listed."
     )
 
 
-def _line(one: _Piece) -> str:
+def _told(one: _Piece) -> str:
     """Return how a piece of evidence is told to a model and to a person."""
     described = " ".join((one["description"] or "without a description").split())
-    claim = f", for {one['claim_type']}" if one["claim_type"] else ""
+    claim = f" for {one['claim_type']}" if one["claim_type"] else ""
     cut = described if len(described) <= _LETTERS else f"{described[:_LETTERS]}..."
-    return f"{one['cid']} ({one['type']}, submitted {one['timestamp'][:10]}{claim}): {cut}"
+    return f"{one['type']}, submitted {one['timestamp'][:10]}{claim}: {cut}"

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
+from attrs import evolve
 from backends._configuration import made_of
 from backends.text_backend import Prompt, TextBackend, chained
 from pointsman import (
@@ -17,19 +18,24 @@ from pointsman import (
     Completion,
     ConfigError,
     ContentNotFoundError,
+    InvalidRequestError,
     Options,
     Router,
+    Secret,
     Store,
     UnusableAnswer,
 )
-from pointsman.config import load, sealed
+from pointsman.config import build, load, sealed
 
 from .analysis import analyzed
 from .state import EvidenceState, State, described, user_of
 from .stores import default_store
 
 if TYPE_CHECKING:
-    from pointsman_ipfs.evidence import Record
+    from pointsman_ipfs.evidence import Evidence, Record
+
+#: A private key of age or of SSH, the text of a key file, or the path of one.
+Identity: TypeAlias = "str | Secret | Path"
 
 _EXPECTED = "a backend of the package `backends`, or one of Pointsman"
 
@@ -38,10 +44,10 @@ class Mediator:
     """Keeps evidence so that it can be proven later, and asks backends about it. Thread-safe, apart from `state`.
 
     Each submission is a record in a store, which says who described which bytes, how and when, and links to the record
-    before it. `evidence` is the `pointsman_ipfs.evidence.Evidence` beneath, `router` the `pointsman.Router`.
+    before it. `router` is the `pointsman.Router` that asks the backends, `store` the `pointsman.Store`.
 
-    :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., or what
-        `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
+    :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., one or a
+        list; or what `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
     :param store: keeps the evidence; it stays open when the mediator is closed. Without: the embedded store of this
         machine, and the IPFS node at its usual address if one answers.
     :param path: a folder of this mediator's own: for the embedded store, and for the index of evidence.
@@ -55,12 +61,12 @@ class Mediator:
 
     def __init__(  # noqa: PLR0913 - the complaint generator's own names
         self,
-        backends: Iterable[object] | Mapping[str, object] | object = (),
+        backends: object = (),
         store: Store | None = None,
         path: str | os.PathLike[str] | None = None,
         *,
         recipients: str | Iterable[str] = (),
-        identity: Any = None,
+        identity: Identity | Iterable[Identity] | None = None,
         evidence_db_path: str | os.PathLike[str] | None = None,
         legal_authority_db_path: object = None,
         claim_support_db_path: object = None,
@@ -69,19 +75,22 @@ class Mediator:
         del identity  # a traceback that shows local variables would show the key
         from pointsman_ipfs.evidence import Evidence
 
+        if store is not None and not isinstance(store, Store):
+            found = f"found {type(store).__name__}, expected a pointsman.Store"
+            raise ConfigError(f"Mediator.store: {found}; for the folder of an embedded one, give path=")
         self.backends = _listed(backends)
-        self.router = _asking(self.backends, {})
+        self.router = _asking(self.backends)
         self.state = State()
         self._options: Mapping[str, Any] = {}
-        folder = None if path is None else Path(path).expanduser().absolute()
-        index = folder and folder / "evidence.sqlite"
-        if evidence_db_path is not None:
-            index = Path(evidence_db_path).expanduser()
+        folder, index = _path("path", path), _path("evidence_db_path", evidence_db_path)
+        if index is None and folder is not None and store is not None:
+            index = folder / "evidence.sqlite"  # else it is there, beside the content, and ours to mend
         with ExitStack() as own:
             self.store = own.enter_context(default_store(folder)) if store is None else store
-            self.evidence = own.enter_context(Evidence(self.store, index, **keys))
+            self._evidence = own.enter_context(Evidence(self.store, index, **keys))
             self._own = own.pop_all()
-        self.evidence_state = EvidenceState(self.evidence, lambda: user_of(self.state))
+        self._closed = False
+        self.evidence_state = EvidenceState(lambda: self.evidence, lambda: user_of(self.state))
 
     @classmethod
     def from_config(cls, source: str | Path | Mapping[str, Any], **options: Any) -> Self:
@@ -96,18 +105,33 @@ class Mediator:
         source, options = sealed(source), sealed(options)
         settings = load(source)
         made, section = made_of(settings), settings.mediator
+        chosen = [_named_in(made, place, name) for place, name in enumerate(section.get("backends") or made)]
         with ExitStack() as own:
             for backend in made.values():
                 own.enter_context(backend)
             if options.get("store") is None and settings.stores:
                 options = sealed({**options, "store": own.enter_context(Store(settings.stores))})
-            mediator = cls([made[name] for name in section.get("backends") or made], **options)
-            mediator.router = _asking(mediator.backends, settings.router)
+            router = None
+            if chosen:
+                how = _with_receipts(settings.router, options.get("store"))
+                router = own.enter_context(Router(chained(chosen, "MEDIATOR.backends", _EXPECTED), **how))
+            mediator = cls(router, **options)
+            mediator.backends = list(chosen)
             mediator._options = {name: section[name] for name in ("timeout", "max_retries") if name in section}
             mediator._own.push(own.pop_all())
         return mediator
 
     # -- evidence ----------------------------------------------------------------------------------
+
+    @property
+    def evidence(self) -> Evidence:
+        """What keeps and finds records, with all that it can.
+
+        :raises ConfigError: the mediator is closed.
+        """
+        if self._closed:
+            raise ConfigError("this mediator is closed; make another one")
+        return self._evidence
 
     def submit_evidence(
         self,
@@ -131,14 +155,13 @@ class Mediator:
         """
         from pointsman_ipfs.evidence import About
 
-        metadata = dict(metadata or {})
         about = About(
             evidence_type,
             description,
             claim_type,
             user_of(self.state) if user_id is None else user_id,
             _media_type(metadata),
-            metadata,
+            metadata or {},
         )
         filed = self.evidence.submit(data, about)
         nodes = {one.id for one in self.store.stores if one.type == "kubo"}
@@ -162,9 +185,12 @@ class Mediator:
 
         :raises InvalidRequestError: it cannot be read, is a folder, or was changed while it was read.
         """
+        if not isinstance(file_path, str | os.PathLike):
+            raise InvalidRequestError(f"file_path: found {type(file_path).__name__}, expected a path")
         path = Path(file_path)
-        named = {"filename": path.name, **(metadata or {})}
-        return self.submit_evidence(path, evidence_type, user_id, description, claim_type, named)
+        if metadata is None or isinstance(metadata, Mapping):
+            metadata = {"filename": path.name, **(metadata or {})}
+        return self.submit_evidence(path, evidence_type, user_id, description, claim_type, metadata)
 
     def get_evidence_by_cid(self, cid: str, *, with_data: bool = True) -> dict[str, Any] | None:
         """Return the evidence that has this CID, or whose record has it; None if nobody submitted such.
@@ -178,7 +204,7 @@ class Mediator:
         :raises UnusableAnswer: they are damaged, in every store that has them.
         :raises AuthenticationError: they are encrypted, and there is no key that opens them.
         """
-        if not (records := self.evidence.find(cid)):
+        if not (records := self.evidence_state.find(cid)):
             return None
         found = {**described(records[-1]), "records": [described(one) for one in records]}
         if with_data:
@@ -194,10 +220,10 @@ class Mediator:
         What no record of this index has is looked for in the store by its CID, and returned as it stands there.
         Raises as `get_evidence_by_cid`, and `ContentNotFoundError` for what is unknown.
         """
-        if records := self.evidence.find(cid):
+        if records := self.evidence_state.find(cid):
             return self._read(records[-1])
         try:
-            return self.store.get(cid)
+            return self.store.get(cid.strip())
         except ContentNotFoundError as error:
             advice = "see that the CID is whole, and that this is the store where it was submitted (store=, path=)"
             raise ContentNotFoundError(
@@ -216,9 +242,7 @@ class Mediator:
         twenty pieces, and no content. It ends with the pieces that it cites, by their CIDs; CIDs in it that are of no
         such piece are in `unknown_citations`. Where no backend answers, it says so, as `recommendation_error` does.
         """
-        items = self.get_user_evidence(user_id)
-        chosen = [one for one in items if claim_type in (None, one["claim_type"])]
-        return analyzed(chosen, claim_type, self._answer)
+        return analyzed(self.evidence_state.get_user_evidence(user_id, claim_type), claim_type, self._answer)
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -238,6 +262,7 @@ class Mediator:
 
     def close(self) -> None:
         """Let go what the mediator has itself made: the index, and the store if none was given. Once is enough."""
+        self._closed = True
         self._own.close()
 
     def __enter__(self) -> Self:
@@ -265,6 +290,22 @@ def _named(record: Record) -> Iterator[None]:
         raise
 
 
+def _named_in(made: Mapping[str, TextBackend], place: int, name: str) -> TextBackend:
+    if name not in made:  # it is one, in the fallbacks of another one
+        raise ConfigError(f"MEDIATOR.backends[{place}]: found {name!r}, expected one of {', '.join(map(repr, made))}")
+    return made[name]
+
+
+def _with_receipts(settings: Mapping[str, Any], store: Store | None) -> Mapping[str, Any]:
+    """Return the settings of a router whose receipts, if it keeps any, are in this store."""
+    if store is None or not (receipts := settings.get("receipts")):
+        return settings
+    from pointsman_ipfs import Receipts
+
+    kept = evolve(build(Receipts, {} if receipts is True else receipts, "ROUTER.receipts"), store=store)
+    return {**settings, "receipts": False, "middleware": [*settings.get("middleware", ()), kept]}
+
+
 def _listed(given: object) -> list[object]:
     """Return the backends that somebody gave: several, several by their ids, or one."""
     if isinstance(given, Mapping):
@@ -272,15 +313,26 @@ def _listed(given: object) -> list[object]:
     return list(given) if isinstance(given, Iterable) else [] if given is None else [given]
 
 
-def _asking(backends: Sequence[object], settings: Mapping[str, Any]) -> Router | None:
+def _asking(backends: Sequence[object]) -> Router | None:
     """Return what asks these backends, in this order; None if there are none."""
     if len(backends) == 1 and isinstance(backends[0], TextBackend | Router):
         return backends[0].router if isinstance(backends[0], TextBackend) else backends[0]
-    return Router(chained(backends, "Mediator.backends", _EXPECTED), **settings) if backends else None
+    return Router(chained(backends, "Mediator.backends", _EXPECTED)) if backends else None
 
 
-def _media_type(metadata: Mapping[str, Any]) -> str | None:
+def _path(name: str, given: object) -> Path | None:
+    """Return the path that somebody gave, if any."""
+    if isinstance(given, str | os.PathLike):
+        return Path(given).expanduser().absolute()
+    if given is None:
+        return None
+    raise ConfigError(f"Mediator.{name}: found {type(given).__name__}, expected a path")
+
+
+def _media_type(metadata: object) -> str | None:
     """Return the media type that metadata say, or the one of the file name in them."""
+    if not isinstance(metadata, Mapping):
+        return None
     said, name = metadata.get("mime_type"), metadata.get("filename")
     if isinstance(said, str) and said:
         return said

@@ -7,6 +7,8 @@ from copy import deepcopy
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from pointsman import InvalidRequestError
+
 if TYPE_CHECKING:
     from pointsman_ipfs.evidence import Evidence, Record
 
@@ -39,12 +41,15 @@ class EvidenceState:
     All of it raises `AuthenticationError` where records are encrypted, and there is no key that opens them.
     """
 
-    def __init__(self, evidence: Evidence, user: Callable[[], str]) -> None:
+    def __init__(self, evidence: Callable[[], Evidence], user: Callable[[], str]) -> None:
         self._evidence, self._user = evidence, user
 
-    def get_user_evidence(self, user_id: str | None = None) -> list[dict[str, Any]]:
-        """Return what the records of a user say (of the one that `Mediator.state` names if None), the newest first."""
-        found = self._evidence.records(self._user() if user_id is None else user_id)
+    def get_user_evidence(self, user_id: str | None = None, claim_type: str | None = None) -> list[dict[str, Any]]:
+        """Return what the records of a user say, of a claim if one is named, the newest first.
+
+        :param user_id: if None, the one that `Mediator.state` names.
+        """
+        found = self._evidence().records(self._user() if user_id is None else user_id, claim_type)
         return [described(one) for one in found][::-1]
 
     def get_evidence_by_cid(self, cid: str) -> dict[str, Any] | None:
@@ -52,15 +57,26 @@ class EvidenceState:
 
         :raises InvalidRequestError: it is no CID.
         """
-        found = self._evidence.find(cid)
+        found = self.find(cid)
         return described(found[-1]) if found else None
+
+    def find(self, cid: str) -> tuple[Record, ...]:
+        """Return the records that have this CID, or whose evidence has it, the earliest first.
+
+        :raises InvalidRequestError: it is no CID; white space around one is not minded.
+        """
+        try:
+            return self._evidence().find(cid.strip() if isinstance(cid, str) else cid)
+        except InvalidRequestError as error:
+            advice = "copy it whole, as it was shown when the evidence was submitted"
+            raise InvalidRequestError(f"{error.message}; {advice}") from error
 
     def get_evidence_statistics(self, user_id: str | None = None) -> dict[str, Any]:
         """Return what all records come to, or those of a user: `total_count`, `total_size` (bytes of evidence),
         `type_count`, `user_count`."""
         from pointsman_ipfs.evidence import ANYONE
 
-        found = self._evidence.statistics(ANYONE if user_id is None else user_id)
+        found = self._evidence().statistics(ANYONE if user_id is None else user_id)
         return {
             "available": True,
             "total_count": found.records,

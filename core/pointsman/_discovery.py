@@ -241,11 +241,18 @@ def receipts_of(
 
     if options is False:
         return []
-    if "receipts" not in catalogue.names(MIDDLEWARE):
-        raise ConfigError("receipts: they need a plugin that is not installed: pip install pointsman-ipfs")
-    cls: Any = catalogue.load(MIDDLEWARE, "receipts")
-    made = build(cls, {} if options is True else options, "receipts")
+    made = build(receipts_class(catalogue), {} if options is True else options, "receipts")
     return [("receipts", made if store is None else evolve(made, store=store))]
+
+
+def receipts_class(catalogue: Catalogue) -> Any:
+    """Return the class of the plugin that keeps receipts.
+
+    :raises ConfigError: it is not installed, or unfit.
+    """
+    if not any((info.group, info.name) == (MIDDLEWARE, "receipts") for info in catalogue.infos()):
+        raise ConfigError("receipts need a plugin that is not installed: pip install pointsman-ipfs")
+    return catalogue.load(MIDDLEWARE, "receipts")
 
 
 def name_of(plugin: str | object) -> str:

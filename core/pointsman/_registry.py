@@ -40,6 +40,9 @@ class Registry(Generic[M]):
         self._holders: dict[str, Any] = {}
         # pluggy asks the last first: the first middleware is the outermost, and a provider comes after all of them.
         self._wrappers = [Holder(one) for _, one in middleware]
+        self._tellers: Mapping[str, Any] = {
+            name: one for name, one in middleware if callable(getattr(one, "health", None))
+        }
         around = any(hasattr(one, hook) for one in self._wrappers for hook in (*self.WHOLE, *self.PIECES))
         for backend in self.backends:
             if backend.id in self._holders:
@@ -61,17 +64,29 @@ class Registry(Generic[M]):
         caller = self._callers[backend.id, "health"]
         return Health.ok() if caller is None else self._expect(Health, caller(), "health", backend.GROUP, backend.type)
 
+    def others(self) -> dict[str, Health]:
+        """Ask each middleware that can tell how it is, and return that by its name."""
+        return {name: plugin.health() for name, plugin in self._tellers.items()}
+
     def report(self, backend: M, cause: str) -> None:
         """Quarantine the plugin of a backend."""
         self._catalogue.quarantine(backend.GROUP, backend.type, cause)
 
     def close(self) -> None:
-        """Let every plugin release what it holds. What one raises is logged and not passed on."""
+        """Let every plugin release what it holds. What one raises is logged, and keeps no other from it.
+
+        :raises BackendError: what a middleware has taken upon itself is lost, and it says so.
+        """
+        lost = None
         for name, plugin in self._manager.list_name_plugin():
             try:
                 getattr(plugin, "close", bool)()
             except Exception as error:
                 _log.failed("close", error, plugin=name)
+                if plugin in self._wrappers and isinstance(error, BackendError):
+                    lost = lost or error
+        if lost is not None:
+            raise lost
 
     def _caller(self, backend: M, hook: str) -> Callable[..., Any] | None:
         """Return the caller that sees this backend and every middleware, or None if it lacks the hook."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from attrs import frozen
 
 from ._structure import fields_of, misfits
+from ._written import Written
 from .errors import ConfigError
 from .secret import Secret
 
@@ -59,7 +60,7 @@ class RouterSettings(Policy):
     rate_limit_storage: Secret | None = None  #: a URL, which may hold a password
     health_ttl: FromZero = 60.0
     middleware: tuple[str, ...] = ()  #: the same of several, the outermost first
-    receipts: bool | Mapping[str, Any] = False  #: whether answers are recorded, or how
+    receipts: bool | Written = False  #: whether answers are recorded, or how
     verbose: bool = False
     log_content: bool = False
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, overload
 from attrs import NOTHING, define, field, frozen
 
 from ._backends import PRESETS, Backend
-from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, STORES, Catalogue, cause
+from ._discovery import MIDDLEWARE, ORDERS, PROVIDERS, STORES, Catalogue, cause, receipts_class
 from ._settings import Only, Retries, RouterSettings, Seconds
 from ._stores import StoreBackend
 from ._structure import Fields, Walk, fields_of, found, nearest
@@ -160,6 +160,7 @@ class _Reader(Walk):
         self._check_plugin(ORDERS, router.get("order"), "ROUTER.order")
         for place, name in enumerate(router.get("middleware", ())):
             self._check_plugin(MIDDLEWARE, name, f"ROUTER.middleware[{place}]")
+        self._check_receipts(router.get("receipts", False))
         mediator = self.options(fields_of(_Mediator), sections.get("MEDIATOR") or {}, "MEDIATOR")
         for place, name in enumerate(mediator.get("backends", ())):
             if name is not None and name not in ids:
@@ -177,6 +178,17 @@ class _Reader(Walk):
                 self.catalogue.load(group, name)
         except ConfigError as error:
             self.tell(path, str(error))
+
+    def _check_receipts(self, receipts: bool | Written) -> None:
+        if receipts is False:
+            return
+        try:
+            cls = receipts_class(self.catalogue)
+        except ConfigError as error:
+            self.tell("ROUTER.receipts", str(error))
+        else:
+            if isinstance(receipts, Written):
+                self.options(fields_of(cls), receipts, "ROUTER.receipts")
 
     def _identified(self, fields: Fields, entry: Mapping[str, Any], path: str, ids: dict[str, str]) -> dict[str, Any]:
         """Return what an entry says of `fields`; `ids` are the paths of the ids that are taken."""

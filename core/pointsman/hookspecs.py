@@ -81,7 +81,11 @@ def list_models() -> Sequence[ModelInfo]:
 
 @hookspec
 def close() -> None:
-    """Release processes, connections and threads. Called once, when the router closes."""
+    """Release processes, connections and threads. Called once, when the router closes.
+
+    What it raises is logged; the `BackendError` of a middleware is passed on too, once all others are closed: it says
+    what is lost.
+    """
 
 
 @hookspec(firstresult=True)

@@ -132,7 +132,7 @@ class Router:
         source, catalogue = sealed(source), Catalogue()  # no traceback shows the keys in a source that is sealed
         settings = load(source, catalogue=catalogue)
         store = None
-        if settings.router.get("receipts") and settings.stores:
+        if settings.router.get("receipts", False) is not False and settings.stores:
             from .store import Store
 
             store = Store(settings.stores, _catalogue=catalogue)
@@ -208,7 +208,10 @@ class Router:
         return await arun(self, prompts, max_workers, settings)
 
     def health(self) -> dict[str, Health]:
-        """Return how each backend is, asking those that were not asked lately, side by side, within seconds."""
+        """Return how each backend is, asking those that were not asked lately, side by side, within seconds.
+
+        A middleware that has a method `health` is told of by its name: `receipts`, say; an instance by its class.
+        """
         found = self._monitor.check(self._registry.backends)
         for backend in self._registry.backends:
             pause = self._breaker.pause(backend.id, backend.model)
@@ -216,7 +219,7 @@ class Router:
                 found[backend.id] = Health("degraded" if pause.soft else "unavailable", str(pause))
             elif pause is not None:
                 found[backend.id] = Health(was.status, f"{was.reason}; {pause.state}")
-        return found
+        return self._registry.others() | found
 
     def order(self, prompt: Prompt = "?", **options: Unpack[Options]) -> tuple[Place, ...]:
         """Tell what would happen to this request: for each backend its place, or why it is left out."""
@@ -244,18 +247,23 @@ class Router:
         return self._catalogue.infos()
 
     def close(self) -> None:
-        """Release all processes, connections and threads. Repeating it changes nothing."""
+        """Release all processes, connections and threads. Repeating it changes nothing.
+
+        :raises BackendError: receipts could not be kept; it says where they are. All is released nevertheless.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        self._registry.close()
-        if self._store is not None:
-            self._store.close()
-        for limiter in self._shared.limiters.values():
-            limiter.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        try:
+            self._registry.close()
+        finally:
+            if self._store is not None:
+                self._store.close()
+            for limiter in self._shared.limiters.values():
+                limiter.close()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Router:
         return self

@@ -33,8 +33,8 @@ def count(name, as_json_, config_file):
 
 @click.command()
 @parts.config_option
-def reindex(config_file):
-    "Make the index anew."
+def recount(config_file):
+    "Count the stores."
     with parts.store_of(config_file) as store:
         parts.note(f"{len(store.stores)} store(s)")
     return 1
@@ -83,12 +83,12 @@ def test_a_plugin_adds_a_command(run: Run) -> None:
 
 
 def test_a_plugin_adds_a_command_to_a_group_of_ours(run: Run) -> None:
-    """`store.reindex` is `pointsman store reindex`, and no command of another name."""
-    assert "reindex  Added by pointsman-more." in run("store", "--help", store__reindex="reindex").stdout
-    done = run("store", "reindex", store__reindex="reindex")
+    """`store.recount` is `pointsman store recount`, and no command of another name."""
+    assert "recount  Added by pointsman-more." in run("store", "--help", store__recount="recount").stdout
+    done = run("store", "recount", store__recount="recount")
     assert (done.returncode, done.stderr) == (1, "1 store(s)\n")
-    assert "reindex" not in run("--help", store__reindex="reindex").stdout
-    assert "No such command 'reindex'" in run("reindex", store__reindex="reindex").stderr
+    assert "recount" not in run("--help", store__recount="recount").stdout
+    assert "No such command 'recount'" in run("recount", store__recount="recount").stderr
 
 
 @pytest.mark.parametrize(("name", "code", "says"), [("wrong", 2, "expected another"), ("failed", 1, "is counted")])

@@ -44,6 +44,7 @@ class Memory:
     asked: list[str] = field(factory=list)
     breaks_after: int | None = None  #: bytes of a file after which it fails, once
     damaged: set[str] = field(factory=set)
+    healthy: Health = field(factory=Health.ok)
 
     def _begin(self, hook: str) -> None:
         self.asked.append(hook)
@@ -144,7 +145,7 @@ class Memory:
 
     @hookimpl
     def health(self) -> Health:
-        return Health.ok()
+        return self.healthy
 
 
 @frozen
@@ -432,6 +433,18 @@ def test_what_waits_survives_a_restart(make: Make) -> None:
     second = make(a, b)
     second.sync()
     assert b.pinned == cids
+
+
+def test_a_store_that_was_only_found_is_missed_once_it_was_there(make: Make) -> None:
+    """One that never was there gets nothing and is in no answer; one that was gets what came while it was away."""
+    a, b = Memory(), Memory(healthy=Health.unconfigured("no node answers"))
+    never = make(a, b, found=True)
+    stored = never.put(b"x")
+    assert (stored.waiting_for, never.status(stored.cid)) == ((), (Copy("a", "kept"),))
+    b.healthy = Health.ok()
+    assert make(a, b, found=True).put(b"y").waiting_for == ("b",)
+    b.healthy = Health.unconfigured("no node answers")
+    assert make(a, b, found=True).put(b"z").waiting_for == ("b",)
 
 
 def test_two_stores_of_one_outbox_do_each_thing_once(make: Make) -> None:

@@ -58,6 +58,22 @@ def test_batch(tmp_path: Path) -> None:
     assert again == "the second run asked nothing: True"
 
 
+def test_evidence(tmp_path: Path) -> None:
+    """What is submitted is found again, byte for byte, also by the next run; the small model says something of it."""
+    for pieces in 2, 4:
+        lines = run(EXAMPLES / "evidence.py", cwd=tmp_path).splitlines()
+        assert lines[0].endswith(", in ['blocks']")
+        assert lines[1:3] == [
+            "email: Letter to the landlord, which he did not answer",
+            "document: The landlord's receipt for the deposit",
+        ]
+        lines = lines[lines.index("the same bytes: True") + 1 :]
+        assert lines[0] == f"{pieces} pieces: {{'email': {pieces // 2}, 'document': {pieces // 2}}}"
+        assert lines[1] == "There is nothing of these kinds: image, video, audio, text, financial, medical."
+        assert lines[2].startswith("[here] ")
+        assert lines[lines.index("Evidence:") + 1].startswith("[")
+
+
 def test_the_echo_plugin_passes_its_own_tests(tmp_path: Path) -> None:
     """The example of a distribution of one's own is tested as its README says."""
     folder = tmp_path / "echo_plugin"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import reveal_type
 
 from attrs import evolve, frozen
+from mediator import Mediator
 from pointsman import (
     AllBackendsFailed,
     Backend,
@@ -125,3 +126,11 @@ reveal_type(chain.generate("Hello", max_tokens=5))  # -> str
 reveal_type(chain("Hello"))  # -> str
 reveal_type(chain.batch_generate(["Hello"], max_workers=2, timeout=9.5))  # -> list[str]
 reveal_type(WorkstationBackend(id="spare").router)  # -> pointsman.router.Router
+with Mediator([chain], path="case", identity=Path("key.txt"), recipients=["age1..."]) as mediator:
+    reveal_type(mediator.submit_evidence(b"...", "document", metadata={"page": 1}))  # -> dict[str, Any]
+    reveal_type(mediator.get_evidence_by_cid("bafk..."))  # -> dict[str, Any] | None
+    reveal_type(mediator.retrieve_evidence("bafk..."))  # -> bytes
+    reveal_type(mediator.get_user_evidence("anna"))  # -> list[dict[str, Any]]
+    reveal_type(mediator.generate("Hello", max_tokens=5))  # -> str
+    reveal_type(mediator.router)  # -> pointsman.router.Router | None
+    reveal_type(mediator.store)  # -> pointsman.store.Store

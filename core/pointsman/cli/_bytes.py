@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import click
 
-from ._output import close_output, note
+from ._output import close_output, complain, note
 
 #: Seconds before anything is shown, and between two lines where there is no terminal.
 _SOON, _SELDOM = 0.5, 10.0
@@ -124,3 +127,27 @@ def write_bytes(data: bytes) -> None:
     except OSError as error:
         close_output()
         raise click.ClickException(f"standard output cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def written(output: str) -> Iterator[Any]:
+    """Give what writes bytes to a path where nothing is, or to the standard output ("-").
+
+    A file that is not written whole is taken away.
+    """
+    if output == "-":
+        yield write_bytes
+        return
+    try:
+        file = Path(output).open("xb")  # noqa: SIM115 - in `with` below
+    except OSError as error:
+        raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file.write
+    except BaseException as error:
+        Path(output).unlink()
+        if isinstance(error, OSError):
+            complain(f"{output} cannot be written: {error.strerror}")
+            raise click.exceptions.Exit(1) from error
+        raise

@@ -1,14 +1,18 @@
 """For plugin authors: what a command is made of, so that one of a plugin looks and behaves like ours.
 
 `config_option` and `json_option` pass `config_file` and `as_json_`; `router_of` and `store_of` open what that file
-describes. A command returns its exit code. It may let a `BackendError` or a `ConfigError` out: people get its message,
-and the exit code is 1 or 2.
+describes; `answer`, `table` and `as_json` write to stdout, `note` and `complain` to stderr, `written` to a file.
+
+A command returns its exit code. It may let a `BackendError` or a `ConfigError` out: people get its message, and the
+exit code is 1 or 2.
 """
 
-from ._output import as_json, complain, note, table
+from ._bytes import written
+from ._output import answer, as_json, complain, note, table
 from ._router import config_option, find_config, json_option, router_of, store_of
 
 __all__ = [
+    "answer",
     "as_json",
     "complain",
     "config_option",
@@ -18,4 +22,5 @@ __all__ = [
     "router_of",
     "store_of",
     "table",
+    "written",
 ]

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import click
 
 from ._added import Extensible
-from ._bytes import Bytes, size_of, write_bytes
-from ._output import as_json, complain, note, table
+from ._bytes import Bytes, size_of, write_bytes, written
+from ._output import as_json, note, table
 from ._router import config_option, json_option, store_of
 
 store_option = click.option("--store", "store_id", metavar="ID", help="Only this store.")
@@ -148,7 +148,7 @@ def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
     """Write all that is under CID as a CAR file of version 1, which every IPFS program reads."""
     with store_of(config_file) as kept, Bytes(None, quiet=how["quiet"]) as seen:
         pieces = kept.export_car(cid, store=how["store_id"], timeout=how["timeout"])
-        with _written(output) as write:
+        with written(output) as write:
             for piece in pieces:
                 write(piece)
                 seen.add(len(piece))
@@ -276,24 +276,3 @@ def _read(file: str) -> Iterator[BinaryIO]:
         raise click.UsageError(f"{file} cannot be read: {error.strerror}") from error
     with opened:
         yield opened
-
-
-@contextmanager
-def _written(output: str) -> Iterator[Any]:
-    """Give what writes; a file that is not written whole is taken away."""
-    if output == "-":
-        yield write_bytes
-        return
-    try:
-        file = Path(output).open("xb")  # noqa: SIM115 - in `with` below
-    except OSError as error:
-        raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
-    try:
-        with file:
-            yield file.write
-    except BaseException as error:
-        Path(output).unlink()
-        if isinstance(error, OSError):
-            complain(f"{output} cannot be written: {error.strerror}")
-            raise click.exceptions.Exit(1) from error
-        raise

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any, TypeAlias
 
 from pointsman import AuthenticationError, ConfigError, Secret, UnusableAnswer
@@ -26,26 +27,21 @@ _KEY, _SSH = "AGE-SECRET-KEY-1", "-----BEGIN"
 
 
 class Keys:
-    """Who can open what is encrypted here, and what opens it.
+    """Who can open what is encrypted here, and what opens it. Both come through `hidden`.
 
     :param recipients: public keys: "age1..." or "ssh-ed25519 ..." or "ssh-rsa ...". Without, those of `identity`, which
         an SSH key does not tell: then nothing can be encrypted.
-    :param identity: private keys. Without, nothing can be opened.
+    :param identities: private keys, or paths of them. Without, nothing can be opened.
     :raises ConfigError: one is none, or the package that encrypts is not installed.
     """
 
-    def __init__(self, recipients: str | Iterable[str], identity: Identity | Iterable[Identity] | None) -> None:
-        given = [recipients] if isinstance(recipients, str) else list(recipients)
-        identity = hidden(identity)
-        secrets = list(map(_read, identity))
+    def __init__(self, recipients: Sequence[object], identities: Sequence[object]) -> None:
+        secrets = list(map(_read, identities))
         self._age = _library()
         self._identities = [one for secret in secrets for one in self._opened(secret)]
-        self._recipients = [self._recipient(place, one) for place, one in enumerate(given)]
+        self._recipients = [self._recipient(place, one) for place, one in enumerate(recipients)]
         if not self._recipients:
             self._recipients = [one.to_public() for one in self._identities if hasattr(one, "to_public")]
-
-    def __repr__(self) -> str:
-        return f"Keys({len(self._recipients)} recipients)"
 
     def encrypt(self, data: bytes) -> bytes:
         """Return a small age file. Raises as `encrypting`."""
@@ -78,9 +74,9 @@ class Keys:
                 raise failure[0]
         finally:
             out.closed = True
-            while thread.is_alive():
-                if pieces.get() is None:
-                    thread.join()
+            while thread.is_alive():  # it may wait for room
+                with suppress(Empty):
+                    pieces.get(timeout=0.01)
 
     def decrypt(self, sealed: bytes, what: str) -> bytes:
         """Return what is in a small age file. Raises as `decrypting`."""
@@ -123,14 +119,14 @@ class Keys:
         return found
 
     def _recipient(self, place: int, text: object) -> Any:
-        if isinstance(text, str) and not text.strip().upper().startswith((_KEY, _SSH)):
+        if isinstance(text, str):
             kind = self._age.ssh if text.strip().startswith("ssh-") else self._age.x25519
             try:
                 return kind.Recipient.from_str(text.strip())
             except Exception:
                 text = f"{text:.80}"
         else:
-            text = "a private key" if isinstance(text, str) else type(text).__name__
+            text = "a private key" if isinstance(text, Secret) else type(text).__name__
         raise ConfigError(f"recipients[{place}]: found {text}, expected a public key: age1... or ssh-ed25519 ...")
 
 
@@ -183,16 +179,22 @@ def _library() -> Any:
     return pyrage
 
 
-def hidden(identity: Any) -> tuple[Any, ...]:
-    """Return private keys in a form that no repr and no traceback shows: the first thing that a constructor does.
+def hidden(given: object, *, public: bool = False) -> tuple[Any, ...]:
+    """Return keys in a form that no repr and no traceback shows: the first thing that a constructor does.
 
     It raises nothing: the frames of an error would have them.
+
+    :param public: whether they should be public keys; only what is none is hidden then.
     """
-    if identity is None:
+    if given is None:
         return ()
-    given = (identity,) if isinstance(identity, str | bytes) or not isinstance(identity, Iterable) else tuple(identity)
-    texts = (one.decode(errors="replace") if isinstance(one, bytes) else one for one in given)
-    return tuple(Secret(one) if isinstance(one, str) else one for one in texts)
+    several = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else (given,)
+    texts = [one.decode(errors="replace") if isinstance(one, bytes) else one for one in several]
+    return tuple(Secret(one) if isinstance(one, str) and not (public and _is_public(one)) else one for one in texts)
+
+
+def _is_public(text: str) -> bool:
+    return not text.strip().upper().startswith((_KEY, _SSH))
 
 
 def _read(one: object) -> Secret:

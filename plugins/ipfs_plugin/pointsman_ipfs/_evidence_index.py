@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from time import time
 from typing import Any, NamedTuple, TypeVar
@@ -37,12 +39,13 @@ CREATE TABLE records(place INTEGER PRIMARY KEY, cid BLOB UNIQUE, data BLOB, user
     size INTEGER, block BLOB, sealed BLOB);
 CREATE INDEX records_data ON records(data);
 CREATE INDEX records_user ON records(user);
+CREATE INDEX records_sealed ON records(place) WHERE sealed IS NOT NULL;
 CREATE TABLE follows(digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE ends(cid BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 _ADD = "INSERT OR IGNORE INTO {} VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ENDS = "SELECT cid, block FROM ends JOIN records USING(cid) ORDER BY place DESC LIMIT ?"
-_PAGE = "SELECT place, cid, block, sealed FROM records WHERE place > :last AND {} ORDER BY place LIMIT 100"
+_ENDS = "SELECT cid, block FROM ends CROSS JOIN records USING(cid) ORDER BY place DESC LIMIT ?"  # the few first
+_PAGE = "SELECT place, cid, block, sealed FROM records {} AND place > :last ORDER BY place LIMIT 100"
 _GROUPS = ("type", "user")
 _BUSY_S = 60.0
 _DAMAGE = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -91,16 +94,17 @@ class EvidenceIndex:
 
     def with_cid(self, cid: bytes) -> list[Row]:
         """Return the records that have this CID, with any codec, or whose evidence has it, in their order."""
-        return list(self._rows("(cid=:record OR data=:cid)", cid=cid, record=as_record(cid)))
+        return [row for _, row in self._rows("WHERE (cid=:record OR data=:cid)", cid=cid, record=as_record(cid))]
 
     def every(self, user: str | None, claim: str | None, *, anyone: bool) -> Iterator[Row]:
         """Yield the records of a user and of a claim (None: of any), and all that are encrypted, in their order."""
-        which = "((:anyone OR user IS :user) AND (:claim IS NULL OR claim=:claim) OR sealed IS NOT NULL)"
-        return self._rows(which, user=user, claim=claim, anyone=anyone)
+        which = "WHERE sealed IS NULL" + " AND user IS :user" * (not anyone) + " AND claim=:claim" * (claim is not None)
+        clear = self._rows(which, user=user, claim=claim)
+        return (row for _, row in merge(clear, self._sealed(), key=itemgetter(0)))
 
     def sealed(self) -> Iterator[Row]:
         """Yield all records that are encrypted, in their order."""
-        return self._rows("sealed IS NOT NULL")
+        return (row for _, row in self._sealed())
 
     def totals(self, user: str | None, *, anyone: bool) -> Totals:
         """Return what the records of a user that are not encrypted come to."""
@@ -118,32 +122,31 @@ class EvidenceIndex:
         """Return the records that no other one follows, the newest first."""
         return self._ask(lambda db: _ends(db, -1))
 
-    def _rows(self, which: str, **named: Any) -> Iterator[Row]:
-        """Yield rows, a hundred at a time: nobody waits for the end."""
+    def _sealed(self) -> Iterator[tuple[int, Row]]:
+        return self._rows("INDEXED BY records_sealed WHERE sealed IS NOT NULL")
+
+    def _rows(self, which: str, **named: Any) -> Iterator[tuple[int, Row]]:
+        """Yield rows and their places, a hundred at a time: nobody waits for the end."""
         sql, last = _PAGE.format(which), 0
         while True:
             page = self._ask(partial(_page, sql, {**named, "last": last}))
-            for place, row in page:
-                yield row
-                last = place
+            for found in page:
+                yield found
+                last = found[0]
             if len(page) < 100:
                 return
 
-    def _ask(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+    def _ask(self, ask: Callable[[sqlite3.Connection], T], *, again: bool = True) -> T:
         """Ask; where the file turns out to be damaged, ask the new one."""
         self._here()
         try:
             with self._reading:
                 return ask(self._read)
         except sqlite3.Error as error:
-            if not _is_damage(error):
+            if not again or not _is_damage(error):
                 raise self._told(error) from error
         self._anew()
-        try:
-            with self._reading:
-                return ask(self._read)
-        except sqlite3.Error as error:
-            raise self._told(error) from error
+        return self._ask(ask, again=False)
 
     # -- what is entered ---------------------------------------------------------------------------
 

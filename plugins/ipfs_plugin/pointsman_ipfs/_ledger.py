@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 from uuid import uuid4
 
-from attrs import define
+from attrs import define, frozen
 from pointsman import BackendError, ConfigError, Scope, Store, UnavailableError, __version__
 
 from . import car
 from ._receipt import VERSION, Written, smaller
-from ._signature import Signer
+from ._signature import Signer, signed
 from ._trail import Left, Trail, left_in
 from .block import kept, made
 from .cbor import Ref, encode
@@ -51,25 +51,30 @@ class _Receipt:
     size: int  #: bytes of them
 
 
+@frozen
+class Keeping:
+    """Where and how receipts are kept."""
+
+    store: Callable[[], Store]
+    only: str | None  #: the id of the one that is to keep them, of several
+    folder: Path | None  #: of the trails; None leaves none
+    signer: Signer | None
+    delay: float  #: seconds for which a receipt waits for others
+    patience: float  #: seconds that `close` goes on trying while nothing can be kept
+
+
 class Ledger:
-    """One chain of receipts. Thread-safe; of the process that made it.
+    """One chain of receipts. Thread-safe; of the process that made it."""
 
-    :param store: returns where they are kept.
-    :param folder: of the trails; None leaves none.
-    :param delay: seconds for which a receipt waits for others.
-    :param patience: seconds that `close` goes on trying while nothing can be kept.
-    """
-
-    def __init__(
-        self, store: Callable[[], Store], folder: Path | None, signer: Signer | None, delay: float, patience: float
-    ) -> None:
+    def __init__(self, how: Keeping) -> None:
         self.pid = os.getpid()
-        self._store, self._signer, self._delay, self._patience = store, signer, delay, patience
+        self._how, self._signer = how, how.signer
         self._lock = threading.Lock()  # over what follows, down to `_failing`
         self._changed = threading.Condition(self._lock)
         self._chain, self._number = uuid4().hex, 0
+        self._constant = {"receipt": VERSION, "by": f"pointsman {__version__}", "chain": self._chain}
         self._newest: str | None = None
-        self._time = ""
+        self._time, self._second, self._date = "", 0, ""
         self._queue: deque[_Receipt] = deque()
         self._size = 0  #: bytes of the queue, and of the commit that runs
         self._idle = False
@@ -77,8 +82,8 @@ class Ledger:
         self._progress = 0.0  #: when something was kept last, or `close` began
         self._failing = ""
         self._pages, self._durable = list[str](), ""
-        self._left: list[Left] = [] if folder is None else left_in(folder)
-        self._trail = None if folder is None else Trail(folder, self._chain)
+        self._left: list[Left] = [] if how.folder is None else left_in(how.folder)
+        self._trail = None if how.folder is None else Trail(how.folder, self._chain)
         self._thread = threading.Thread(target=self._run, name="pointsman-receipts", daemon=True)
         self._thread.start()
         atexit.register(self._at_exit)
@@ -88,12 +93,14 @@ class Ledger:
     def add(self, written: Written, scope: Scope) -> str:
         """Give what was written its place in the chain, and return its CID. It is kept soon.
 
-        :raises UnavailableError: too much waits for the disk.
+        :raises UnavailableError: too much waits for the disk; or `close` was called.
         """
         with self._lock:
+            if self._closing:
+                raise UnavailableError("whoever keeps receipts is closed", retry_same=False)
             if self._size > _WAITING:
                 self._wait_for_room(scope)
-            self._time = max(self._time, datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z")
+            self._time = max(self._time, self._now())
             data = self._encoded(written.parts)
             if len(data) > MOST_BYTES:
                 written = smaller(written)
@@ -110,11 +117,16 @@ class Ledger:
                 self._changed.notify_all()
             return self._newest
 
+    def _now(self) -> str:
+        """Return the time in UTC, as text: what only changes from second to second is kept."""
+        second, rest = divmod(time_ns() // 1000, 1_000_000)
+        if second != self._second:
+            self._second, self._date = second, datetime.fromtimestamp(second, UTC).isoformat()[:19]
+        return f"{self._date}.{rest:06}Z"
+
     def _encoded(self, parts: dict[str, Any]) -> bytes:
         record: dict[str, Any] = {
-            "receipt": VERSION,
-            "by": f"pointsman {__version__}",
-            "chain": self._chain,
+            **self._constant,
             "number": self._number,
             "previous": self._newest,
             "time": self._time,
@@ -147,10 +159,12 @@ class Ledger:
 
         :raises UnavailableError: some are not, since nothing could be kept for so long; it says where they are instead.
         """
+        if self.pid != os.getpid():  # a forked child: they are those of its parent
+            return
         with self._lock:
             self._closing, self._progress = True, monotonic()
             self._changed.notify_all()
-        while self._thread.is_alive() and monotonic() < self._progress + self._patience + _LONGEST_S:
+        while self._thread.is_alive() and monotonic() < self._progress + self._how.patience + _LONGEST_S:
             self._thread.join(0.1)
         atexit.unregister(self._at_exit)
         for left in self._left:
@@ -183,7 +197,7 @@ class Ledger:
             self._idle = True
             self._changed.wait_for(lambda: self._queue or self._closing)
             self._idle = False
-            self._changed.wait_for(lambda: self._size >= _COMMIT or self._closing, self._delay)
+            self._changed.wait_for(lambda: self._size >= _COMMIT or self._closing, self._how.delay)
             batch, size = list[_Receipt](), 0
             for one in self._queue:
                 batch.append(one)
@@ -195,6 +209,7 @@ class Ledger:
     def _keep(self, batch: Sequence[_Receipt]) -> bool:
         """Make receipts durable, whatever it takes; say whether that was done before `close` lost its patience."""
         page, data = _page([one.cid for one in batch])
+        made(page, tuple(one.cid for one in batch))
         wait = _FIRST_S
         while (failed := self._try(page, data, batch)) is not None:
             with self._lock:
@@ -205,7 +220,7 @@ class Ledger:
                 if self._changed.wait_for(self._is_given_up, wait):
                     return False
             wait = min(2 * wait, _LONGEST_S)
-        kept(one.cid for one in batch)
+        kept([page, *(one.cid for one in batch)])
         self._noted(to_text(batch[-1].cid), to_text(page))
         with self._lock:
             for one in batch:
@@ -218,16 +233,19 @@ class Ledger:
         return True
 
     def _is_given_up(self) -> bool:
-        return self._closing and monotonic() > self._progress + self._patience
+        return self._closing and monotonic() > self._progress + self._how.patience
 
     def _try(self, page: bytes, data: bytes, batch: Iterable[_Receipt]) -> str | None:
         """Let a commit be kept; return why it could not be."""
         blocks = dict(block for one in batch for block in one.blocks)
         try:
-            self._store().import_car(b"".join(car.write([page], [(page, data), *blocks.items()])))
+            self._import(page, [(page, data), *blocks.items()])
         except Exception as error:  # whatever it is, the receipts are still here
             return str(error) or type(error).__name__
         return None
+
+    def _import(self, root: bytes, blocks: Iterable[tuple[bytes, bytes]]) -> None:
+        self._how.store().import_car(b"".join(car.write([root], blocks)), store=self._how.only)
 
     def _noted(self, newest: str, page: str) -> None:
         """Note how far the chain is; with the first receipt, that it goes on where others left off."""
@@ -249,19 +267,13 @@ class Ledger:
         pages, self._pages = self._pages, []
         try:
             root, data = _page([parse(page) for page in pages])
-            store = self._store()
-            store.import_car(b"".join(car.write([root], [(root, data)])))
+            self._import(root, [(root, data)])
             if self._trail is not None:
                 self._trail.begin_anew(self._durable)
             for page in pages:
-                store.unpin(page, timeout=_UNPIN_S)
+                self._how.store().unpin(page, timeout=_UNPIN_S)
         except (BackendError, ConfigError, OSError) as error:
             _log.warning("the pages of receipts stay as they are: %s", error)
-
-
-def signed(data: bytes, signature: bytes) -> bytes:
-    """Return a record with its signature, whose name comes last: all others are shorter."""
-    return bytes((data[0] + 1,)) + data[1:] + encode("signature") + encode(signature)
 
 
 def _page(links: Iterable[bytes]) -> tuple[bytes, bytes]:
@@ -276,7 +288,10 @@ def _rescued(unkept: Sequence[_Receipt]) -> str:
     blocks = dict(block for one in unkept for block in one.blocks)
     try:
         path = Path(mkdtemp(prefix="pointsman-receipts-")) / "unkept.car"
-        path.write_bytes(b"".join(car.write([page], [(page, data), *blocks.items()])))
+        with path.open("xb") as file:
+            file.writelines(car.write([page], [(page, data), *blocks.items()]))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         return f"nor could they be written to a file: {error}; they are lost, from {to_text(unkept[0].cid)} on"
     return f"they are in {path}: `pointsman store import` brings them, once there is room"

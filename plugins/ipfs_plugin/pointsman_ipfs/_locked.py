@@ -44,6 +44,7 @@ class SharedLock:
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if not self._depth:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
             os.close(self._file)
         self._threads.release()
 

@@ -224,7 +224,7 @@ def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tu
         cid, data, size = found
         mark = None
         if cid.startswith(_MARK_CID):
-            mark = _mark_in(os.pread(file, size, data), cid, path.stem, place)
+            mark = mark_in(os.pread(file, size, data), cid, path.stem, place)
         yield (data + size, mark) if mark is not None else found
         place = data + size
 
@@ -248,12 +248,12 @@ def _next_mark(name: str, file: int, place: int, end: int) -> tuple[int, Record]
         for hit in re.finditer(re.escape(sign), piece):
             for at in range(max(0, hit.start() - 96), hit.start()):
                 found = _record_at(file, start + at, end) if _MARK_CID in piece[at + 1 : at + 8] else None
-                if found and _mark_in(os.pread(file, found.length, found.offset), found.cid, name, start + at):
+                if found and mark_in(os.pread(file, found.length, found.offset), found.cid, name, start + at):
                     return start + at, found
     return None
 
 
-def _mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
+def mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
     """Return the mark that a block of DAG-CBOR is, None if it is somebody's content."""
     if not data.startswith((b"\xa3bat", b"\xa4bat", b"\xa5bat")) or sha256(data).digest() != cid[4:]:
         return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -34,6 +35,8 @@ _TEXTS = ("evidence_type", "description", "claim_type", "user")
 _DEEPEST = 32
 #: Characters of the place of something that a message shows.
 _LONGEST = 100
+#: A CID is written again where it is the one before of another record.
+_text = lru_cache(1024)(cids.to_text)
 _RAW, _CBOR = cids.raw_cid(b"")[:4], cids.cbor_cid(b"")[:4]
 
 
@@ -160,19 +163,18 @@ class Envelope:
 
         :raises UnusableAnswer: it is no record of this kind.
         """
-        what = f"record {cids.to_text(cid)}"
         try:
             said = decode(block)
         except ValueError as error:
-            raise UnusableAnswer(f"{what}: {error}") from error
+            raise _wrong(cid, str(error)) from error
         if not isinstance(said, dict) or said.get("schema") != SCHEMA:
-            raise UnusableAnswer(f"{what}: it is no record of evidence: expected the schema {SCHEMA}")
+            raise _wrong(cid, f"it is no record of evidence: expected the schema {SCHEMA}")
         before, more = said.get("previous"), said.get("merges", [])
         ends = [*([] if before is None else [before]), *(more if isinstance(more, list) else [None])]
         sealed = said.get("sealed")
         links = [said.get("data"), *ends, *([] if sealed is None else [sealed])]
         if not isinstance(said.get("id"), str) or not all(isinstance(one, Ref) and cids.is_ours(one) for one in links):
-            raise UnusableAnswer(f"{what}: its id or its links are not what they should be")
+            raise _wrong(cid, "its id or its links are not what they should be")
         previous = tuple(map(as_record, ends))
         return cls(cid, block, said["id"], bytes(said["data"]), previous, sealed and bytes(sealed), said)
 
@@ -187,17 +189,17 @@ class Envelope:
             try:
                 said = decode(opened)
             except ValueError as error:
-                raise self._wrong(f"what is sealed in it: {error}") from error
+                raise _wrong(self.cid, f"what is sealed in it: {error}") from error
             same = isinstance(said, dict) and (said.get("id"), said.get("data")) == (self.id, self.data)
             if not same or not isinstance(said.get("plain"), Ref):
-                raise self._wrong("what is sealed in it belongs to another record")
+                raise _wrong(self.cid, "what is sealed in it belongs to another record")
         try:
             return Record(
-                cid=cids.to_text(self.data),
-                record_cid=cids.to_text(self.cid),
+                cid=_text(self.data),
+                record_cid=_text(self.cid),
                 id=self.id,
-                previous=tuple(map(cids.to_text, self.previous)),
-                plain_cid=cids.to_text(said.get("plain", self.data)),
+                previous=tuple(map(_text, self.previous)),
+                plain_cid=_text(said.get("plain", self.data)),
                 encrypted=self.sealed is not None,
                 time=_time_of(said),
                 size=_of(said, "size", int),
@@ -209,10 +211,7 @@ class Envelope:
                 metadata=_of(said, "metadata", dict),
             )
         except ValueError as error:
-            raise self._wrong(str(error)) from error
-
-    def _wrong(self, why: str) -> UnusableAnswer:
-        return UnusableAnswer(f"record {cids.to_text(self.cid)}: {why}")
+            raise _wrong(self.cid, str(error)) from error
 
 
 def said_of(about: About, size: int, media_type: str, time: datetime) -> dict[str, Any]:
@@ -261,6 +260,10 @@ def as_bytes(cid: bytes) -> bytes:
 def as_record(cid: bytes) -> bytes:
     """Return the CID of the record whose plain bytes this one stands for."""
     return _CBOR + cid[-32:]
+
+
+def _wrong(cid: bytes, why: str) -> UnusableAnswer:
+    return UnusableAnswer(f"record {cids.to_text(cid)}: {why}")
 
 
 def _of(said: Mapping[str, Any], name: str, kind: Any) -> Any:

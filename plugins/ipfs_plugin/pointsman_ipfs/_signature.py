@@ -11,8 +11,11 @@ from typing import Any
 from attrs import frozen
 from pointsman import ConfigError, Secret
 
+from .cbor import encode
+
 _PEM = "-----BEGIN"
 _SIZE = 32  #: bytes of a key, private or public
+_NAME = encode("signature")
 _INSTALL = 'signatures need cryptography: pip install "pointsman-ipfs[sign]"'
 
 
@@ -97,6 +100,16 @@ def verifier() -> Callable[[bytes, bytes, bytes], bool] | None:
         return True
 
     return verified
+
+
+def signed(data: bytes, signature: bytes) -> bytes:
+    """Return a record with its signature, whose name comes last in DAG-CBOR: all others are shorter."""
+    return bytes((data[0] + 1,)) + data[1:] + _NAME + encode(signature)
+
+
+def unsigned(data: bytes) -> bytes:
+    """Return what was signed of a record that has a signature."""
+    return bytes((data[0] - 1,)) + data[1 : -len(_NAME) - len(encode(bytes(64)))]
 
 
 def _library() -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from errno import ENOSPC
 from pathlib import Path
 
 from attrs import define
@@ -22,6 +23,23 @@ from .cid import canonical
 
 #: Stands where a line names no receipt.
 _NONE = "-"
+#: Files that are locked, which a forked child has open too: it would keep them locked when its parent is gone.
+_locked: set[int] = set()
+
+
+def _forked() -> None:
+    for file in _locked:
+        os.close(file)
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _close(file: int) -> None:
+    if file in _locked:
+        _locked.remove(file)
+        os.close(file)
 
 
 @define
@@ -41,7 +59,7 @@ class Left:
 
     def release(self) -> None:
         """Leave it to the next one."""
-        os.close(self.file)
+        _close(self.file)
 
 
 class Trail:
@@ -52,27 +70,30 @@ class Trail:
         self._file: int | None = None
 
     def add(self, lines: Iterable[tuple[str, str]]) -> None:
-        """Add receipts, each with its page. Raises OSError."""
-        text = "".join(f"{receipt or _NONE} {page}\n" for receipt, page in lines)
-        os.write(self._opened(), text.encode())
+        """Add receipts, each with its page: all of them, or none. Raises OSError."""
+        file, text = self._opened(), "".join(f"{receipt or _NONE} {page}\n" for receipt, page in lines)
+        before = os.lseek(file, 0, os.SEEK_END)
+        if os.write(file, text.encode()) < len(text):
+            os.ftruncate(file, before)
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
 
     def begin_anew(self, receipt: str) -> None:
         """Leave nothing but the newest receipt: its page is in one that is kept for good. Raises OSError."""
         file, line = self._opened(), f"{receipt} {_NONE}\n".encode()
         os.pwrite(file, line, 0)  # first, so that there is a receipt at every instant
         os.ftruncate(file, len(line))
-        os.lseek(file, len(line), os.SEEK_SET)
 
     def close(self) -> None:
         """Let it go: the next router takes it up."""
         if self._file is not None:
-            os.close(self._file)
+            _close(self._file)
             self._file = None
 
     def _opened(self) -> int:
         if self._file is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            _locked.add(self._file)
             fcntl.flock(self._file, fcntl.LOCK_EX)
         return self._file
 
@@ -83,6 +104,7 @@ def left_in(folder: Path) -> list[Left]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         with suppress(OSError):
             if (file := locked(path)) is not None:
+                _locked.add(file)
                 newest, pages = read(path)
                 found.append(Left(path, file, newest, pages))
     return found

@@ -26,8 +26,12 @@ from .dagpb import MOST_BYTES
 #: Bytes of the longest header that is read, without those that say how long it is.
 MOST_HEADER = 64 << 10
 _READ = 1 << 20
+#: Bytes of a block, with its CID, up to which it is taken whole: of a larger one no byte is copied twice.
+_SMALL = 1 << 16
 #: Bytes of the longest CID that can be taken: three numbers before the digest.
 _LONGEST_CID = 1 + 3 * 10 + MOST
+#: Bytes of the longest number.
+_LONGEST_NUMBER = 10
 #: What a CAR of version 2 begins with.
 _VERSION_2 = bytes.fromhex("0aa16776657273696f6e02")
 
@@ -68,16 +72,22 @@ class Reader(Iterator[tuple[bytes, bytes]]):
         self._source = _Source(iter(lambda: read(_READ), b"") if read else iter(source))
         #: An identity CID among them stands for a root that was not known when the CAR was begun.
         self.roots: Sequence[bytes] = _roots(self._source)
+        #: Bytes before the last block, and up to its end. After an error: whether that end is known, to read on from.
+        self.begin, self.end, self.framed = 0, self._source.count, True
 
     def __next__(self) -> tuple[bytes, bytes]:
+        self.begin, self.framed = self._source.count, False
         length = self._source.length(MOST_BYTES + _LONGEST_CID, "block")
         if length is None:
+            self.framed = True
             raise StopIteration
-        front = self._source.take(min(length, _LONGEST_CID))
+        front = self._source.take(length if length <= _SMALL else _LONGEST_CID)
         cid, end = take(front)
         if length - end > MOST_BYTES:
             raise UnusableAnswer(f"block {to_text(cid)}: found {length - end} bytes, expected at most {MOST_BYTES}")
-        return cid, verified(cid, self._source.take(length - len(front), front[end:]))
+        data = front[end:] if length == len(front) else self._source.take(length - len(front), front[end:])
+        self.end, self.framed = self._source.count, True
+        return cid, verified(cid, data)
 
 
 def complete(
@@ -124,20 +134,32 @@ class _Source:
     """The bytes of a CAR, taken off the front of what is there."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._piece, self._at, self._read = pieces, b"", 0, 0
+        self._pieces, self._piece, self._at = pieces, b"", 0
+        self.count = 0  #: bytes that were taken
 
     def length(self, most: int, what: str) -> int | None:
         """Return how long the next section is; `None` at the end."""
-        where, number = self._read, self._number()
-        if number is None:
-            return None
-        length = _varint.read(number, 0)[0]
+        where = self.count
+        if len(self._piece) - self._at >= _LONGEST_NUMBER:
+            length, end = _varint.read(self._piece, self._at)
+            self.count += end - self._at
+            self._at = end
+        else:
+            number = self._number()
+            if number is None:
+                return None
+            length = _varint.read(number, 0)[0]
         if not 0 < length <= most:
             raise UnusableAnswer(f"a CAR, byte {where}: found a {what} of {length} bytes, expected 1 to {most}")
         return length
 
     def take(self, count: int, before: bytes = b"") -> bytes:
         """Return the next bytes, so many, after those that were taken before: copied once, for blocks are large."""
+        end = self._at + count
+        if not before and end <= len(self._piece):
+            data, self._at = self._piece[self._at : end], end
+            self.count += count
+            return data
         parts: list[bytes | memoryview] = [before]
         left = count
         while left and self._more():
@@ -147,7 +169,7 @@ class _Source:
             left -= len(part)
         if left:
             raise UnusableAnswer(f"a CAR: it ends {left} bytes too early: it was cut")
-        self._read += count
+        self.count += count
         return b"".join(parts)
 
     def _number(self) -> bytes | None:
@@ -155,8 +177,8 @@ class _Source:
         while self._more():
             number.append(self._piece[self._at])
             self._at += 1
-            self._read += 1
-            if number[-1] < 0x80 or len(number) > 9:
+            self.count += 1
+            if number[-1] < 0x80 or len(number) >= _LONGEST_NUMBER:
                 return bytes(number)
         if number:
             raise UnusableAnswer("a CAR: it ends in the length of a block: it was cut")

@@ -48,13 +48,17 @@ def encode(value: Any) -> bytes:
 def _write(value: Any, out: list[bytes]) -> None:  # noqa: C901 - a case for each kind: calls would cost more
     kind = value.__class__
     if kind is str:
-        out.append(_short(value) if len(value) < 32 else _text(value))
+        out.append(_short(value) if len(value) < 24 else _text(value))
     elif kind is dict:
         head, names = _shape(tuple(value)) if len(value) <= _FEW else _ordered(tuple(value))
         out.append(head)
         for name, written in names:
             out.append(written)
-            _write(value[name], out)
+            one = value[name]
+            if one.__class__ is str:  # what most values are
+                out.append(_short(one) if len(one) < 24 else _text(one))
+            else:
+                _write(one, out)
     elif kind is int:
         out.append(_BYTES[value] if 0 <= value < 24 else _integer(value))
     elif value is None or value is True or value is False:

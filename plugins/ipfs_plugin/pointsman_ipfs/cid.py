@@ -75,7 +75,7 @@ def inline_of(cid: bytes) -> bytes | None:
 
 def matches(cid: bytes, data: bytes) -> bool:
     """Whether these are the bytes that a CID of ours, or an identity CID, stands for."""
-    return digest_of(cid) == (sha256(data).digest() if is_ours(cid) else data)
+    return cid[-32:] == sha256(data).digest() if is_ours(cid) else digest_of(cid) == data
 
 
 def take(data: bytes, at: int = 0) -> tuple[bytes, int]:
@@ -111,7 +111,7 @@ def parse(text: str) -> bytes:
 
     :raises InvalidRequestError: it is none, or none of ours; the message says what was found.
     """
-    written = text.removeprefix("ipfs://").removeprefix("/ipfs/")
+    written = _bare(text)
     if len(written) > MOST:
         raise InvalidRequestError(f"CID: found {len(written)} characters, expected at most {MOST}")
     if (cid := canonical(written)) is not None:
@@ -142,13 +142,24 @@ def parse_bytes(cid: bytes) -> bytes:
     raise InvalidRequestError(f"{to_text(cid):.160}: found {found}, {_EXPECTED}")
 
 
+def version_1(cid: bytes) -> bytes:
+    """Return the CID of version 1 that names the same block in the same way."""
+    return _PB[:2] + cid if cid.startswith(_V0) else cid
+
+
 def split(path: str) -> tuple[bytes, list[str]]:
     """Return the CID and the names of `CID/a/b`, perhaps after `ipfs://` or `/ipfs/`; empty names are left out.
 
     :raises InvalidRequestError: as `parse` does.
     """
-    first, _, rest = path.removeprefix("ipfs://").removeprefix("/ipfs/").partition("/")
+    first, _, rest = _bare(path).partition("/")
     return parse(first), [name for name in rest.split("/") if name]
+
+
+def _bare(text: object) -> str:
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"CID: found {type(text).__name__}, expected text: bafkrei..., bafybei..., Qm...")
+    return text.removeprefix("ipfs://").removeprefix("/ipfs/")
 
 
 def refusal(cid: bytes) -> UnusableAnswer:

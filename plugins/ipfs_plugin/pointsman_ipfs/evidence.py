@@ -111,7 +111,7 @@ class Evidence:
         recipients: str | Iterable[str] = (),
         identity: Identity | Iterable[Identity] | None = None,
     ) -> None:
-        identity = hidden(identity)  # so that no traceback shows a key
+        recipients, identity = hidden(recipients, public=True), hidden(identity)  # so that no traceback shows a key
         self.store, self._named = store, path is not None
         self.path = (_beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
@@ -162,7 +162,7 @@ class Evidence:
         :raises InvalidRequestError: it is no CID.
         :raises AuthenticationError: they are encrypted, and there is no key, or none that opens them.
         """
-        wanted = cids.parse(cid)
+        wanted = cids.version_1(cids.parse(cid))
         rows = self._index.with_cid(wanted)
         if not rows and cids.codec_of(wanted) == cids.DAG_CBOR:
             with suppress(ContentNotFoundError):
@@ -310,7 +310,7 @@ class Evidence:
         health = self.store.health()
         for store in self.store.stores:
             state = health[store.id]
-            if not store.writable or state.status == "unconfigured":
+            if not store.enabled or not store.writable or state.status == "unconfigured":
                 continue
             try:
                 if not state.usable:

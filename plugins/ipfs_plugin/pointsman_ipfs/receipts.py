@@ -4,24 +4,38 @@ router = Router(receipts=True)                  # or {"key_path": "receipts.pem"
 answer = router.generate("Name three rivers.")
 answer.receipt                                  # the CID of its record
 router.close()                                  # now it is durable
-all(check.holds for check in verify(default_path()))
+all(check.holds for check in pointsman_ipfs.verify.verify(default_path()))
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import Factory, field, frozen, validators
 from pointsman import Completion, Health, Request, Secret, Store, hookimpl
 
-from ._ledger import Ledger
-from ._receipt import written
+from ._ledger import Keeping, Ledger
+from ._receipt import answer_content, digest, request_content, written
 from ._signature import Signer, signer_of
 from .blocks import Blocks
 
-__all__ = ["Receipts"]
+__all__ = ["Receipts", "matches"]
+
+
+#: Held while a chain is begun, or ended; a forked child has one of its own.
+_opening = threading.Lock()
+
+
+def _forked() -> None:
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _secret(key: str | Secret | None) -> Secret | None:
@@ -30,14 +44,17 @@ def _secret(key: str | Secret | None) -> Secret | None:
 
 @frozen(kw_only=True)
 class Receipts:
-    """Keeps a record of every answer: who asked what, who answered, and all that led to it. Each links to the last.
+    """Keeps a record of every answer: what was asked, who answered, and all that led to it. Each names the last.
 
     A receipt is durable soon, and when `close` returns. Threads may share it, and routers: each process has its chain.
+    A call that fails has none, nor has a stream that is left, or breaks, before its end: they are no answers.
     """
 
     #: Where they are kept: by default in the embedded store alone, since whatever is on a node of IPFS may be found by
     #: others. A store that is given is not closed.
     store: Store | None = field(default=None, repr=False, eq=False)
+    #: The id of the one store that keeps them, where there are several.
+    store_id: str | None = None
     #: Whether what was asked and answered is in them; else a digest of it.
     content: bool = True
     #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
@@ -57,7 +74,6 @@ class Receipts:
         default=Factory(lambda self: signer_of(self.key, self.key_path), takes_self=True),
     )
     _used: list[_Open] = field(init=False, repr=False, eq=False, factory=list)
-    _lock: threading.Lock = field(init=False, repr=False, eq=False, factory=threading.Lock)
 
     @hookimpl
     def receipt(self, request: Request, completion: Completion) -> str:
@@ -74,9 +90,15 @@ class Receipts:
 
     def health(self) -> Health:
         """Say whether receipts can be kept, and how many wait for that."""
-        opened = self._used[-1:]
-        waiting, failing = opened[0].ledger.waiting if opened else (0, "")
+        used = self._used
+        waiting, failing = used[-1].ledger.waiting if used else (0, "")
         return Health.degraded(f"{waiting} receipts wait to be kept: {failing}") if failing else Health.ok()
+
+    @property
+    def waiting(self) -> int:
+        """How many receipts are not durable yet."""
+        used = self._used
+        return used[-1].ledger.waiting[0] if used else 0
 
     @hookimpl
     def close(self) -> None:
@@ -84,21 +106,35 @@ class Receipts:
 
         :raises UnavailableError: some are not; it says how many, and where they are.
         """
-        with self._lock:
+        with _opening:
             used, self._used[:] = list(self._used), []
         for opened in used:
-            if opened.ledger.pid == os.getpid():
-                opened.close()
+            opened.close()
 
     def _opened(self) -> _Open:
         """Return the chain of this process."""
         used = self._used
         if used and used[-1].ledger.pid == os.getpid():
             return used[-1]
-        with self._lock:
+        with _opening:
             if not used or used[-1].ledger.pid != os.getpid():
                 used.append(_Open(self))
             return used[-1]
+
+
+def matches(
+    receipt: Mapping[str, Any], *, request: Request | None = None, completion: Completion | None = None
+) -> bool:
+    """Whether this was asked, and answered, by what a receipt without content says of it.
+
+    :param receipt: what its block says, read with any library for DAG-CBOR.
+    """
+    said, salt = dict[str, Any](), receipt.get("salt", b"")
+    if request is not None:
+        said["request"] = request_content(request)
+    if completion is not None:
+        said["answer"] = answer_content(completion)
+    return all(receipt[name].get("digest") == digest(salt, content) for name, content in said.items())
 
 
 class _Open:
@@ -108,8 +144,8 @@ class _Open:
         self._given, self._blocks = options.store, Blocks()
         self._own: Store | None = None
         folder = options.trail_path or self._beside()
-        signer, delay, patience = options._signer, options.delay, options.close_timeout
-        self.ledger = Ledger(self._store, folder, signer, delay, patience)
+        how = options.store_id, folder, options._signer, options.delay, options.close_timeout
+        self.ledger = Ledger(Keeping(self._store, *how))
 
     def _store(self) -> Store:
         """Return the store; ours is made in the thread that needs it."""

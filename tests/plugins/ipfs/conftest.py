@@ -7,23 +7,45 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 from base64 import b32encode
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from select import select
+from time import sleep
 from typing import Any
 
 import pytest
 from attrs import evolve, frozen
+from pointsman import Chunk, Completion, Request, Router, Store, UnavailableError, Usage, hookimpl
+from pointsman_ipfs import Blocks as KeptBlocks
+from pointsman_ipfs import Receipts, car
 from pointsman_ipfs.block import verified
+from pointsman_ipfs.evidence import Evidence
 from pointsman_ipfs.unixfs import Profile
 
 _KUBO = Path(__file__).parents[3] / ".tools" / "kubo" / "ipfs"
 #: Nothing leaves the machine, and nothing waits for a network.
 _SETTINGS = (("--json", "Addresses.Swarm", "[]"), ("Routing.Type", "none"), ("--json", "Provide.Enabled", "false"))
+#: Starts, for each line that it is told, a child that works until it is killed: starting Python takes too long.
+_NURSERY = """
+import os, signal, sys
+for line in sys.stdin:
+    path, number = line.split()
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        until_killed(path, int(number))
+        signal.pause()
+    os.write(2, f"{child}\\n".encode())
+    os.waitpid(child, 0)
+    os.write(2, b"gone\\n")
+"""
 
 
 class Blocks(dict[bytes, bytes]):
@@ -137,6 +159,66 @@ def running() -> Callable[[Kubo], AbstractContextManager[Kubo]]:
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An embedded store, in the folder `home`."""
+    with Store({"home": KeptBlocks(path=tmp_path / "home")}) as store:
+        yield store
+
+
+@pytest.fixture
+def evidence(store: Store) -> Iterator[Evidence]:
+    """The evidence in that store."""
+    with Evidence(store) as evidence:
+        yield evidence
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """A function that starts a process with a program in Python; none outlives the test."""
+    started = list[subprocess.Popen[str]]()
+
+    def start(program: str) -> subprocess.Popen[str]:
+        pipe, command = subprocess.PIPE, [sys.executable, "-c", program]
+        started.append(subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe, cwd=tmp_path))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+@pytest.fixture
+def killed(start: Callable[[str], subprocess.Popen[str]]) -> Callable[[str, Path, Iterable[float]], Iterator[str]]:
+    """A function that runs `until_killed(path, number)` of a program, kills it after so many seconds, again and again,
+    and gives out what each has printed: `killed(program, path, seconds)`. Every other one has first printed something:
+    a slow machine would kill all of them before."""
+
+    def killed(program: str, path: Path, seconds: Iterable[float]) -> Iterator[str]:
+        nursery = start(program + _NURSERY)
+        assert nursery.stdin
+        assert nursery.stdout
+        assert nursery.stderr
+        os.set_blocking(nursery.stdout.fileno(), False)
+        for number, wait in enumerate(seconds):
+            nursery.stdin.write(f"{path} {number}\n")
+            nursery.stdin.flush()
+            child = int(nursery.stderr.readline())
+            if number % 2:
+                select([nursery.stdout], [], [], 60)
+            sleep(wait)
+            os.kill(child, signal.SIGKILL)
+            assert nursery.stderr.readline() == "gone\n"
+            said = b""
+            with suppress(BlockingIOError):
+                while more := os.read(nursery.stdout.fileno(), 1 << 16):
+                    said += more
+            yield said.decode()
+
+    return killed
+
+
+@pytest.fixture
 def needs_package() -> Callable[[], None]:
     """A function that leaves a test out where `ipfshttpclient` is not installed; where everything must be, it fails."""
 
@@ -200,3 +282,57 @@ def _initialised(home: Path, profile: str) -> Kubo:
     for setting in _SETTINGS:
         node.run("config", *setting)
     return node
+
+
+@frozen
+class Says:
+    """A provider that repeats what it was asked."""
+
+    model: str = "says-1"
+
+    @hookimpl
+    def generate(self, request: Request) -> Completion:
+        return Completion(f"You said: {request.prompt}", usage=Usage(3, 5), request_id="req-1", cost=0.25)
+
+    @hookimpl
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        yield Chunk("You ")
+        if request.prompt == "break":
+            raise UnavailableError("it broke")
+        yield Chunk(f"said: {request.prompt}", finish_reason="stop", usage=Usage(3, 5))
+
+
+@pytest.fixture
+def says() -> Says:
+    return Says()
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the embedded store that is used if nobody says."""
+    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def chain(kept: Path) -> Callable[..., list[str]]:
+    """A function that lets a router answer so many times, and returns the CIDs of the receipts, which are durable."""
+
+    def chain(count: int = 3, **options: Any) -> list[str]:
+        with Router([Says()], middleware=[Receipts(**options)]) as router:
+            receipts = [router.generate(f"question {number}").receipt for number in range(count)]
+        assert None not in receipts
+        return [str(one) for one in receipts]
+
+    return chain
+
+
+@pytest.fixture
+def block_of(kept: Path) -> Callable[[str], bytes]:
+    """A function that returns the bytes of a block of that store."""
+
+    def block(cid: str) -> bytes:
+        with Store([KeptBlocks(path=kept)]) as store:
+            return next(data for _, data in car.Reader(store.export_car(cid)))
+
+    return block

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from multiformats import CID, multibase
@@ -80,6 +81,14 @@ def test_what_is_none_of_ours_is_refused(text: str, found: str) -> None:
     """Whatever the library raises, and where it is content with less than we are, the error says what was found."""
     with pytest.raises(InvalidRequestError, match=f"found.*{found}.*expected"):
         cids.parse(text)
+
+
+@pytest.mark.parametrize("given", [None, 5, HELLO.encode()])
+def test_what_is_no_text_is_refused(given: Any) -> None:
+    """With its type."""
+    for read in (cids.parse, cids.split):
+        with pytest.raises(InvalidRequestError, match=f"CID: found {type(given).__name__}, expected text"):
+            read(given)
 
 
 @pytest.mark.parametrize(

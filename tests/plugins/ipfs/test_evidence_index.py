@@ -5,29 +5,17 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import AllBackendsFailed, ConfigError, Store, UnavailableError, UnusableAnswer, hookimpl
+from pointsman import AllBackendsFailed, ConfigError, Store, StoreBackend, UnavailableError, UnusableAnswer, hookimpl
 from pointsman_ipfs import Blocks, Gateway, Kubo, car, cbor
 from pointsman_ipfs import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, Record, reindex
 
 ABOUT = About("document", "The notice of 3 May", "eviction", "anna")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store({"home": Blocks(path=tmp_path / "home")}) as store:
-        yield store
-
-
-@pytest.fixture
-def evidence(store: Store) -> Iterator[Evidence]:
-    with Evidence(store) as evidence:
-        yield evidence
 
 
 @pytest.fixture
@@ -149,12 +137,14 @@ def test_a_damaged_one_is_put_aside_and_made_anew(
     evidence.close()
     damage(evidence.path)
     with Evidence(store) as again:
-        if first == "submits":
-            try:
-                kept.append(again.submit(b"more", ABOUT).record)
-            except UnavailableError as error:
-                assert "was damaged, and has been made anew; submit it again" in error.message
-                kept.append(again.submit(b"more", ABOUT).record)
+        if first == "reads":
+            assert list(again.records()) == kept
+            assert again.ends() == (kept[-1].record_cid,)
+        else:
+            with suppress(UnavailableError):  # "it was damaged, and has been made anew; submit it again"
+                again.submit(b"one", ABOUT)
+        again.submit(b"more", ABOUT)
+        kept += again.find(cids.to_text(cids.raw_cid(b"one"))) + again.find(cids.to_text(cids.raw_cid(b"more")))
         assert list(again.records()) == kept
         assert again.ends() == (kept[-1].record_cid,)
         assert {one.evidence_type for one in kept} == again.statistics().evidence_types
@@ -212,7 +202,7 @@ def test_a_damaged_record_is_named(evidence: Evidence, kept: list[Record], store
 def test_what_is_pinned_and_no_record_is_left_alone(evidence: Evidence, kept: list[Record], store: Store) -> None:
     """Files, folders and blocks of other programs; a block that says it is a record and is none is named."""
     store.put(b"a file")
-    pinned = []
+    pinned = list[Any]()
     for said in ({"schema": "others"}, {"schema": "pointsman.evidence.v1", "id": "x"}):
         block = cbor.encode(said)
         pinned += store.import_car(b"".join(car.write([cids.cbor_cid(block)], [(cids.cbor_cid(block), block)])))
@@ -251,7 +241,8 @@ def test_records_are_looked_for_in_every_store(tmp_path: Path) -> None:
     with Store({"office": office}) as store, Evidence(store) as evidence:
         there = [evidence.submit(b"%d" % n, ABOUT).record for n in range(3)]
     home, world = Blocks(path=tmp_path / "home"), Gateway(url="http://127.0.0.1:9")
-    with Store({"home": home, "office": office, "world": world}) as store, Evidence(store) as evidence:
+    off = StoreBackend(Away(path=tmp_path / "off"), enabled=False)
+    with Store({"home": home, "office": office, "world": world, "off": off}) as store, Evidence(store) as evidence:
         assert list(evidence.records()) == there
         assert evidence.submit(b"more", ABOUT).record.previous == (there[-1].record_cid,)
         assert evidence.reindex().unreadable == ()

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pointsman import Scope
+from pointsman import Scope, Store
 from pointsman.content import Source
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
@@ -188,3 +189,18 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert b"MiB" in seen
     assert out.endswith(b"  -\n")
+
+
+def test_the_index_of_evidence_is_made_anew(run: Run, tmp_path: Path) -> None:
+    """From the records in the store, wherever it is to be; what cannot be read is told, and the exit code."""
+    with Store({"home": Blocks(path=tmp_path / "kept")}) as store, Evidence(store) as evidence:
+        records = [evidence.submit(data, About("text")).record for data in (b"one", b"two")]
+    assert run("reindex").stderr.decode() == f"2 records in {evidence.path}\n"
+    done = run("reindex", "--index", "new.sqlite", "--json")
+    assert json.loads(done.stdout) == {"index": str(tmp_path / "new.sqlite"), "records": 2, "unreadable": []}
+    run("unpin", records[1].record_cid)
+    done = run("reindex", code=1)
+    assert records[1].record_cid in done.stdout.decode()
+    assert "pinned in no store" in done.stdout.decode()
+    (tmp_path / "text").write_text("no index")
+    assert b"the file is no index of evidence" in run("reindex", "--index", "text", code=2).stderr

@@ -1,0 +1,33 @@
+"""Evidence of a complaint: kept in the folder `case`, found again, and looked over by a small model."""
+
+from pathlib import Path
+
+from mediator import Mediator
+
+from backends import WorkstationBackend
+
+Path("receipt.txt").write_text("Received from Anna: 900 dollars, deposit for the flat in Elm Street. 2 March")
+
+with WorkstationBackend(id="here") as backend, Mediator(backends=[backend], path="case") as mediator:
+    mediator.state.username = "anna"
+    receipt = mediator.submit_evidence_file(
+        "receipt.txt", "document", description="The landlord's receipt for the deposit", claim_type="deposit"
+    )
+    letter = mediator.submit_evidence(
+        b"The flat was clean on 31 May. When do I get the deposit?",
+        "email",
+        description="Letter to the landlord, which he did not answer",
+        claim_type="deposit",
+    )
+    print(f"receipt: {receipt['cid']}, in {receipt['stored_in']}")
+
+    for one in mediator.get_user_evidence():
+        print(f"{one['type']}: {one['description']}")
+
+    found = mediator.retrieve_evidence(receipt["cid"])  # verified now
+    print(f"the same bytes: {found == Path('receipt.txt').read_bytes()}")
+
+    analysis = mediator.analyze_evidence(claim_type="deposit")
+    print(f"{analysis['total_evidence']} pieces: {analysis['evidence_by_type']}")
+    print(*analysis["gaps"], sep="\n")
+    print(f"[{analysis['recommended_by']}] {analysis['recommendation']}")

@@ -1,0 +1,136 @@
+"""Evidence that only those can read for whom it is: in the age format, before it reaches any store."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+from mediator import Mediator
+from pointsman import AuthenticationError, ConfigError, Store, UnusableAnswer
+from pointsman_ipfs import Blocks
+
+SECRET = b"My landlord does not know that I have this. " * 30
+
+
+@pytest.fixture
+def store(tmp_path: Path, no_leaks: None) -> Iterator[Store]:
+    with Store({"home": Blocks(path=tmp_path / "home")}) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def anna() -> Any:
+    """A person with a key."""
+    return pyrage.x25519.Identity.generate()
+
+
+@pytest.fixture(scope="module")
+def bob() -> Any:
+    """Another one."""
+    return pyrage.x25519.Identity.generate()
+
+
+def test_whoever_has_the_key_sees_all_of_it(store: Store, anna: Any, bob: Any, tmp_path: Path) -> None:
+    """Each of the recipients, by the key itself or by the path of its file; the size is that of what was encrypted."""
+    public = [str(anna.to_public()), str(bob.to_public())]
+    with Mediator([], store, recipients=public) as mediator:
+        result = mediator.submit_evidence(SECRET, "document", "anna", "The letter", "eviction", {"page": 1})
+        assert (result["encrypted"], result["size"], result["description"]) == (True, len(SECRET), "The letter")
+    (tmp_path / "key.txt").write_text(f"# created: today\n{bob}\n")
+    for identity in str(anna), tmp_path / "key.txt", [str(anna), str(bob)]:
+        with Mediator([], store, identity=identity) as mediator:
+            found = mediator.get_evidence_by_cid(result["cid"])
+            assert found is not None
+            assert (found["data"], found["verified"], found["metadata"]) == (SECRET, True, {"page": 1})
+            assert [one["description"] for one in mediator.get_user_evidence("anna")] == ["The letter"]
+            assert mediator.evidence_state.get_evidence_statistics("anna")["total_size"] == len(SECRET)
+            assert mediator.get_user_evidence("bob") == []
+
+
+def test_the_store_has_nothing_of_it_to_read(store: Store, anna: Any, tmp_path: Path) -> None:
+    """Neither bytes nor words are in any file, the index among them; the CID is that of the ciphertext."""
+    with Mediator([], store, identity=str(anna)) as mediator:
+        results = [mediator.submit_evidence(SECRET, "medical", "anna-smith", "The diagnosis") for _ in range(2)]
+        assert results[0]["cid"] != results[1]["cid"]
+        assert pyrage.decrypt(store.get(results[0]["cid"]), [anna]) == SECRET
+        written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for word in SECRET[:40], b"medical", b"anna-smith", b"diagnosis", str(anna).encode():
+        assert word not in written
+
+
+def test_the_wrong_key_is_an_error_that_says_so(store: Store, anna: Any, bob: Any) -> None:
+    """For every call that would read: no evidence is None, and no list is empty, because of it."""
+    with Mediator([], store, recipients=str(anna.to_public())) as mediator:
+        result = mediator.submit_evidence(SECRET, "document", "anna")
+    for identity, words in (None, "give identity="), (str(bob), "no identity that was given opens it"):
+        with Mediator([], store, identity=identity) as mediator:
+            state, told = mediator.evidence_state, f"record {result['record_cid']} is encrypted.*{words}"
+            for ask in mediator.get_evidence_by_cid, mediator.retrieve_evidence, state.get_evidence_by_cid:
+                for cid in result["cid"], result["record_cid"]:
+                    with pytest.raises(AuthenticationError, match=told):
+                        ask(cid)
+            for count in mediator.get_user_evidence, mediator.analyze_evidence, state.get_evidence_statistics:
+                with pytest.raises(AuthenticationError, match=words):
+                    count()
+
+
+def test_damaged_ciphertext_is_never_decrypted(store: Store, anna: Any, tmp_path: Path) -> None:
+    """It is the store that refuses it; encrypting the file again would not bring it back, and nobody says so."""
+    with Mediator([], store, identity=str(anna)) as mediator:
+        result = mediator.submit_evidence(SECRET, "document")
+        sealed = store.get(result["cid"])
+        for pack in tmp_path.rglob("*.car"):
+            data = bytearray(pack.read_bytes())
+            data[data.index(sealed) + len(sealed) // 2] ^= 1
+            pack.write_bytes(data)
+        with pytest.raises(UnusableAnswer, match="bring it back from a copy of the store"):
+            mediator.retrieve_evidence(result["cid"])
+
+
+def test_a_large_file_is_encrypted_in_pieces(store: Store, anna: Any, tmp_path: Path) -> None:
+    """And comes back byte for byte."""
+    path = tmp_path / "video.mp4"
+    path.write_bytes(SECRET * 8000)
+    with Mediator([], store, identity=str(anna)) as mediator:
+        result = mediator.submit_evidence_file(path, "video")
+        assert mediator.retrieve_evidence(result["record_cid"]) == path.read_bytes()
+        assert result["metadata"] == {"filename": "video.mp4"}
+
+
+def test_a_configuration_may_be_private(tmp_path: Path, anna: Any, no_leaks: None) -> None:
+    """Keys are given by the program, never by the file."""
+    source = {"STORES": [{"id": "home", "type": "blocks", "path": str(tmp_path / "home")}]}
+    with Mediator.from_config(source, recipients=[str(anna.to_public())], identity=str(anna)) as mediator:
+        result = mediator.submit_evidence(SECRET, "document")
+        assert (result["encrypted"], mediator.retrieve_evidence(result["cid"])) == (True, SECRET)
+
+
+@pytest.mark.parametrize("options", [{"path": 5}, {"recipients": ["age1nobody"]}, {"evidence_db_path": 5}])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda keys, **options: Mediator(**options, identity=keys.pop()),
+        lambda keys, **options: Mediator(**options, identity=[keys.pop()]),
+        lambda keys, **options: Mediator.from_config({}, **options, identity=keys.pop()),
+    ],
+    ids=["one", "several", "configured"],
+)
+def test_no_traceback_shows_the_key(tmp_path: Path, anna: Any, options: dict[str, Any], make: Any) -> None:
+    """Whatever else is wrong, and though every local variable were printed."""
+    keys = [str(anna)]
+    with pytest.raises(ConfigError, match=r"path: found int, expected a path|recipients\[0\]") as caught:
+        make(keys, **{"path": tmp_path / "case", **options})
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert str(anna)[20:40] not in shown
+
+
+def test_a_damaged_key_is_told_and_not_shown(tmp_path: Path, anna: Any) -> None:
+    """Before anything is stored."""
+    with pytest.raises(ConfigError, match="identity: found a private key that is damaged") as caught:
+        Mediator(path=tmp_path / "case", identity=str(anna)[:-4])
+    assert str(anna)[20:40] not in str(caught.value)
+    assert not (tmp_path / "case").exists()

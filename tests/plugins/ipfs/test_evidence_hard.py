@@ -1,0 +1,249 @@
+"""Evidence under kills, in many processes and threads at once, and of large files: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pointsman import Store
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence, Record
+
+#: What each process does: it submits, and prints the CID of each record that was acknowledged, with what was submitted.
+WORK = """
+import os, random, resource, sys, threading
+from pointsman import BackendError, Store
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence
+
+SIZES = (0, 10, 2048, 2048, 2048, 70_000, 5_000_000)
+
+def submit(evidence, some, name):
+    size = some.choice(SIZES)
+    record = evidence.submit((name * size)[:size].encode(), About("text", name, user=name)).record
+    os.write(1, f"{record.record_cid} {size} {name}\\n".encode())
+
+def working(path, threads, count, seed):
+    store = Store({"home": Blocks(path=path)})
+    evidence = Evidence(store)
+    def work(number):
+        some = random.Random(seed * 10 + number)
+        for n in range(count):
+            submit(evidence, some, f"{seed}-{number}-{n}")
+    running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for one in running:
+        one.start()
+    for one in running:
+        one.join()
+    evidence.close()
+    store.close()
+
+def until_killed(path, seed):
+    working(path, 3, 1_000_000, seed)
+
+def with_little_room(path, seed, count):
+    # No file may grow beyond what is drawn anew for each: the system cuts a write that would, and refuses others.
+    some, failed = random.Random(seed), 0
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    with Store({"home": Blocks(path=path)}) as store, Evidence(store) as evidence:
+        for n in range(count):
+            files = [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
+            largest = max((os.path.getsize(name) for name in files if not name.endswith("reserve")), default=0)
+            room = some.choice((-100_000, 0, 100, 5_000, 300_000, 8 << 20))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max(0, largest + room), hard))
+            try:
+                submit(evidence, some, f"{seed}-{n}")
+            except BackendError:
+                failed += 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    sys.stderr.write(f"{failed}")
+"""
+#: Submits a file, and writes it again; prints by how many bytes the largest size of the process grew.
+GROWN = """
+from pathlib import Path
+
+def largest():
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
+
+def grown(path, **keys):
+    with Store({"home": Blocks(path=path)}) as store, Evidence(store, **keys) as evidence, open("back", "wb") as back:
+        evidence.submit(b"first", About("text"))
+        before = largest()
+        record = evidence.submit(Path("large"), About("video")).record
+        evidence.write(record, back)
+        print(largest() - before, record.size)
+"""
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+Killed = Callable[[str, Path, Iterable[float]], Iterator[str]]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Evidence]:
+    with Store({"home": Blocks(path=path)}) as store, Evidence(store) as evidence:
+        yield evidence
+
+
+def acknowledged(text: str) -> dict[str, tuple[int, str]]:
+    lines = (line.split() for line in text.splitlines())
+    return {cid: (int(size), name) for cid, size, name in lines}
+
+
+def check(evidence: Evidence, there: dict[str, tuple[int, str]]) -> dict[str, Record]:
+    """What was acknowledged is in the index, says what was said, and its evidence is there, whole. Return all."""
+    found = {one.record_cid: one for one in evidence.records()}
+    assert there.keys() <= found.keys()
+    for cid, (size, name) in there.items():
+        assert (found[cid].size, found[cid].user, found[cid].description) == (size, name, name)
+        assert evidence.read(found[cid]) == (name * size)[:size].encode()
+        evidence.confirm(found[cid])
+    return found
+
+
+def followed(evidence: Evidence, found: dict[str, Record]) -> set[str]:
+    """The records that the ends of the log lead to."""
+    seen, waiting = set[str](), list(evidence.ends())
+    while waiting:
+        cid = waiting.pop()
+        if cid not in seen:
+            seen.add(cid)
+            waiting += found[cid].previous
+    return seen
+
+
+def test_kills_take_nothing_that_was_acknowledged(tmp_path: Path, killed: Killed) -> None:
+    """At random instants of three threads: each is in the index and in the chain, before and after `reindex`."""
+    some, path, there = random.Random(7), tmp_path / "store", dict[str, tuple[int, str]]()
+    seconds = [some.uniform(0.03, 0.2) for _ in range(40)]
+    for n, said in enumerate(killed(WORK, path, seconds)):
+        there |= acknowledged(said)
+        if n == 20:  # what was begun and not acknowledged joins the log, if it is in the store
+            with opened(path) as evidence:
+                evidence.reindex()
+    with opened(path) as evidence:
+        found = check(evidence, there)
+        assert followed(evidence, found) == found.keys()
+        assert evidence.reindex().unreadable == ()
+        found = check(evidence, there)
+        assert followed(evidence, found) == found.keys()
+        assert list(evidence.store.verify()) == []
+        last = evidence.submit(b"more", About("text")).record
+        assert evidence.ends() == (last.record_cid,)
+    assert len(there) >= 20
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_writes_that_fail_take_nothing_that_was_acknowledged(tmp_path: Path, start: Start, seed: int) -> None:
+    """For evidence, record or index there may be no room: it is there, or it was not acknowledged."""
+    path = tmp_path / "store"
+    child = start(f"{WORK}with_little_room({str(path)!r}, {seed}, 120)")
+    said, failed = child.communicate(timeout=300)
+    assert child.returncode == 0, failed
+    there = acknowledged(said)
+    assert int(failed) > 10
+    assert len(there) > 10
+    with opened(path) as evidence:
+        check(evidence, there)
+        assert evidence.reindex().unreadable == ()
+        found = check(evidence, there)
+        assert followed(evidence, found) == found.keys()
+
+
+def test_processes_and_threads_submit_at_once(tmp_path: Path, start: Start) -> None:
+    """Nothing is lost, nobody hangs; the records are one chain, each with one before it, and the index says so too."""
+    path = tmp_path / "store"
+    working = [start(f"{WORK}working({str(path)!r}, 4, 20, {n})") for n in range(5)]
+    there = dict[str, tuple[int, str]]()
+    for one in working:
+        said, errors = one.communicate(timeout=300)
+        assert (one.returncode, errors) == (0, "")
+        there |= acknowledged(said)
+    assert len(there) == 400
+    with opened(path) as evidence:
+        found = check(evidence, there)
+        records = list(found.values())
+        assert [one.previous for one in records] == [(), *[(one.record_cid,) for one in records[:-1]]]
+        assert evidence.ends() == (records[-1].record_cid,)
+        evidence.reindex()
+        assert list(evidence.records()) == records
+
+
+def test_threads_of_one_process_wait_for_the_disk_together(tmp_path: Path) -> None:
+    """And two `Evidence` of one process are as good as two processes."""
+    with opened(tmp_path / "store") as one, Evidence(one.store) as other:
+
+        def work(evidence: Evidence, number: int) -> None:
+            for n in range(20):
+                evidence.submit(f"{number} {n}".encode(), About("text"))
+
+        threads = [threading.Thread(target=work, args=((one, other)[n % 2], n)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        records = list(one.records())
+        assert len(records) == len({record.cid for record in records}) == 160
+        assert list(other.records()) == records
+        assert len(followed(one, {record.record_cid: record for record in records})) == 160
+
+
+def test_a_forked_child_submits_on_its_own(tmp_path: Path) -> None:
+    """With connections of its own, to the log of its parent."""
+    with opened(tmp_path / "store") as evidence:
+        first = evidence.submit(b"before", About("text")).record
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = 0 if evidence.submit(b"of the child", About("text")).record.previous else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        after = evidence.submit(b"after", About("text")).record
+        found = list(evidence.records())
+        assert [one.record_cid for one in found][::2] == [first.record_cid, after.record_cid]
+        assert evidence.read(found[1]) == b"of the child"
+        assert after.previous == (found[1].record_cid,)
+
+
+def test_a_child_that_lives_on_keeps_nothing_locked(tmp_path: Path) -> None:
+    """Although it was forked in the middle of a change: what its parent holds, its parent lets go."""
+    reader, writer = os.pipe()
+    with opened(tmp_path / "store") as evidence:
+        evidence.submit(b"before", About("text"))
+        with evidence._index.changing():
+            child = os.fork()
+            if child == 0:
+                os.close(writer)
+                os.read(reader, 1)  # until its parent closes the other end
+                os._exit(0)
+        with opened(tmp_path / "store") as another:
+            assert another.submit(b"after", About("text")).record.previous
+    os.close(writer)
+    os.close(reader)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_memory_stays_flat(tmp_path: Path, start: Start, encrypted: bool) -> None:
+    """A file of 200 MiB, in clear or encrypted, is never whole in memory, nor a third of it; it is the same again."""
+    size = 200 << 20
+    keys = "identity=str(__import__('pyrage').x25519.Identity.generate())" if encrypted else ""
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(size)
+        file.seek(size // 2)
+        file.write(random.Random(1).randbytes(1 << 20))
+    said, errors = start(f"{WORK}{GROWN}grown('store', {keys})").communicate(timeout=300)
+    assert errors == ""
+    grown, seen = map(int, said.split())
+    assert seen == size
+    assert grown <= 60 << 20
+    assert subprocess.run(["cmp", "large", "back"], cwd=tmp_path, check=False).returncode == 0
