@@ -95,5 +95,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         from ._failures import tell
 
-        return tell(error)
+        return tell(error, of_stores=(sys.argv[1:] if arguments is None else list(arguments))[:1] == ["store"])
     return code if isinstance(code, int) else 0

@@ -20,7 +20,7 @@ from ._output import complain, note
 _TO_MEND = (AuthenticationError, ModelNotFoundError)
 
 
-def tell(error: BackendError | ConfigError) -> int:
+def tell(error: BackendError | ConfigError, *, of_stores: bool = False) -> int:
     """Say on stderr what happened, and return the exit code."""
     if isinstance(error, ConfigError):
         problems = error.problems
@@ -32,7 +32,7 @@ def tell(error: BackendError | ConfigError) -> int:
         return 2
     errors = error.exceptions if isinstance(error, AllBackendsFailed) else (error,)
     if isinstance(error, AllBackendsFailed):
-        complain("no backend answered:")
+        complain("no store could do it:" if of_stores else "no backend answered:")
         for one in errors:
             note(f"  - {one}")
     else:
@@ -42,7 +42,10 @@ def tell(error: BackendError | ConfigError) -> int:
     if error.retry_after and not all(isinstance(one, _TO_MEND) for one in errors):
         note(f"  try again in {error.retry_after:.0f} s")
     if not isinstance(error, InvalidRequestError | ContentNotFoundError):
-        note("  `pointsman health` says how each backend is; POINTSMAN_LOG=debug shows every attempt")
+        told = (
+            "`pointsman store status` says how each store" if of_stores else "`pointsman health` says how each backend"
+        )
+        note(f"  {told} is; POINTSMAN_LOG=debug shows every attempt")
     return 1
 
 

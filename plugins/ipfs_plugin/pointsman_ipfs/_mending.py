@@ -42,29 +42,33 @@ class Mending:
         :raises UnavailableError: it cannot be replaced; the message says what keeps it.
         """
         self._coming.update((cid, *links_of(cid, data)))
-        try:
-            if self._rpc.block(cid, self._scope) == data:
-                return
-            while (keeper := self._kept_by(cid)) is not None:
-                self._let_go(keeper)
-        except ContentNotFoundError:
-            pass  # nothing is in the way
+        if self._is_sound(cid):
+            return
+        while (keeper := self._kept_by(cid)) is not None:
+            self._let_go(keeper)
         self._rpc.put(cid, data, self._scope)
-        if self._rpc.block(cid, self._scope) != data:
+        if not self._is_sound(cid):
             raise UnusableAnswer(f"{self._rpc.host}: block {cids.to_text(cid)} stays damaged: is the disk sound?")
 
     def finish(self) -> None:
         """Pin again what was pinned, now and by whoever was interrupted before."""
         for text in list(self._rpc.pins(self._scope, _NOTE)):
             note = cids.parse(text)
-            pinned = decode(verified(note, self._rpc.block(note, self._scope)))
             try:
+                pinned = decode(self._get(note))
                 self._rpc.pin(cids.parse(pinned["cid"]), self._scope, name=pinned["name"])
-            except (ContentNotFoundError, UnavailableError):
+            except (ContentNotFoundError, UnavailableError, UnusableAnswer):
                 if note in self._notes:
                     raise
                 continue  # not all of it is there again
             self._rpc.unpin(note, self._scope)
+
+    def _is_sound(self, cid: bytes) -> bool:
+        try:
+            self._get(cid)
+        except (ContentNotFoundError, UnusableAnswer):
+            return False
+        return True
 
     def _kept_by(self, cid: bytes) -> bytes | None:
         """Remove a block, or return the root whose pin keeps it."""
@@ -73,7 +77,8 @@ class Mending:
             return None
         if why == "pinned: recursive":
             return cid
-        if why.startswith("pinned via ") and self._comes_back(keeper := cids.parse(why.removeprefix("pinned via "))):
+        keeper = _ours(why.removeprefix("pinned via "))
+        if keeper is not None and self._comes_back(keeper):
             return keeper
         if why.startswith("pin check failed"):  # something that is pinned cannot be parsed
             pinned = (root for text in self._rpc.pins(self._scope) if (root := _ours(text)) is not None)
@@ -106,7 +111,8 @@ class Mending:
 
 
 def _ours(text: str) -> bytes | None:
+    """Return a CID; None for one of another hash function, and for what is none."""
     try:
         return cids.parse(text)
-    except InvalidRequestError:  # of another hash function
+    except InvalidRequestError:
         return None

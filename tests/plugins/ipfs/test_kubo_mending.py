@@ -70,7 +70,9 @@ def content(request: pytest.FixtureRequest, own_kubo: Any, tmp_path: Path, noise
 
 
 @pytest.mark.parametrize(
-    "how", [lambda data: bytes((data[0] ^ 255,)) + data[1:], lambda data: b""], ids=["bit", "empty"]
+    "how",
+    [lambda data: bytes((data[0] ^ 255,)) + data[1:], lambda data: b"", lambda data: data + bytes(3 * MIB)],
+    ids=["bit", "empty", "grown"],
 )
 @pytest.mark.parametrize("place", ["leaf", "file", "folder", "all"])
 def test_what_is_damaged_is_replaced(content: Content, place: str, how: Callable[[bytes], bytes]) -> None:

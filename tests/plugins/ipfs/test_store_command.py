@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pointsman import Scope, Store
@@ -140,6 +141,38 @@ def test_copies_are_brought_to_the_other_store(run: Run, tmp_path: Path) -> None
     assert [row["status"] for row in json.loads(run("status", HELLO, "--json").stdout)] == ["kept", "kept"]
 
 
+@pytest.mark.kubo
+def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_kubo: Any, running: Any) -> None:
+    """Each command with a Kubo in STORES, while it is away and when it is back; CARs are the node's own to the byte."""
+    entry = f'[[STORES]]\nid = "node"\ntype = "kubo"\nurl = "unix://{spare_kubo.socket}"\n'
+    (tmp_path / "pointsman.toml").write_text(f'[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n{entry}')
+    spare_kubo.run("config", "--json", "Addresses.API", json.dumps([f"/unix{spare_kubo.socket}"]))
+    (one,) = json.loads(run("put", "--json", "letters").stdout)
+    assert (one["stored_in"], one["waiting_for"]) == (["home"], ["node"])
+    assert [row["store"] for row in json.loads(run("sync", "--json", code=1).stdout)] == ["node"]
+    assert b"1 in the outbox wait for it" in run("status", code=1).stdout
+    assert b"`pointsman store status` says" in run("ls", "--store", "node", code=1).stderr
+    with running(spare_kubo) as node:
+        assert run("sync").stderr == b"nothing waits\n"
+        assert [row["status"] for row in json.loads(run("status", one["cid"], "--json").stdout)] == ["kept", "kept"]
+        assert run("get", f"{one['cid']}/a.txt", "--store", "node").stdout == b"hello world"
+        assert one["cid"] in run("ls", "--store", "node").stdout.decode()
+        assert run("ls", one["cid"], "--store", "node").stdout == run("ls", one["cid"], "--store", "home").stdout
+        exported = run("export", one["cid"], "-o", "-", "--store", "node").stdout
+        assert exported == node.run("dag", "export", one["cid"])
+        (tmp_path / "file").write_bytes(b"from there")
+        theirs = node.run("add", "--quieter", tmp_path / "file").decode().strip()
+        car = node.run("dag", "export", theirs)
+        assert run("import", "-", stdin=car).stdout.decode() == f"{theirs}  -\n"
+        assert run("get", theirs, "--store", "home").stdout == b"from there"
+        run("sync")
+        run("unpin", one["cid"])
+        assert one["cid"] not in node.run("pin", "ls", "--type=recursive").decode()
+        assert [row["store"] for row in json.loads(run("gc", "--json").stdout)] == ["home"]
+        assert run("verify").stderr == b"everything is as its CID says\n"
+        run("status")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -163,6 +196,7 @@ def test_a_persons_mistake_is_a_message(run: Run, tmp_path: Path, arguments: lis
 def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     """A bar on stderr while it takes long; nothing of it stays, and stdout has the CID alone."""
     environment = {**os.environ, "HOME": str(tmp_path), "POINTSMAN_STORE": str(tmp_path / "kept"), "TERM": "xterm"}
+    environment["IPFS_API"] = "no node of whoever runs the tests"
     ours, theirs = pty.openpty()
     source = tmp_path / "pipe"
     os.mkfifo(source)
