@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen, validators
+from attrs.converters import optional
 from pointsman import Completion, Health, Request, Secret, Store, hookimpl
 
 from ._ledger import Keeping, Ledger
@@ -59,14 +60,14 @@ class Receipts:
     content: bool = True
     #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
     key: Secret | None = field(default=None, converter=_secret, repr=False)
-    key_path: Path | None = None
+    key_path: Path | None = field(default=None, converter=optional(Path))
     #: Seconds for which a receipt waits for others to become durable with it.
     delay: float = field(default=0.25, validator=[validators.ge(0), validators.le(3600)])
     #: Seconds that `close` goes on trying while nothing can be kept.
     close_timeout: float = field(default=10.0, validator=[validators.ge(0), validators.le(3600)])
     #: The folder where each router notes its newest receipt. Without: beside the content of the first store that has a
     #: path.
-    trail_path: Path | None = None
+    trail_path: Path | None = field(default=None, converter=optional(Path))
     _signer: Signer | None = field(
         init=False,
         repr=False,

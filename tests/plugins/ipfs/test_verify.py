@@ -104,6 +104,23 @@ def test_a_codec_that_changes_is_found(chain: Chain, kept: Path) -> None:
             assert failing(verify(kept)), place
 
 
+def test_anybody_can_verify_with_a_library_for_dag_cbor(
+    chain: Chain, car_of: CarOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program of docs/receipts.md, which imports nothing of ours, takes a signed chain, and none that changed."""
+    page = (Path(__file__).parents[3] / "docs" / "receipts.md").read_text("utf-8")
+    (program,) = (one for one in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "import dag_cbor" in one)
+    assert "pointsman" not in program
+    path = car_of(chain(3, key=KEY)[-1])
+    monkeypatch.chdir(path.parent)
+    exec(program, {})
+    whole, some = path.read_bytes(), random.Random(4)
+    for place in some.sample(range(60, len(whole)), 100):
+        path.write_bytes(changed(whole, place, some))
+        with pytest.raises(Exception):  # noqa: B017, PT011 - of whatever kind: it is a program of a few lines
+            exec(program, {})
+
+
 def test_a_file_that_is_cut_is_found(chain: Chain, car_of: CarOf) -> None:
     """At every place where it may end, within a block or between two."""
     path = car_of(chain(3)[-1])
