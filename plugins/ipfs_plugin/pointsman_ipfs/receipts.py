@@ -91,15 +91,13 @@ class Receipts:
 
     def health(self) -> Health:
         """Say whether receipts can be kept, and how many wait for that."""
-        used = self._used
-        waiting, failing = used[-1].ledger.waiting if used else (0, "")
+        waiting, failing = self._waiting()
         return Health.degraded(f"{waiting} receipts wait to be kept: {failing}") if failing else Health.ok()
 
     @property
     def waiting(self) -> int:
         """How many receipts are not durable yet."""
-        used = self._used
-        return used[-1].ledger.waiting[0] if used else 0
+        return self._waiting()[0]
 
     @hookimpl
     def close(self) -> None:
@@ -111,6 +109,9 @@ class Receipts:
             used, self._used[:] = list(self._used), []
         for opened in used:
             opened.close()
+
+    def _waiting(self) -> tuple[int, str]:
+        return next((one.ledger.waiting for one in reversed(self._used) if one.ledger.pid == os.getpid()), (0, ""))
 
     def _opened(self) -> _Open:
         """Return the chain of this process."""
