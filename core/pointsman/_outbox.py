@@ -37,9 +37,9 @@ CREATE TABLE seen(store TEXT PRIMARY KEY) WITHOUT ROWID;
 #: A new wish takes the place of an older one, and is tried at once.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
     DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0, owner='', lease=0"""
-_TAKE = """UPDATE jobs SET lease=?1 + ?2, owner=?3 WHERE (store, cid) =
-    (SELECT store, cid FROM jobs WHERE store=?4 AND lease<=?1 AND (due<=?1 OR tried<?5) ORDER BY due LIMIT 1)
-    RETURNING *"""
+_TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me WHERE (store, cid) =
+    (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
+    ORDER BY due LIMIT 1) RETURNING *"""
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
 _FIRST_S, _LONGEST_S = 1.0, 300.0
@@ -127,7 +127,8 @@ class Outbox:
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""
         with self._changing() as db:
-            row = db.execute(_TAKE, (time(), LEASE_S, self._me, store, tried_before)).fetchone()
+            given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
+            row = db.execute(_TAKE, given).fetchone()
         return None if row is None else _waiting(row)
 
     def renew(self, job: Waiting) -> bool:
@@ -144,10 +145,11 @@ class Outbox:
     def failed(self, job: Waiting, reason: str, after: float | None = None) -> None:
         """Let a job be tried again: after so many seconds, else the longer the more often it has failed."""
         wait = min(_FIRST_S * 2.0 ** min(job.tries, 20), _LONGEST_S) if after is None else after
-        sql = """UPDATE jobs SET tries=tries+1, tried=?1, due=?1 + ?2, lease=0, owner='', reason=?3
-            WHERE store=?4 AND cid=?5 AND owner=?6"""
+        sql = """UPDATE jobs SET tries=tries+1, tried=?, due=?, lease=0, owner='', reason=?
+            WHERE store=? AND cid=? AND owner=?"""
+        now = time()
         with self._changing() as db:
-            db.execute(sql, (time(), wait, reason[:1000], job.store, job.cid, self._me))
+            db.execute(sql, (now, now + wait, reason[:1000], job.store, job.cid, self._me))
 
     def let_go(self) -> None:
         """Let others have what this object has taken."""
@@ -157,7 +159,9 @@ class Outbox:
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
         with self._changing() as db:
-            rows = db.execute("SELECT * FROM jobs WHERE cid=?1 OR ?1 IS NULL ORDER BY since", (cid,)).fetchall()
+            rows = db.execute(
+                "SELECT * FROM jobs WHERE cid=:cid OR :cid IS NULL ORDER BY since", {"cid": cid}
+            ).fetchall()
         return [_waiting(row) for row in rows]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:

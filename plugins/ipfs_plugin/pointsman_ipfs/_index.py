@@ -32,8 +32,8 @@ CREATE TABLE damaged(digest BLOB PRIMARY KEY, cid BLOB, found REAL) WITHOUT ROWI
 CREATE TABLE counter(seq INTEGER);
 INSERT INTO counter VALUES(1);
 """
-_ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?1, ?2) ON CONFLICT(name)
-    DO UPDATE SET size=max(size, ?2), since=CASE WHEN ?2 THEN NULL ELSE since END RETURNING id"""
+_ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?, ?) ON CONFLICT(name)
+    DO UPDATE SET size=max(size, excluded.size), since=CASE WHEN excluded.size THEN NULL ELSE since END RETURNING id"""
 _ENTER_BLOCK = "INSERT INTO blocks VALUES(?, ?, ?, ?, ?) ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq"
 _ENTER_PIN = """INSERT INTO pins VALUES(?, ?, ?)
     ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, kept=excluded.kept WHERE excluded.seq > seq"""
@@ -271,10 +271,9 @@ class Index:
     def running(self, pack: str, since: int | None) -> None:
         """Say that a long put is writing this pack, since which number; None: it has ended."""
         with self.changing() as (db, _):
-            db.execute(
-                "INSERT INTO packs(name, size, since) VALUES(?1, 0, ?2) ON CONFLICT(name) DO UPDATE SET since=?2",
-                (pack, since),
-            )
+            sql = """INSERT INTO packs(name, size, since) VALUES(?, 0, ?)
+                ON CONFLICT(name) DO UPDATE SET since=excluded.since"""
+            db.execute(sql, (pack, since))
             db.execute("DELETE FROM packs WHERE name=? AND since IS NULL AND size=0", (pack,))
 
     def lost_pack(self, pack: str) -> None:
