@@ -20,7 +20,7 @@ from pointsman import BackendError, BackendTimeout, Scope, Store, UnavailableErr
 from pointsman.content import Source
 from pointsman.testing.leaks import leaks_since, resources
 from pointsman_ipfs import Blocks, Gateway, Kubo
-from pointsman_ipfs.cid import raw_cid, to_text
+from pointsman_ipfs.cid import parse, raw_cid, to_text
 
 pytestmark = pytest.mark.kubo
 MIB = 1 << 20
@@ -422,6 +422,23 @@ def test_a_bit_that_flips_on_the_disk_of_the_node_is_mended(kubo: Any, pair: Any
                 assert other.sync() == ()
         assert path.read_bytes() == sound
         assert store.get(cid, store="node") == data
+
+
+def test_a_root_that_the_node_cannot_parse_is_mended(kubo: Any, pair: Any, noise: Any) -> None:
+    """What the node cannot parse is damaged content, not a node that is away; whoever reads it has it mended."""
+    store, data = pair(kubo.api), noise(2 * MIB, 5)
+    cid = store.put(data).cid
+    assert store.sync() == ()
+    path = kubo.block_file(parse(cid))
+    sound = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(bytes((sound[0] ^ 7,)) + sound[1:])
+    with pytest.raises(UnusableAnswer):
+        store.has(cid, store="node")
+    assert [copy.state for copy in store.status(cid)] == ["kept", "unknown"]
+    assert [(found.store, found.mended) for found in store.verify(cid, repair=True)] == [("node", True)]
+    assert path.read_bytes() == sound
+    assert [copy.state for copy in store.status(cid)] == ["kept", "kept"]
 
 
 @contextmanager
