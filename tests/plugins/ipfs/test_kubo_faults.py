@@ -62,6 +62,8 @@ class Proxy:
     def _run(self, client: socket.socket) -> None:
         with suppress(OSError), client, socket.create_connection(self.target) as server:
             self.socks.append(server)
+            for sock in client, server:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.fault(Wire(self, client, server))
 
     def mend(self, target: str = "") -> None:
@@ -160,7 +162,7 @@ FAULTS: dict[str, Callable[[Wire], None]] = {
     "closes at once": lambda wire: None,
     "never answers": lambda wire: wire.held(b"") and None,
     "takes the request and never answers": lambda wire: wire.passing(down=lambda _: b""),
-    "is late": lambda wire: wire.passing(down=lambda piece: time.sleep(0.004) or piece),
+    "is late": lambda wire: wire.passing(down=lambda piece: time.sleep(0.002) or piece),
     "drips": dripping,
     "ends the answer after its head": lambda wire: wire.passing(down=After(700, ended)),
     "ends a long answer": lambda wire: wire.passing(down=After(MIB + 200_000, ended)),
@@ -236,7 +238,7 @@ def test_every_call_ends_right_or_with_an_error(
     """Within its time each call gives what is true, or a `BackendError`: no part that looks whole, and no hang."""
     if transport == "ipfshttpclient":
         needs_package()
-    before, limit = resources(), 0.1 if fault in HOLD else 1.0
+    before, limit = resources(), 0.1 if fault in HOLD else 0.5
     proxy = Proxy(kubo.gateway if transport == "gateway" else kubo.api, FAULTS[fault])
     store: Any = Gateway(url=proxy.url) if transport == "gateway" else Kubo(url=proxy.url, transport=transport)
     told, tried = dict[str, BackendError](), calls(held, tmp_path)
