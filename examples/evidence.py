@@ -27,7 +27,7 @@ with WorkstationBackend(id="here") as backend, Mediator(backends=[backend], path
     found = mediator.retrieve_evidence(receipt["cid"])  # verified now
     print(f"the same bytes: {found == Path('receipt.txt').read_bytes()}")
 
-    analysis = mediator.analyze_evidence(claim_type="deposit")
+    analysis = mediator.analyze_evidence(claim_type="deposit", max_tokens=60)
     print(f"{analysis['total_evidence']} pieces: {analysis['evidence_by_type']}")
     print(*analysis["gaps"], sep="\n")
     print(f"[{analysis['recommended_by']}] {analysis['recommendation']}")

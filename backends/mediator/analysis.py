@@ -13,8 +13,8 @@ from pointsman import BackendError, Completion, ConfigError
 KINDS = ("document", "image", "video", "audio", "email", "text", "financial", "medical")
 #: What one question may hold: pieces of evidence, and characters that describe each.
 _PIECES, _LETTERS = 20, 200
-#: Tokens that a recommendation may have.
-_TOKENS = 800
+#: Tokens that a recommendation may have, unless somebody says.
+TOKENS = 800
 #: What looks like a CID, whole or not.
 _CID = re.compile(r"\b(?:[Bb]af|Qm)\w{16,}")
 _MARK = re.compile(r"\[(\d{1,4})\]")
@@ -80,7 +80,7 @@ def _recommended(evidence: Sequence[_Piece], claim_type: str | None, ask: Ask) -
     :raises ConfigError: there is none.
     """
     shown = evidence[:_PIECES]
-    answer = ask(_question(shown, len(evidence) - len(shown), claim_type), max_tokens=_TOKENS)
+    answer = ask(_question(shown, len(evidence) - len(shown), claim_type))
     text = answer.text.strip() + (" ... (the answer was cut here)" if answer.finish_reason == "length" else "")
     known = {one["cid"] for one in shown}
     written = list(dict.fromkeys(_CID.findall(text)))

@@ -6,6 +6,7 @@ import mimetypes
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
@@ -27,7 +28,7 @@ from pointsman import (
 )
 from pointsman.config import build, load, sealed
 
-from .analysis import analyzed
+from .analysis import TOKENS, analyzed
 from .state import EvidenceState, State, described, user_of
 from .stores import default_store
 
@@ -234,15 +235,21 @@ class Mediator:
         """Return what the records of a user say, the newest first; without, of the one that `state` names."""
         return self.evidence_state.get_user_evidence(user_id)
 
-    def analyze_evidence(self, user_id: str | None = None, claim_type: str | None = None) -> dict[str, Any]:
+    def analyze_evidence(
+        self, user_id: str | None = None, claim_type: str | None = None, **options: Unpack[Options]
+    ) -> dict[str, Any]:
         """Return what there is of a user's evidence, for a claim or in all, what is missing, and a recommendation.
 
         `total_evidence`, `evidence_by_type`, `gaps` (a sentence each) and `evidence_items` come from the records. The
         `recommendation` is asked from the backends, which are told the CIDs, types, dates and descriptions of up to
         twenty pieces, and no content. It ends with the pieces that it cites, by their CIDs; CIDs in it that are of no
         such piece are in `unknown_citations`. Where no backend answers, it says so, as `recommendation_error` does.
+
+        :param options: of the question, as `generate` takes them.
         """
-        return analyzed(self.evidence_state.get_user_evidence(user_id, claim_type), claim_type, self._answer)
+        options.setdefault("max_tokens", TOKENS)
+        ask = partial(self._answer, **options)
+        return analyzed(self.evidence_state.get_user_evidence(user_id, claim_type), claim_type, ask)
 
     # -- the rest ----------------------------------------------------------------------------------
 

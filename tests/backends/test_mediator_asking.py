@@ -337,7 +337,8 @@ def test_a_question_has_what_was_said_of_evidence_and_none_of_its_content(mediat
     assert "Page 24" in prompt
     assert len(prompt) < 20 * 400
     assert "24: (" not in prompt
-    assert double.requests[0].max_tokens == 800
+    made.analyze_evidence("anna", "eviction", max_tokens=60)
+    assert [asked.max_tokens for asked in double.requests] == [800, 60]
 
 
 def test_without_evidence_nobody_is_asked(mediator: Made) -> None:

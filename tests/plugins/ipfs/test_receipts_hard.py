@@ -59,6 +59,7 @@ FORKED = """
 router = Router([Says()], middleware=[Receipts(delay=3600)])
 first = router.generate("of the parent").receipt
 if not (child := os.fork()):
+    assert router.health()["Receipts"].status == "healthy"
     told("child " + router.generate("of the child").receipt)
     sys.exit()
 os.waitpid(child, 0)
