@@ -91,7 +91,7 @@ class Mending:
         """Whether something can be pinned again, once all that is coming is there."""
         try:
             self._rpc.check_whole(root, self._scope)
-        except (ContentNotFoundError, UnavailableError):
+        except (ContentNotFoundError, UnavailableError, UnusableAnswer):
             return self._is_damaged_here(root)
         return True
 

@@ -37,7 +37,7 @@ from .dagpb import MOST_BYTES
 _SIGNS: Mapping[str, type[BackendError]] = {
     "not found locally|could not find|block not found|merkledag: not found": ContentNotFoundError,
     "context deadline exceeded": BackendTimeout,
-    "mismatch in content integrity|unexpected EOF": UnusableAnswer,
+    "mismatch in content integrity|unexpected EOF|protobuf: ": UnusableAnswer,
     "": UnavailableError,
 }
 #: What another server answers, or one that wants to be asked elsewhere.

@@ -20,7 +20,7 @@ from pointsman import BackendError, BackendTimeout, Scope, Store, UnavailableErr
 from pointsman.content import Source
 from pointsman.testing.leaks import leaks_since, resources
 from pointsman_ipfs import Blocks, Gateway, Kubo
-from pointsman_ipfs.cid import raw_cid, to_text
+from pointsman_ipfs.cid import parse, raw_cid, to_text
 
 pytestmark = pytest.mark.kubo
 MIB = 1 << 20
@@ -62,6 +62,8 @@ class Proxy:
     def _run(self, client: socket.socket) -> None:
         with suppress(OSError), client, socket.create_connection(self.target) as server:
             self.socks.append(server)
+            for sock in client, server:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.fault(Wire(self, client, server))
 
     def mend(self, target: str = "") -> None:
@@ -160,7 +162,7 @@ FAULTS: dict[str, Callable[[Wire], None]] = {
     "closes at once": lambda wire: None,
     "never answers": lambda wire: wire.held(b"") and None,
     "takes the request and never answers": lambda wire: wire.passing(down=lambda _: b""),
-    "is late": lambda wire: wire.passing(down=lambda piece: time.sleep(0.004) or piece),
+    "is late": lambda wire: wire.passing(down=lambda piece: time.sleep(0.002) or piece),
     "drips": dripping,
     "ends the answer after its head": lambda wire: wire.passing(down=After(700, ended)),
     "ends a long answer": lambda wire: wire.passing(down=After(MIB + 200_000, ended)),
@@ -236,7 +238,7 @@ def test_every_call_ends_right_or_with_an_error(
     """Within its time each call gives what is true, or a `BackendError`: no part that looks whole, and no hang."""
     if transport == "ipfshttpclient":
         needs_package()
-    before, limit = resources(), 0.1 if fault in HOLD else 1.0
+    before, limit = resources(), 0.1 if fault in HOLD else 0.5
     proxy = Proxy(kubo.gateway if transport == "gateway" else kubo.api, FAULTS[fault])
     store: Any = Gateway(url=proxy.url) if transport == "gateway" else Kubo(url=proxy.url, transport=transport)
     told, tried = dict[str, BackendError](), calls(held, tmp_path)
@@ -422,6 +424,23 @@ def test_a_bit_that_flips_on_the_disk_of_the_node_is_mended(kubo: Any, pair: Any
                 assert other.sync() == ()
         assert path.read_bytes() == sound
         assert store.get(cid, store="node") == data
+
+
+def test_a_root_that_the_node_cannot_parse_is_mended(kubo: Any, pair: Any, noise: Any) -> None:
+    """What the node cannot parse is damaged content, not a node that is away; whoever reads it has it mended."""
+    store, data = pair(kubo.api), noise(2 * MIB, 5)
+    cid = store.put(data).cid
+    assert store.sync() == ()
+    path = kubo.block_file(parse(cid))
+    sound = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(bytes((sound[0] ^ 7,)) + sound[1:])
+    with pytest.raises(UnusableAnswer):
+        store.has(cid, store="node")
+    assert [copy.state for copy in store.status(cid)] == ["kept", "unknown"]
+    assert [(found.store, found.mended) for found in store.verify(cid, repair=True)] == [("node", True)]
+    assert path.read_bytes() == sound
+    assert [copy.state for copy in store.status(cid)] == ["kept", "kept"]
 
 
 @contextmanager

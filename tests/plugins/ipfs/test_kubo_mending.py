@@ -60,13 +60,17 @@ class Content:
             self.kubo.run("pin", "rm", cid)
 
 
-@pytest.fixture(params=["http", "ipfshttpclient"])
+@pytest.fixture
 def content(request: pytest.FixtureRequest, own_kubo: Any, tmp_path: Path, noise: Any, needs_package: Any) -> Any:
-    if request.param == "ipfshttpclient":
+    transport = getattr(request, "param", "http")
+    if transport == "ipfshttpclient":
         needs_package()
-    made = Content(own_kubo, tmp_path / "folder", noise(3 * MIB, request.node.name), request.param)
+    made = Content(own_kubo, tmp_path / "folder", noise(3 * MIB, request.node.name), transport)
     yield made
     made.close()
+
+
+over_both = pytest.mark.parametrize("content", ["http", "ipfshttpclient"], indirect=True)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,7 @@ def test_what_is_damaged_is_replaced(content: Content, place: str, how: Callable
     assert content.pinned() == content.pins
 
 
+@over_both
 def test_a_part_is_replaced_under_the_pins_of_the_whole(content: Content) -> None:
     """A CAR of one damaged block is enough; what is missing comes back, too."""
     one = b"".join(content.store.export_car(content.leaves[1], Scope(60)))
@@ -106,6 +111,7 @@ def test_a_part_is_replaced_under_the_pins_of_the_whole(content: Content) -> Non
     assert content.pinned() == content.pins
 
 
+@over_both
 def test_pins_come_back_after_an_interruption(content: Content, noise: Any) -> None:
     """It ends between taking pins away and setting them again: the next mending, of anything, sets them."""
     other = content.store.store(Source(file=io.BytesIO(b"other")), Scope(60)).cid
@@ -122,6 +128,7 @@ def test_pins_come_back_after_an_interruption(content: Content, noise: Any) -> N
     assert content.pinned() == kept
 
 
+@over_both
 def test_a_pin_that_could_not_be_set_again_is_left(content: Content) -> None:
     """Something that is pinned has the damaged block, and lacks others that do not come: nothing is touched."""
     one = b"".join(content.store.export_car(content.leaves[1], Scope(60)))
