@@ -47,7 +47,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def none_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the plugins, only the example is there."""
     found = [one for one in distributions() if one.name.split("-")[-1] not in PUBLISHED]
-    monkeypatch.setattr("pointsman._entries.distributions", lambda: found)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: found)
 
 
 @pytest.fixture
