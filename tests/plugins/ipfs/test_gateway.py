@@ -273,7 +273,8 @@ def test_what_refusals_mean(fault_server: Any, status: int, error: type[BackendE
     else:
         with pytest.raises(error):
             gateway.has(ABSENT, limits())
-    assert gateway.health().status == health
+    found = gateway.health()
+    assert found.status == health, found
     gateway.close()
 
 
