@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ KINDS = "document, image, video, audio, email, text, financial, medical"
 @pytest.fixture
 def mediator(tmp_path: Path, no_leaks: None) -> Iterator[Made]:
     """A function that makes a mediator which asks these backends, and keeps its evidence in one store."""
-    with Store({"home": Blocks(path=tmp_path / "home")}) as store:
-        yield lambda *backends: Mediator(backends, store)
+    with Store({"home": Blocks(path=tmp_path / "home")}) as store, ExitStack() as made:
+        yield lambda *backends: made.enter_context(Mediator(backends, store))
 
 
 @pytest.fixture
