@@ -39,7 +39,7 @@ class Pieces(io.RawIOBase):
                 return 0
             if not isinstance(piece, bytes | bytearray | memoryview):
                 raise InvalidRequestError(f"content: found a piece of type {type(piece).__name__}, expected bytes")
-            self._rest = memoryview(piece)
+            self._rest = memoryview(bytes(piece))  # of a view of larger items, too
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
@@ -59,7 +59,7 @@ class Pieces(io.RawIOBase):
 
 
 class Replayed(io.RawIOBase):
-    """A file that can be read again from where it stood.
+    """A file that can be read again from where it stood. What it could not read once it does not try again.
 
     :param keep: whether what cannot be read twice is kept, so that it can.
     """
@@ -69,6 +69,7 @@ class Replayed(io.RawIOBase):
         self._start = file.tell() if _seekable(file) else None
         self._kept = SpooledTemporaryFile(_IN_MEMORY) if keep and self._start is None else None  # noqa: SIM115 - `close`
         self._fresh, self._again = True, False
+        self._broken: Exception | None = None
 
     @property
     def again(self) -> bool:
@@ -76,7 +77,12 @@ class Replayed(io.RawIOBase):
         return self._start is not None or self._kept is not None
 
     def restart(self) -> None:
-        """Begin anew."""
+        """Begin anew.
+
+        :raises InvalidRequestError: it cannot be read, or not again.
+        """
+        if self._broken is not None:
+            raise _unreadable(self._broken) from self._broken
         if self._start is not None:
             self._file.seek(self._start)
         elif not self._fresh and self._kept is None:
@@ -91,16 +97,28 @@ class Replayed(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes."""
+        """Read up to `size` bytes.
+
+        :raises InvalidRequestError: it cannot be read.
+        """
         if self._kept is None:
-            return self._file.read(size) or b""
+            return self._read(size)
         if self._again:
             if data := self._kept.read(size):
                 return data
             self._again = False
-        data = self._file.read(size) or b""
+        data = self._read(size)
         self._kept.write(data)
         return data
+
+    def _read(self, size: int) -> bytes:
+        """Read on. Where that failed it fails ever after: what would come next is not what belongs there."""
+        if self._broken is None:
+            try:
+                return _bytes_of(self._file.read(size))
+            except Exception as error:
+                self._broken = error
+        raise _unreadable(self._broken) from self._broken
 
     def close(self) -> None:
         """Let go what was kept; the file itself is its owner's."""
@@ -117,6 +135,8 @@ def file_of(given: Given) -> BinaryIO | Path:
     if isinstance(given, bytes | bytearray | memoryview):
         return io.BytesIO(given)
     if isinstance(given, str | os.PathLike):
+        if not os.fspath(given):
+            raise InvalidRequestError("content: found an empty path, expected that of a file or a folder")
         path = Path(given)
         try:
             there = os.path.lexists(path)
@@ -126,14 +146,35 @@ def file_of(given: Given) -> BinaryIO | Path:
             raise InvalidRequestError(f"{str(path)!r:.300}: nothing is there; to keep a text, give its bytes")
         return path
     if (read := getattr(given, "read", None)) is not None:
-        if isinstance(read(0), bytes):
-            return given  # type: ignore[return-value] # it reads bytes
-        raise InvalidRequestError("content: found a file that reads text, expected one that was opened in binary mode")
+        try:
+            _bytes_of(read(0))
+        except Exception as error:
+            raise _unreadable(error) from error
+        return given  # type: ignore[return-value] # it reads bytes
     if isinstance(given, Iterable):
         return Pieces(given)  # type: ignore[return-value] # a raw binary file
     raise InvalidRequestError(
         f"content: found {type(given).__name__}, expected bytes, a path, a binary file, or bytes in pieces"
     )
+
+
+def _bytes_of(data: Any) -> bytes:
+    """Return what a file has read.
+
+    :raises InvalidRequestError: that is a text, say.
+    """
+    if isinstance(data, str):
+        raise InvalidRequestError("content: found a file that reads text, expected one that was opened in binary mode")
+    if not isinstance(data, bytes | bytearray | memoryview | None):
+        raise InvalidRequestError(f"content: found a file that reads {type(data).__name__}, expected bytes")
+    return bytes(data or b"")
+
+
+def _unreadable(error: Exception) -> InvalidRequestError:
+    """Return what says that a source cannot be read: its owner's error, and no store's."""
+    if isinstance(error, InvalidRequestError):
+        return error
+    return InvalidRequestError(f"content: cannot be read: {type(error).__name__}: {error!s:.300}")
 
 
 def _seekable(file: Any) -> bool:
