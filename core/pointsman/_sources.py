@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TypeAlias
 
-from .errors import InvalidRequestError
+from .errors import BackendTimeout, InvalidRequestError
+from .scope import Scope
 
 #: Bytes, the path of a file or folder, an open binary file, or bytes in pieces.
 Given: TypeAlias = "bytes | str | os.PathLike[str] | BinaryIO | Iterable[bytes]"
@@ -62,10 +63,13 @@ class Replayed(io.RawIOBase):
     """A file that can be read again from where it stood. What it could not read once it does not try again.
 
     :param keep: whether what cannot be read twice is kept, so that it can.
+    :param scope: who waits for it: content that comes slowly is not read beyond that.
     """
 
-    def __init__(self, file: BinaryIO, *, keep: bool) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, scope: Scope, *, keep: bool) -> None:
+        self._file, self._scope = file, scope
+        # a pipe gives what it has: to wait until there is as much as was asked for would be to wait beyond all limits
+        self._some = file.read1 if isinstance(file, io.BufferedReader) and _waits(file) else file.read
         self._start = file.tell() if _seekable(file) else None
         self._kept = SpooledTemporaryFile(_IN_MEMORY) if keep and self._start is None else None  # noqa: SIM115 - `close`
         self._fresh, self._again = True, False
@@ -114,8 +118,10 @@ class Replayed(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         """Read on. Where that failed it fails ever after: what would come next is not what belongs there."""
         if self._broken is None:
+            if self._scope.left() <= 0:
+                raise BackendTimeout("the time was up while the content was read; give a longer timeout")
             try:
-                return _bytes_of(self._file.read(size))
+                return _bytes_of(self._some(size))
             except Exception as error:
                 self._broken = error
         raise _unreadable(self._broken) from self._broken
@@ -165,9 +171,11 @@ def _bytes_of(data: Any) -> bytes:
     """
     if isinstance(data, str):
         raise InvalidRequestError("content: found a file that reads text, expected one that was opened in binary mode")
-    if not isinstance(data, bytes | bytearray | memoryview | None):
+    if data is None:
+        raise InvalidRequestError("content: found a file with nothing to read yet, expected one that waits for more")
+    if not isinstance(data, bytes | bytearray | memoryview):
         raise InvalidRequestError(f"content: found a file that reads {type(data).__name__}, expected bytes")
-    return bytes(data or b"")
+    return bytes(data)
 
 
 def _unreadable(error: Exception) -> InvalidRequestError:
@@ -181,6 +189,13 @@ def _seekable(file: Any) -> bool:
     try:
         return bool(file.seekable())
     except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _waits(file: BinaryIO) -> bool:
+    try:
+        return os.get_blocking(file.fileno())
+    except (OSError, ValueError):  # it is not the system's
         return False
 
 

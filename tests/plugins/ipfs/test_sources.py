@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from pointsman import InvalidRequestError, Store, UnavailableError
+from pointsman import BackendTimeout, InvalidRequestError, Store, UnavailableError
 from pointsman_ipfs import Blocks
 
 
@@ -61,6 +65,40 @@ def test_what_cannot_be_read_at_all_is_told(two: Store, tmp_path: Path) -> None:
                 InvalidRequestError, match=r"content: cannot be read: (ValueError: .*closed|Unsupported)"
             ):
                 two.put(file)
+
+
+def test_content_that_comes_slowly_is_not_waited_for_beyond_the_deadline(two: Store) -> None:
+    """Neither from a generator nor from a pipe, long before there is enough for a block."""
+    begun, (read, write) = monotonic(), os.pipe()
+
+    def drip() -> Iterator[bytes]:
+        while monotonic() < begun + 30:
+            os.write(write, b"x")
+            sleep(0.02)
+            yield b"x"
+
+    dripping = threading.Thread(target=lambda: deque(drip(), 0), daemon=True)
+    dripping.start()
+    try:
+        with open(read, "rb") as pipe:
+            for given in (pipe, drip()):
+                with pytest.raises(BackendTimeout):
+                    two.put(given, timeout=0.3)
+            assert monotonic() < begun + 10
+    finally:
+        begun = 0.0
+        dripping.join()
+        os.close(write)
+
+
+def test_a_pipe_that_does_not_wait_is_not_at_its_end(two: Store) -> None:
+    """Nothing to read yet is not the end of the content."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.write(write, b"Dear ")
+    with open(read, "rb") as file, pytest.raises(InvalidRequestError, match="nothing to read yet"):
+        two.put(file)
+    os.close(write)
 
 
 def test_an_empty_path_is_not_this_folder(two: Store) -> None:
