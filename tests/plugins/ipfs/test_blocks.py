@@ -18,6 +18,7 @@ from pointsman import (
     ContentNotFoundError,
     InvalidRequestError,
     Scope,
+    Store,
     UnavailableError,
     UnusableAnswer,
 )
@@ -516,3 +517,32 @@ def test_the_index_is_of_its_own_kind(open_: Open) -> None:
     with sqlite3.connect(aside) as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
     db.close()
+
+
+def test_damage_in_the_middle_of_the_index_is_mended(open_: Open) -> None:
+    """Pages that are wrong are found while it is used, by `verify` at the latest: it is put aside and made anew."""
+    blocks, data = open_(), [noise(100, n) for n in range(3000)]
+    names = [put(blocks, one) for one in data]
+    blocks.close()
+    index = blocks.path / "index.sqlite"
+    with index.open("r+b") as file:
+        for page in range(1, index.stat().st_size >> 12, 2):
+            file.seek(page << 12)
+            file.write(b"\xff" * 600)
+    with Store([open_()]) as store:
+        assert list(store.verify()) == []
+        assert [store.get(name) for name in names] == data
+        assert len(list(store.ls())) == len(data)
+        assert store.put(b"more").stored_in == ("blocks",)
+    assert list(blocks.path.glob("index.sqlite.damaged-*"))
+
+
+def test_damage_of_the_only_copy_is_an_error_of_its_own(store: Store, tmp_path: Path) -> None:
+    """In the middle of a file, too, where the store is asked again."""
+    cid = store.put(noise(3 << 20)).cid
+    for pack in (tmp_path / "home" / "packs").iterdir():
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+    with pytest.raises(UnusableAnswer, match="was damaged on this disk"):
+        store.get(cid)
