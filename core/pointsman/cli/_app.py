@@ -80,6 +80,9 @@ for _command in (*app.commands.values(), *config.commands.values(), *store.comma
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. A person's mistake is a message, never a traceback."""
     settle_output()
+    if sys.stdout is None:  # what is opened next would be in its place, and be written over
+        complain("the standard output is closed; send it to /dev/null if nobody reads it")
+        return 1
     try:
         code = app.main(arguments, prog_name="pointsman", standalone_mode=False)
     except click.ClickException as error:
