@@ -90,15 +90,10 @@ class Index:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise _told(self._path, error) from error
-            self._put_aside()
+            _put_aside(self._path)
             self._write = self._connected()
         self._read = self._connected()
         self._file = os.stat(self._path).st_ino
-
-    def _put_aside(self) -> None:
-        for end in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                os.replace(f"{self._path}{end}", f"{self._path}{end}.damaged-{time():.0f}")
 
     def _told(self, error: sqlite3.Error) -> UnavailableError:
         """Return what says that something failed. An index that is damaged is put aside, unless somebody else has."""
@@ -107,14 +102,11 @@ class Index:
         self.broken = True
         with suppress(OSError):
             if os.stat(self._path).st_ino == self._file:
-                self._put_aside()
+                _put_aside(self._path)
         return UnavailableError(f"the index {self._path} was damaged ({error}), and is made anew; try again")
 
     def check(self) -> None:
-        """See whether the file is sound.
-
-        :raises UnavailableError: it is not.
-        """
+        """See whether the file is sound. Raises UnavailableError."""
         with self._asking() as db:
             if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
@@ -152,8 +144,10 @@ class Index:
         with self._writing:
             self._here()
             try:
-                self._write.execute("BEGIN IMMEDIATE")
+                if self._write.in_transaction:  # an interrupt came before its end
+                    self._write.execute("ROLLBACK")
                 try:
+                    self._write.execute("BEGIN IMMEDIATE")
                     (seq,) = self._write.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
                     yield self._write, seq
                     self._write.execute("COMMIT")
@@ -393,6 +387,12 @@ def _begin_new(db: sqlite3.Connection, marks: list[Any]) -> None:
     except BaseException:
         db.execute("ROLLBACK")
         raise
+
+
+def _put_aside(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            os.replace(f"{path}{end}", f"{path}{end}.damaged-{time():.0f}")
 
 
 def _told(path: Path, error: sqlite3.Error) -> UnavailableError:

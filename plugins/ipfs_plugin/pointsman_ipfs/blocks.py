@@ -250,6 +250,8 @@ class _Opened:
                 packs.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for folder in (root, root.parent):
                     sync_folder(folder)
+            if not os.access(root, os.W_OK | os.X_OK):
+                raise OSError("it is read only, and reading it needs an index that can be written: copy it")
             self._reserve = root / "reserve"
             self.places = self.with_room(lambda: Places(root))
         except OSError as error:
