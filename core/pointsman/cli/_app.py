@@ -98,5 +98,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         from ._failures import tell
 
-        return tell(error)
+        asked = sys.argv[1:] if arguments is None else arguments
+        return tell(error, "store status" if asked[:1] == ["store"] else "health")
     return code if isinstance(code, int) else 0

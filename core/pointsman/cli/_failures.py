@@ -20,8 +20,11 @@ from ._output import complain, note
 _TO_MEND = (AuthenticationError, ModelNotFoundError)
 
 
-def tell(error: BackendError | ConfigError) -> int:
-    """Say on stderr what happened, and return the exit code."""
+def tell(error: BackendError | ConfigError, health: str = "health") -> int:
+    """Say on stderr what happened, and return the exit code.
+
+    :param health: the command that says how each backend is, or each store.
+    """
     if isinstance(error, ConfigError):
         problems = error.problems
         file = "".join(getattr(error, "__notes__", ()))
@@ -42,7 +45,7 @@ def tell(error: BackendError | ConfigError) -> int:
     if error.retry_after and not all(isinstance(one, _TO_MEND) for one in errors):
         note(f"  try again in {error.retry_after:.0f} s")
     if not isinstance(error, InvalidRequestError | ContentNotFoundError):
-        note("  `pointsman health` says how each backend is; POINTSMAN_LOG=debug shows every attempt")
+        note(f"  `pointsman {health}` says how each one is; POINTSMAN_LOG=debug shows every attempt")
     return 1
 
 

@@ -109,7 +109,9 @@ def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None
     run("get", cid, "-o", "gone", code=1)
     assert run("import", "letters.car").stdout.decode() == f"{cid}  letters.car\n"
     assert run("import", "-", stdin=piped).stdout.decode() == f"{cid}  -\n"
-    assert b"it was cut" in run("import", "-", stdin=piped[:-3], code=1).stderr
+    cut = run("import", "-", stdin=piped[:-3], code=1).stderr
+    assert b"it was cut" in cut
+    assert b"`pointsman store status` says how each one is" in cut
     run("export", EMPTY, "-o", "empty.car", code=1)
     assert not (tmp_path / "empty.car").exists()
 
