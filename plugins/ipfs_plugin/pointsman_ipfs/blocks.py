@@ -51,6 +51,8 @@ def default_path() -> Path:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise ValueError("path: found an empty text, expected the path of a folder")
     return Path(path).absolute()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pointsman import (
     BackendTimeout,
+    ConfigError,
     ContentNotFoundError,
     InvalidRequestError,
     Scope,
@@ -500,6 +501,12 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Blocks().path == tmp_path / "data" / "pointsman" / "store"
     monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "named"))
     assert Blocks().path == tmp_path / "named"
+
+
+def test_an_empty_path_is_no_folder() -> None:
+    """A variable that was not set does not make a store of the folder where a program happens to run."""
+    with pytest.raises(ConfigError, match=r"STORES\[0\].*path: found an empty text, expected the path of a folder"):
+        Store.from_config({"STORES": [{"id": "a", "type": "blocks", "path": ""}]})
 
 
 def test_the_index_is_of_its_own_kind(open_: Open) -> None:
