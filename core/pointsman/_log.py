@@ -53,8 +53,10 @@ def failed(hook: str, error: BaseException, **facts: Any) -> None:
 def write(level: int, event: str, **facts: Any) -> None:
     """Write one line, if anybody reads it."""
     if _logger.isEnabledFor(level):
-        from structlog.processors import KeyValueRenderer  # costs as much as all of the core: imported when needed
-
+        try:
+            from structlog.processors import KeyValueRenderer  # costs as much as all of the core: imported when needed
+        except OSError:  # no file can be opened just now: the call goes on without this line
+            return
         known = {name: fact for name, fact in facts.items() if fact is not None}
         _logger.log(level, "%s", redact(str(KeyValueRenderer()(None, "", {"event": event, **known}))))
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TypeAlias
 
-from .errors import InvalidRequestError
+from .errors import BackendTimeout, InvalidRequestError
+from .scope import Scope
 
 #: Bytes, the path of a file or folder, an open binary file, or bytes in pieces.
 Given: TypeAlias = "bytes | str | os.PathLike[str] | BinaryIO | Iterable[bytes]"
@@ -39,7 +40,7 @@ class Pieces(io.RawIOBase):
                 return 0
             if not isinstance(piece, bytes | bytearray | memoryview):
                 raise InvalidRequestError(f"content: found a piece of type {type(piece).__name__}, expected bytes")
-            self._rest = memoryview(piece)
+            self._rest = memoryview(bytes(piece))  # of a view of larger items, too
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
@@ -59,16 +60,20 @@ class Pieces(io.RawIOBase):
 
 
 class Replayed(io.RawIOBase):
-    """A file that can be read again from where it stood.
+    """A file that can be read again from where it stood. What it could not read once it does not try again.
 
     :param keep: whether what cannot be read twice is kept, so that it can.
+    :param scope: who waits for it: content that comes slowly is not read beyond that.
     """
 
-    def __init__(self, file: BinaryIO, *, keep: bool) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, scope: Scope, *, keep: bool) -> None:
+        self._file, self._scope = file, scope
+        # a pipe gives what it has: to wait until there is as much as was asked for would be to wait beyond all limits
+        self._some = file.read1 if isinstance(file, io.BufferedReader) and _waits(file) else file.read
         self._start = file.tell() if _seekable(file) else None
         self._kept = SpooledTemporaryFile(_IN_MEMORY) if keep and self._start is None else None  # noqa: SIM115 - `close`
         self._fresh, self._again = True, False
+        self._broken: Exception | None = None
 
     @property
     def again(self) -> bool:
@@ -76,7 +81,12 @@ class Replayed(io.RawIOBase):
         return self._start is not None or self._kept is not None
 
     def restart(self) -> None:
-        """Begin anew."""
+        """Begin anew.
+
+        :raises InvalidRequestError: it cannot be read, or not again.
+        """
+        if self._broken is not None:
+            raise _unreadable(self._broken) from self._broken
         if self._start is not None:
             self._file.seek(self._start)
         elif not self._fresh and self._kept is None:
@@ -91,16 +101,30 @@ class Replayed(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes."""
+        """Read up to `size` bytes.
+
+        :raises InvalidRequestError: it cannot be read.
+        """
         if self._kept is None:
-            return self._file.read(size) or b""
+            return self._read(size)
         if self._again:
             if data := self._kept.read(size):
                 return data
             self._again = False
-        data = self._file.read(size) or b""
+        data = self._read(size)
         self._kept.write(data)
         return data
+
+    def _read(self, size: int) -> bytes:
+        """Read on. Where that failed it fails ever after: what would come next is not what belongs there."""
+        if self._broken is None:
+            if self._scope.left() <= 0:
+                raise BackendTimeout("the time was up while the content was read; give a longer timeout")
+            try:
+                return _bytes_of(self._some(size))
+            except Exception as error:
+                self._broken = error
+        raise _unreadable(self._broken) from self._broken
 
     def close(self) -> None:
         """Let go what was kept; the file itself is its owner's."""
@@ -117,6 +141,8 @@ def file_of(given: Given) -> BinaryIO | Path:
     if isinstance(given, bytes | bytearray | memoryview):
         return io.BytesIO(given)
     if isinstance(given, str | os.PathLike):
+        if not os.fspath(given):
+            raise InvalidRequestError("content: found an empty path, expected that of a file or a folder")
         path = Path(given)
         try:
             there = os.path.lexists(path)
@@ -126,9 +152,11 @@ def file_of(given: Given) -> BinaryIO | Path:
             raise InvalidRequestError(f"{str(path)!r:.300}: nothing is there; to keep a text, give its bytes")
         return path
     if (read := getattr(given, "read", None)) is not None:
-        if isinstance(read(0), bytes):
-            return given  # type: ignore[return-value] # it reads bytes
-        raise InvalidRequestError("content: found a file that reads text, expected one that was opened in binary mode")
+        try:
+            _bytes_of(read(0))
+        except Exception as error:
+            raise _unreadable(error) from error
+        return given  # type: ignore[return-value] # it reads bytes
     if isinstance(given, Iterable):
         return Pieces(given)  # type: ignore[return-value] # a raw binary file
     raise InvalidRequestError(
@@ -136,10 +164,38 @@ def file_of(given: Given) -> BinaryIO | Path:
     )
 
 
+def _bytes_of(data: Any) -> bytes:
+    """Return what a file has read.
+
+    :raises InvalidRequestError: that is a text, say.
+    """
+    if isinstance(data, str):
+        raise InvalidRequestError("content: found a file that reads text, expected one that was opened in binary mode")
+    if data is None:
+        raise InvalidRequestError("content: found a file with nothing to read yet, expected one that waits for more")
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InvalidRequestError(f"content: found a file that reads {type(data).__name__}, expected bytes")
+    return bytes(data)
+
+
+def _unreadable(error: Exception) -> InvalidRequestError:
+    """Return what says that a source cannot be read: its owner's error, and no store's."""
+    if isinstance(error, InvalidRequestError):
+        return error
+    return InvalidRequestError(f"content: cannot be read: {type(error).__name__}: {error!s:.300}")
+
+
 def _seekable(file: Any) -> bool:
     try:
         return bool(file.seekable())
     except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _waits(file: BinaryIO) -> bool:
+    try:
+        return os.get_blocking(file.fileno())
+    except (OSError, ValueError):  # it is not the system's
         return False
 
 

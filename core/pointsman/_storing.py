@@ -85,7 +85,7 @@ class Storing:
     def replayed(self, file: BinaryIO, task: Task, arguments: Callable[[BinaryIO], dict[str, Any]]) -> Got:
         """Do as `run` with what a file holds: each store that is asked reads it from the start."""
         order = self._candidates(task)
-        with Replayed(file, keep=len(order[0]) + len(order[1]) > 1) as source:
+        with Replayed(file, task.scope, keep=len(order[0]) + len(order[1]) > 1) as source:
 
             def ask(backend: StoreBackend, task: Task) -> Any:
                 source.restart()
@@ -202,11 +202,13 @@ def _from(task: Task, given: int) -> Task:
 
 
 def _plain(error: BackendError) -> BackendError:
-    """Return an error as it is; where all stores say that they do not have something, as one that says so."""
-    if not isinstance(error, AllBackendsFailed) or not all(
-        isinstance(one, ContentNotFoundError) for one in error.exceptions
-    ):
+    """Return an error as it is; of one store alone, its own; of stores that all do not have something, that."""
+    if not isinstance(error, AllBackendsFailed):
         return error
-    plain = ContentNotFoundError(f"no store has it: {'; '.join(str(one) for one in error.exceptions)}")
+    plain = error.exceptions[-1]
+    if all(isinstance(one, ContentNotFoundError) for one in error.exceptions):
+        plain = ContentNotFoundError(f"no store has it: {'; '.join(str(one) for one in error.exceptions)}")
+    elif len({one.backend for one in error.exceptions if isinstance(one, BackendError)}) > 1:
+        return error
     plain.attempts = error.attempts
     return plain

@@ -17,7 +17,7 @@ from ._sources import Content, Given, file_of, open_file
 from ._stores import StoreBackend, Task, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
-from .errors import AllBackendsFailed, BackendError, ContentNotFoundError
+from .errors import AllBackendsFailed, BackendError, ContentNotFoundError, InvalidRequestError
 from .scope import Clock, Scope
 from .values import Health
 
@@ -246,6 +246,7 @@ class Store:
         """Read all that is kept, or what is under a CID, in every store, and give out what is wrong with it.
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
+        :raises InvalidRequestError: the CID is none.
         """
         task, absent = self._storing.task("verify", store, moving=True, cid=cid), self._absent() - {store}
         for one in self._storing.able(task):
@@ -255,6 +256,8 @@ class Store:
                 for found in self._storing.given_out(task, ([one], [])):
                     mended = repair and self._post.mend(found.cid, one.id)
                     yield evolve(found, store=one.id, mended=mended)
+            except InvalidRequestError:
+                raise
             except BackendError as error:
                 yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id)
 
@@ -266,7 +269,10 @@ class Store:
         return tuple(self._post.waiting())
 
     def status(self, cid: str) -> tuple[Copy, ...]:
-        """Return how each store has what is under a CID."""
+        """Return how each store has what is under a CID.
+
+        :raises InvalidRequestError: the CID is none.
+        """
         waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent()
         shown = (one.id for one in self.stores if one.enabled and one.id not in absent)
         return tuple(self._copy(cid, store, waiting.get(store)) for store in shown)
@@ -331,6 +337,8 @@ class Store:
             return Copy(store, "waiting", waiting.reason)
         try:
             return Copy(store, "kept" if self.has(cid, store=store) else "absent")
+        except InvalidRequestError:
+            raise
         except BackendError as error:
             return Copy(store, "unknown", error.message)
 

@@ -80,6 +80,9 @@ for _command in (*app.commands.values(), *config.commands.values(), *store.comma
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. A person's mistake is a message, never a traceback."""
     settle_output()
+    if sys.stdout is None:  # what is opened next would be in its place, and be written over
+        complain("the standard output is closed; send it to /dev/null if nobody reads it")
+        return 1
     try:
         code = app.main(arguments, prog_name="pointsman", standalone_mode=False)
     except click.ClickException as error:
@@ -95,5 +98,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         from ._failures import tell
 
-        return tell(error, of_stores=(sys.argv[1:] if arguments is None else list(arguments))[:1] == ["store"])
+        asked = sys.argv[1:] if arguments is None else arguments
+        return tell(error, "store status" if asked[:1] == ["store"] else "health")
     return code if isinstance(code, int) else 0

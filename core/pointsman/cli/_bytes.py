@@ -114,6 +114,16 @@ def in_words(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def standard_input() -> BinaryIO:
+    """Return the standard input, as bytes.
+
+    :raises click.UsageError: it is closed.
+    """
+    if sys.stdin is None:
+        raise click.UsageError("the standard input is closed; name a file instead of -")
+    return sys.stdin.buffer
+
+
 def write_bytes(data: bytes) -> None:
     """Write to the standard output.
 

@@ -20,8 +20,11 @@ from ._output import complain, note
 _TO_MEND = (AuthenticationError, ModelNotFoundError)
 
 
-def tell(error: BackendError | ConfigError, *, of_stores: bool = False) -> int:
-    """Say on stderr what happened, and return the exit code."""
+def tell(error: BackendError | ConfigError, health: str = "health") -> int:
+    """Say on stderr what happened, and return the exit code.
+
+    :param health: the command that says how each backend is, or each store.
+    """
     if isinstance(error, ConfigError):
         problems = error.problems
         file = "".join(getattr(error, "__notes__", ()))
@@ -32,7 +35,7 @@ def tell(error: BackendError | ConfigError, *, of_stores: bool = False) -> int:
         return 2
     errors = error.exceptions if isinstance(error, AllBackendsFailed) else (error,)
     if isinstance(error, AllBackendsFailed):
-        complain("no store could do it:" if of_stores else "no backend answered:")
+        complain("no backend answered:")
         for one in errors:
             note(f"  - {one}")
     else:
@@ -42,10 +45,7 @@ def tell(error: BackendError | ConfigError, *, of_stores: bool = False) -> int:
     if error.retry_after and not all(isinstance(one, _TO_MEND) for one in errors):
         note(f"  try again in {error.retry_after:.0f} s")
     if not isinstance(error, InvalidRequestError | ContentNotFoundError):
-        told = (
-            "`pointsman store status` says how each store" if of_stores else "`pointsman health` says how each backend"
-        )
-        note(f"  {told} is; POINTSMAN_LOG=debug shows every attempt")
+        note(f"  `pointsman {health}` says how each one is; POINTSMAN_LOG=debug shows every attempt")
     return 1
 
 

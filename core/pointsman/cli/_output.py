@@ -44,6 +44,11 @@ def harmless(text: str, stream: TextIO) -> str:
     return text.replace("\r\n", "\n").translate(_CONTROL) if stream.isatty() else text
 
 
+def in_a_line(name: str) -> str:
+    """Return the name of a file as one line that anybody can read: it may have any character in it."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in name)
+
+
 def _write(text: str) -> None:
     try:
         sys.stdout.write(text)
@@ -85,14 +90,16 @@ def table(columns: Sequence[str], values: Sequence[Mapping[str, Any]]) -> None:
     if not values:
         note("no backend: the configuration names none, or no provider is installed")
         return
+    rows = [{name: _cell(row[name]) for name in columns} for row in values]
+    shown = [name for name in columns if any(row[name] for row in rows)]
+    if not sys.stdout.isatty():
+        _write(_plain(shown, rows))
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # a pipe has no width: nothing is cut or wrapped there, so that grep finds it
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
-    rows = [{name: _cell(row[name]) for name in columns} for row in values]
-    shown = [name for name in columns if any(row[name] for row in rows)]
+    console = Console(highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in shown:
         grid.add_column(name.upper(), overflow="fold", no_wrap=name != shown[-1], justify="left")
@@ -105,6 +112,17 @@ def table(columns: Sequence[str], values: Sequence[Mapping[str, Any]]) -> None:
     with console.capture() as captured:
         console.print(grid)
     _write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table for a pipe, which has no width: nothing is cut, and a row is a line, so that grep finds it."""
+    from rich.cells import cell_len
+
+    lines = [[name.upper() for name in columns]]
+    lines += ([row[name].replace("\n", " ") for name in columns] for row in rows)
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    padded = ((one + " " * (width - cell_len(one)) for one, width in zip(line, widths, strict=True)) for line in lines)
+    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
 
 
 def _cell(value: Any) -> str:

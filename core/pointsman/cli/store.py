@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import click
 
 from ._added import Extensible
-from ._bytes import Bytes, size_of, write_bytes, written
-from ._output import as_json, note, table
+from ._bytes import Bytes, size_of, standard_input, write_bytes, written
+from ._output import as_json, in_a_line, note, table
 from ._router import config_option, json_option, store_of
 
 store_option = click.option("--store", "store_id", metavar="ID", help="Only this store.")
@@ -47,7 +47,7 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
     rows = []
     with store_of(config_file) as kept:
         for path in paths:
-            given: Any = sys.stdin.buffer if path == "-" else path
+            given: Any = standard_input() if path == "-" else path
             with Bytes(size_of(path), quiet=how["quiet"]) as seen:
                 stored = kept.put(
                     given,
@@ -103,7 +103,7 @@ def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str |
     """List the folder under CID; without it, what is pinned."""
     with store_of(config_file) as kept:
         rows = [
-            {"cid": one.cid, "size": one.size, "kind": one.kind, "name": one.name}
+            {"cid": one.cid, "size": one.size, "kind": one.kind, "name": one.name if as_json_ else in_a_line(one.name)}
             for one in kept.ls(cid, store=store_id)
         ]
     _show(rows, ("cid", "kind", "size", "name"), as_json_, "nothing is pinned" if cid is None else "it is empty")
@@ -268,7 +268,7 @@ def _show(rows: list[dict[str, Any]], columns: Iterable[str], as_json_: bool, em
 @contextmanager
 def _read(file: str) -> Iterator[BinaryIO]:
     if file == "-":
-        yield sys.stdin.buffer
+        yield standard_input()
         return
     try:
         opened = Path(file).open("rb")  # noqa: SIM115 - in `with` below

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
@@ -78,6 +78,8 @@ class Index:
         self._path = path
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._pid = 0
+        #: Whether it was found damaged, and put aside: whoever opens the store again makes it anew.
+        self.broken = False
         self._open()
 
     def _open(self) -> None:
@@ -85,14 +87,29 @@ class Index:
         self._pid = os.getpid()
         try:
             self._write = self._connected()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise _told(self._path, error) from error
-            for end in ("", "-wal", "-shm"):
-                with suppress(OSError):
-                    os.replace(f"{self._path}{end}", f"{self._path}{end}.damaged-{time():.0f}")
+            _put_aside(self._path)
             self._write = self._connected()
         self._read = self._connected()
+        self._file = os.stat(self._path).st_ino
+
+    def _told(self, error: sqlite3.Error) -> UnavailableError:
+        """Return what says that something failed. An index that is damaged is put aside, unless somebody else has."""
+        if type(error) is not sqlite3.DatabaseError and "decode" not in str(error):  # a text that is none
+            return _told(self._path, error)
+        self.broken = True
+        with suppress(OSError):
+            if os.stat(self._path).st_ino == self._file:
+                _put_aside(self._path)
+        return UnavailableError(f"the index {self._path} was damaged ({error}), and is made anew; try again")
+
+    def check(self) -> None:
+        """See whether the file is sound. Raises UnavailableError."""
+        with self._asking() as db:
+            if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(found)
 
     def _connected(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
@@ -119,7 +136,7 @@ class Index:
             try:
                 yield self._read
             except sqlite3.Error as error:
-                raise _told(self._path, error) from error
+                raise self._told(error) from error
 
     @contextmanager
     def changing(self) -> Iterator[tuple[sqlite3.Connection, int]]:
@@ -127,8 +144,10 @@ class Index:
         with self._writing:
             self._here()
             try:
-                self._write.execute("BEGIN IMMEDIATE")
+                if self._write.in_transaction:  # an interrupt came before its end
+                    self._write.execute("ROLLBACK")
                 try:
+                    self._write.execute("BEGIN IMMEDIATE")
                     (seq,) = self._write.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
                     yield self._write, seq
                     self._write.execute("COMMIT")
@@ -137,7 +156,7 @@ class Index:
                         self._write.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
-                raise _told(self._path, error) from error
+                raise self._told(error) from error
 
     def _here(self) -> None:
         """See that the connections are of this process."""
@@ -286,7 +305,7 @@ class Index:
 
     def sweep(self) -> Sweep:
         """Return what a collection needs."""
-        return Sweep(self._connected(), self._path)
+        return Sweep(self._connected(), self._told)
 
     def close(self) -> None:
         """Close the connections."""
@@ -303,8 +322,8 @@ class Sweep:
     So a CID is there when its digest is there with its codec.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
-        self._db, self._path = db, path
+    def __init__(self, db: sqlite3.Connection, failed: Callable[[sqlite3.Error], UnavailableError]) -> None:
+        self._db, self._failed = db, failed
         with self._told():
             db.execute("CREATE TEMP TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
 
@@ -343,7 +362,7 @@ class Sweep:
         try:
             yield
         except sqlite3.Error as error:
-            raise _told(self._path, error) from error
+            raise self._failed(error) from error
 
 
 def _strike_out(db: sqlite3.Connection, pack: str) -> None:
@@ -367,6 +386,12 @@ def _begin_new(db: sqlite3.Connection, marks: list[Any]) -> None:
     except BaseException:
         db.execute("ROLLBACK")
         raise
+
+
+def _put_aside(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            os.replace(f"{path}{end}", f"{path}{end}.damaged-{time():.0f}")
 
 
 def _told(path: Path, error: sqlite3.Error) -> UnavailableError:

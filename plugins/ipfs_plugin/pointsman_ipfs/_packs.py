@@ -316,13 +316,19 @@ def cut(path: Path, file: int, counts: int) -> None:
 
 
 def packs_in(folder: Path) -> Iterable[Path]:
-    """Return the packs in a folder, and take away those that were never finished."""
-    for unseen in folder.glob("*.new"):
-        if (file := locked(unseen)) is not None:
-            with suppress(OSError):
-                unseen.unlink()
-            os.close(file)
-    return sorted(folder.glob(f"*{_END}"))
+    """Return the packs in a folder, and take away those that were never finished.
+
+    :raises UnavailableError: it cannot be read.
+    """
+    try:
+        for unseen in folder.glob("*.new"):
+            if (file := locked(unseen)) is not None:
+                with suppress(OSError):
+                    unseen.unlink()
+                os.close(file)
+        return sorted(folder.glob(f"*{_END}"))
+    except OSError as error:
+        raise UnavailableError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def sync_file(file: int) -> None:

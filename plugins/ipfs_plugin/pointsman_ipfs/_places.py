@@ -138,17 +138,10 @@ class Places:
         :raises UnavailableError: that failed; it waits on.
         """
         with self._entering:
+            waiting = list(self._waiting)
+            self._enter(waiting)
             with self._lock:
-                waiting, self._waiting = self._waiting, []
-            try:
-                self._enter(waiting)
-            except BaseException:
-                with self._lock:
-                    later, self._waiting = self._waiting, []
-                    for one in (*waiting, *later):
-                        self._remember(one)
-                raise
-            with self._lock:
+                del self._waiting[: len(waiting)]  # not before: even an interrupt lets nothing go
                 for digest in list(islice(self._recent, max(0, len(self._recent) - _REMEMBERED))):
                     del self._recent[digest]
 

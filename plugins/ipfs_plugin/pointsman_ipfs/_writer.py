@@ -98,9 +98,16 @@ class Writer:
         data, relative = joined([block for digest, block in every.items() if digest not in known])
         pins, unpins = (tuple(cid for entry in batch for cid in getattr(entry, name)) for name in ("pins", "unpins"))
         mark, pack = Mark(self.next_mark(), pins, unpins), self._current()
-        at = pack.add(data, mark)
-        places = [Record(cid, at + offset, length) for cid, offset, length in relative]
-        self._places.wrote(pack.name, pack.size, places, mark)
+        try:
+            at = pack.add(data, mark)
+            places = [Record(cid, at + offset, length) for cid, offset, length in relative]
+            self._places.wrote(pack.name, pack.size, places, mark)
+        except UnavailableError:
+            raise
+        except BaseException:  # an interrupt: what stands there now is read from there
+            self._pack = None
+            pack.close()
+            raise
         if known and self._places.generation != generation:  # what we took to be there may have been collected
             self._places.flush()
             if gone := known - self._index.touch(list(known)):
@@ -149,6 +156,7 @@ class Large:
         self._pieces: Queue[bytes | None] = Queue(_AHEAD)
         self._strides: Queue[bool] = Queue()
         self._error: BaseException | None = None
+        self._finished = False
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._sync)]
         for thread in self._threads:
             thread.start()
@@ -176,15 +184,18 @@ class Large:
             self._end()
             mark = Mark(self._writer.next_mark(), pins)
             self._pack.add(b"", mark)
-            self._places.enter(self._pack.path, self._pack.fileno(), 0, self._pack.size)
         except BaseException:
             self.abandon()
             raise
-        self._pack.close()
+        self._finished = True  # what is entered others may build upon: even an interrupt takes nothing of it back
+        try:
+            self._places.enter(self._pack.path, self._pack.fileno(), 0, self._pack.size)
+        finally:
+            self._pack.close()
 
     def abandon(self) -> None:
-        """Take all of it back. Repeating it changes nothing."""
-        if self._pack.abandoned:
+        """Take all of it back, unless it is finished. Repeating it changes nothing."""
+        if self._pack.abandoned or self._finished:
             return
         self._pack.abandon()
         self._error = self._error or UnavailableError("the put was abandoned")

@@ -51,6 +51,8 @@ def default_path() -> Path:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise ValueError("path: found an empty text, expected the path of a folder")
     return Path(path).absolute()
 
 
@@ -176,6 +178,7 @@ class Blocks:
             for found, problem in reader.unsound(get, reader.resolve(get, cid)):
                 yield Finding(cids.to_text(found), problem)
             return
+        opened.places.index.check()
         for path in packs_in(opened.places.folder):
             for found, problem in opened.shelf.check(path.stem):
                 alive()
@@ -215,12 +218,12 @@ class Blocks:
                 opened.close()
 
     def _opened(self) -> _Opened:
-        """Return the open store; a forked child opens it for itself."""
+        """Return the open store; a forked child opens it for itself, and who found its index damaged opens it anew."""
         used = self._used
-        if used and used[-1].pid == os.getpid():
+        if used and used[-1].usable:
             return used[-1]
         with self._lock:
-            if not used or used[-1].pid != os.getpid():
+            if not used or not used[-1].usable:
                 used.append(_Opened(self.path))
             return used[-1]
 
@@ -249,6 +252,8 @@ class _Opened:
                 packs.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for folder in (root, root.parent):
                     sync_folder(folder)
+            if not os.access(root, os.W_OK | os.X_OK):
+                raise OSError("it is read only, and reading it needs an index that can be written: copy it")
             self._reserve = root / "reserve"
             self.places = self.with_room(lambda: Places(root))
         except OSError as error:
@@ -256,6 +261,11 @@ class _Opened:
             raise UnavailableError(text, retry_same=False) from error
         self.shelf = Shelf(self.places, root / "quarantine")
         self.writer = Writer(self.places, self.shelf)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is of this process, and its index is sound."""
+        return self.pid == os.getpid() and not self.places.index.broken
 
     def with_room(self, work: Callable[[], T]) -> T:
         """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""

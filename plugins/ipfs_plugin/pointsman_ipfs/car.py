@@ -198,7 +198,10 @@ def _roots(source: _Source) -> Sequence[bytes]:
     length = source.length(MOST_HEADER, "header")
     if length is None:
         raise UnusableAnswer("a CAR: found nothing at all")
-    head = source.take(length)
+    first = source.take(1)
+    if first[0] >> 5 != 5:  # how a map begins in CBOR
+        raise UnusableAnswer("this is no CAR file: it does not begin as one")
+    head = first + source.take(length - 1)
     if head == _VERSION_2[1:]:
         raise UnusableAnswer("a CAR: found version 2, expected version 1")
     try:

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from pointsman import (
     BackendTimeout,
+    ConfigError,
     ContentNotFoundError,
     InvalidRequestError,
     Scope,
+    Store,
     UnavailableError,
     UnusableAnswer,
 )
@@ -501,6 +503,12 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Blocks().path == tmp_path / "named"
 
 
+def test_an_empty_path_is_no_folder() -> None:
+    """A variable that was not set does not make a store of the folder where a program happens to run."""
+    with pytest.raises(ConfigError, match=r"STORES\[0\].*path: found an empty text, expected the path of a folder"):
+        Store.from_config({"STORES": [{"id": "a", "type": "blocks", "path": ""}]})
+
+
 def test_the_index_is_of_its_own_kind(open_: Open) -> None:
     """Another program's database at its place is put aside and not written to."""
     blocks = open_()
@@ -516,3 +524,32 @@ def test_the_index_is_of_its_own_kind(open_: Open) -> None:
     with sqlite3.connect(aside) as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
     db.close()
+
+
+def test_damage_in_the_middle_of_the_index_is_mended(open_: Open) -> None:
+    """Pages that are wrong are found while it is used, by `verify` at the latest: it is put aside and made anew."""
+    blocks, data = open_(), [noise(100, n) for n in range(3000)]
+    names = [put(blocks, one) for one in data]
+    blocks.close()
+    index = blocks.path / "index.sqlite"
+    with index.open("r+b") as file:
+        for page in range(1, index.stat().st_size >> 12, 2):
+            file.seek(page << 12)
+            file.write(b"\xff" * 600)
+    with Store([open_()]) as store:
+        assert list(store.verify()) == []
+        assert [store.get(name) for name in names] == data
+        assert len(list(store.ls())) == len(data)
+        assert store.put(b"more").stored_in == ("blocks",)
+    assert list(blocks.path.glob("index.sqlite.damaged-*"))
+
+
+def test_damage_of_the_only_copy_is_an_error_of_its_own(store: Store, tmp_path: Path) -> None:
+    """In the middle of a file, too, where the store is asked again."""
+    cid = store.put(noise(3 << 20)).cid
+    for pack in (tmp_path / "home" / "packs").iterdir():
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+    with pytest.raises(UnusableAnswer, match="was damaged on this disk"):
+        store.get(cid)

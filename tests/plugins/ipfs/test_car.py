@@ -166,13 +166,16 @@ def test_links_within_a_cid_count(blocks: Any) -> None:
         (b"\x80", "cut"),
         (b"\xff" * 20, "without an end"),
         (_varint.written((64 << 10) + 1) + bytes(70_000), "expected 1 to 65536"),
-        (b"\x05hello", "no dag-cbor"),
-        (_varint.written(50_000) + b"\x81" * 50_000, "no dag-cbor"),
+        (b"\x05hello", "this is no CAR file"),
+        (b"<!DOCTYPE html>", "this is no CAR file"),
+        (b"garbage, and shorter than it says", "this is no CAR file"),
+        (b"\x05\xa1\xff\xff\xff\xff", "no dag-cbor"),
+        (_varint.written(50_000) + b"\xa1" + b"\x81" * 49_999, "no dag-cbor"),
         (bytes.fromhex("0aa16776657273696f6e02") + bytes(40), "found version 2"),
         (headed({"version": 1}), "expected version 1 and roots"),
         (headed({"version": 2, "roots": []}), "expected version 1 and roots"),
         (headed({"version": 1, "roots": ["x"]}), "expected version 1 and roots"),
-        (headed(["roots"]), "expected version 1 and roots"),
+        (headed(["roots"]), "this is no CAR file"),
         (headed({"version": 1, "roots": [CID("base32", 1, "raw", ("sha2-512", bytes(64)))]}), "hash function 0x13"),
         (car.header([ROOT])[:-1], "it ends 1 bytes too early: it was cut"),
         (car.header([ROOT]) + b"\x00", "a block of 0 bytes"),
@@ -184,7 +187,7 @@ def test_links_within_a_cid_count(blocks: Any) -> None:
         (car.header([ROOT]) + car.record(cids.raw_cid(b"x"), b"y"), "not those of its CID"),
         (car.header([ROOT]) + car.record(b"\x01\x55\x13\x20" + bytes(32), b"y"), "hash function 0x13"),
     ],
-    ids=range(22),
+    ids=range(25),
 )
 def test_what_is_no_car_is_refused(data: bytes, message: str) -> None:
     """Each way to be none, too large, cut or of another version has its message; nothing large is read for it."""

@@ -110,7 +110,9 @@ def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None
     run("get", cid, "-o", "gone", code=1)
     assert run("import", "letters.car").stdout.decode() == f"{cid}  letters.car\n"
     assert run("import", "-", stdin=piped).stdout.decode() == f"{cid}  -\n"
-    assert b"it was cut" in run("import", "-", stdin=piped[:-3], code=1).stderr
+    cut = run("import", "-", stdin=piped[:-3], code=1).stderr
+    assert b"it was cut" in cut
+    assert b"`pointsman store status` says how each one is" in cut
     run("export", EMPTY, "-o", "empty.car", code=1)
     assert not (tmp_path / "empty.car").exists()
 
@@ -191,6 +193,46 @@ def test_a_persons_mistake_is_a_message(run: Run, tmp_path: Path, arguments: lis
     """What was found, what was expected; 1 where a store says so, 2 where the usage is wrong."""
     (tmp_path / "pointsman.json").write_text(json.dumps({"STORES": [{"id": "a", "type": "blocks", "path": "kept"}]}))
     assert says in run(*arguments, code=code).stderr.decode()
+
+
+@pytest.mark.parametrize("arguments", [["verify", "no-cid"], ["status", "no-cid"], ["status", f"{HELLO}/x"]])
+def test_what_is_no_cid_is_not_called_damaged(run: Run, arguments: list[str]) -> None:
+    """It is a mistake of the one who asks."""
+    run("put", "-", stdin=b"hello world")
+    done = run(*arguments, code=1)
+    assert done.stdout == b""
+    assert b"expected" in done.stderr
+
+
+def test_a_name_is_one_line_of_a_listing(run: Run, tmp_path: Path) -> None:
+    """Whatever is in it; programs get it as it is."""
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a\n\x1b[31mé").write_bytes(b"x")
+    cid = run("put", "letters").stdout.split()[0].decode()
+    _, line = run("ls", cid).stdout.decode().splitlines()
+    assert line.endswith("  a\\n\\x1b[31mé")
+    assert json.loads(run("ls", cid, "--json").stdout)[0]["name"] == "a\n\x1b[31mé"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("put - <&-", 2, "the standard input is closed; name a file instead of -"),
+        ("import - <&-", 2, "the standard input is closed; name a file instead of -"),
+        (f"get {HELLO} >&-", 1, "the standard output is closed"),
+        ("ls >&-", 1, "the standard output is closed"),
+        ("ls > /dev/full", 1, "standard output cannot be written: No space left on device"),
+    ],
+)
+def test_closed_streams_and_full_disks_are_told(run: Run, tmp_path: Path, line: str, code: int, says: str) -> None:
+    """No traceback; and what is opened next is not taken for the standard output."""
+    run("put", "-", stdin=b"hello world")
+    environment = {**os.environ, "POINTSMAN_STORE": str(tmp_path / "kept"), "HOME": str(tmp_path), "IPFS_API": "none"}
+    command = ["sh", "-c", f"exec {sys.executable} -m pointsman store {line}"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == code
+    assert says in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
 
 
 def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:

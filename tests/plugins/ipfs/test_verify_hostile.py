@@ -41,7 +41,7 @@ def hostile(root: bytes) -> dict[str, tuple[bytes, str]]:
     deep, wide = nested(500_000, receipt=True), linking(50_000)
     return {
         "nothing": (b"", "found nothing at all"),
-        "text": (b"this is no CAR file, but text" * 99, "a CAR"),
+        "text": (b"this is no CAR file, but text" * 99, "this is no CAR file"),
         "header without end": (b"\xff" * 40, "found a number without an end"),
         "header of 2^63 bytes": (b"\x80" * 8 + b"\x7f" + b"x" * 99, "found a header of"),
         "version 2": (bytes.fromhex("0aa16776657273696f6e02"), "found version 2"),

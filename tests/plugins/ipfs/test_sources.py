@@ -1,0 +1,114 @@
+"""What is given to be kept, where it is not what it should be: the caller is told, and nothing half-read is kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+from pointsman import BackendTimeout, InvalidRequestError, Store, UnavailableError
+from pointsman_ipfs import Blocks
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Store]:
+    """Two embedded stores: what the first one cannot take, the second one is asked to."""
+    with Store({"home": Blocks(path=tmp_path / "home"), "office": Blocks(path=tmp_path / "office")}) as store:
+        yield store
+
+
+class Broken:
+    """A file that fails in the middle, or reads a text, once; and has nothing more to say after that."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._answers = iter([b"Dear ", error or "text"])
+
+    def read(self, size: int = -1) -> Any:
+        answer = b"" if size == 0 else next(self._answers, b"")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def pieces(error: Exception | None) -> Iterator[Any]:
+    yield b"Dear "
+    if error is not None:
+        raise error
+    yield "text"
+
+
+@pytest.mark.parametrize("form", [Broken, pieces])
+@pytest.mark.parametrize("error", [RuntimeError("mine"), OSError(5, "mine"), UnavailableError("mine"), None])
+@pytest.mark.parametrize("call", ["put", "import_car"])
+def test_a_source_that_fails_is_kept_by_no_store(two: Store, form: Any, error: Exception | None, call: str) -> None:
+    """What it gave before is no content: no other store takes that for all of it. It is the caller's error, and no
+    store's."""
+    with pytest.raises(InvalidRequestError, match=r"content: (cannot be read: \w+: .*mine|found a .* text|.*type str)"):
+        getattr(two, call)(form(error))
+    assert list(two.ls()) == []
+    assert two.put(b"x").stored_in == ("home",)  # it is not blamed
+
+
+def test_what_cannot_be_read_at_all_is_told(two: Store, tmp_path: Path) -> None:
+    """A file that is closed, or open for writing only."""
+    (tmp_path / "letter").write_bytes(b"Dear Sir")
+    with (tmp_path / "letter").open("rb") as closed, (tmp_path / "copy").open("wb") as written:
+        closed.close()
+        for file in (closed, written):
+            with pytest.raises(
+                InvalidRequestError, match=r"content: cannot be read: (ValueError: .*closed|Unsupported)"
+            ):
+                two.put(file)
+
+
+def test_content_that_comes_slowly_is_not_waited_for_beyond_the_deadline(two: Store) -> None:
+    """Neither from a generator nor from a pipe, long before there is enough for a block."""
+    begun, (read, write) = monotonic(), os.pipe()
+
+    def drip() -> Iterator[bytes]:
+        while monotonic() < begun + 30:
+            os.write(write, b"x")
+            sleep(0.02)
+            yield b"x"
+
+    dripping = threading.Thread(target=lambda: deque(drip(), 0), daemon=True)
+    dripping.start()
+    try:
+        with open(read, "rb") as pipe:
+            for given in (pipe, drip()):
+                with pytest.raises(BackendTimeout):
+                    two.put(given, timeout=0.3)
+            assert monotonic() < begun + 10
+    finally:
+        begun = 0.0
+        dripping.join()
+        os.close(write)
+
+
+def test_a_pipe_that_does_not_wait_is_not_at_its_end(two: Store) -> None:
+    """Nothing to read yet is not the end of the content."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.write(write, b"Dear ")
+    with open(read, "rb") as file, pytest.raises(InvalidRequestError, match="nothing to read yet"):
+        two.put(file)
+    os.close(write)
+
+
+def test_an_empty_path_is_not_this_folder(two: Store) -> None:
+    """A variable that was not set does not publish the folder where a program happens to run."""
+    with pytest.raises(InvalidRequestError, match=r"found an empty path"):
+        two.put("")
+
+
+def test_views_of_larger_items_are_kept_whole(two: Store) -> None:
+    """A view of numbers is its bytes, each of them."""
+    numbers = array("I", range(1000))
+    given: Any = [memoryview(numbers)]
+    assert two.get(two.put(given).cid) == numbers.tobytes()
