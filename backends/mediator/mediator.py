@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: A private key of age or of SSH, the text of a key file, or the path of one.
 Identity: TypeAlias = "str | Secret | Path"
 
-_EXPECTED = "a backend of the package `backends`, or one of Pointsman"
+_EXPECTED = "a backend of the package `backends`, one of Pointsman, or a callable that takes a text and returns one"
 
 
 class Mediator:
@@ -47,7 +47,8 @@ class Mediator:
     before it. `router` is the `pointsman.Router` that asks the backends, `store` the `pointsman.Store`.
 
     :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., one or a
-        list; or what `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
+        list; or what `backends.load` returned. A callable that takes a text and returns one is a backend, too. They
+        stay open when the mediator is closed. Evidence needs none.
     :param store: keeps the evidence; it stays open when the mediator is closed. Without: the embedded store of this
         machine, and the IPFS node at its usual address if one answers.
     :param path: a folder of this mediator's own: for the embedded store, and for the index of evidence.
@@ -249,6 +250,10 @@ class Mediator:
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str:
         """Return the text of the first backend that answers. Takes and raises what `LLMRouterBackend.generate` does."""
         return self._answer(prompt, **options).text
+
+    def query_backend(self, prompt: Prompt) -> str:
+        """Do as `generate`."""
+        return self.generate(prompt)
 
     def _read(self, record: Record) -> bytes:
         with _named(record):
