@@ -246,7 +246,10 @@ class EvidenceIndex:
         if _is_damage(error):
             text = f"{self.path}: the file is no index of evidence, or damaged; name another one, or delete it"
             return ConfigError(f"{text}: all that was in it is made from the records again")
-        return UnavailableError(f"the index {self.path} cannot be used: {error}", retry_same=False)
+        text = f"the index {self.path} cannot be used: {error}"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            text = f"{text}: for {_BUSY_S:.0f} s another program has held it; end that, and try again"
+        return UnavailableError(text, retry_same=False)
 
 
 class Change:

@@ -37,7 +37,7 @@ from ._age import Identity, Keys, hidden
 from ._evidence_index import EvidenceIndex, Row
 from ._filing import Files
 from ._preparing import Preparing, hashing
-from ._records import SCHEMA, About, Envelope, Record, as_bytes
+from ._records import SCHEMA, About, Envelope, Record, as_bytes, check_text
 from ._submitted import Submitted
 from .blocks import default_path
 from .cbor import encode
@@ -173,8 +173,10 @@ class Evidence:
         """Give out the records of a user (None: those that name no user), of a claim if one is named, in their order.
 
         :raises AuthenticationError: some are encrypted, and there is no key, or none that opens them.
+        :raises InvalidRequestError: user or claim is no text.
         """
-        anyone, named = user is ANYONE, None if isinstance(user, Anyone) else user
+        anyone, named = _named(user)
+        check_text("claim_type", claim_type)
         for row in self._index.every(named, claim_type, anyone=anyone):
             record = self._record(row)
             if (anyone or record.user == named) and claim_type in (None, record.claim_type):
@@ -182,7 +184,7 @@ class Evidence:
 
     def statistics(self, user: str | Anyone | None = ANYONE) -> Statistics:
         """Return what the records of a user come to. Raises as `records`."""
-        anyone, named = user is ANYONE, None if isinstance(user, Anyone) else user
+        anyone, named = _named(user)
         known = self._index.totals(named, anyone=anyone)
         sealed = [one for one in map(self._record, self._index.sealed()) if anyone or one.user == named]
         return Statistics(
@@ -360,6 +362,14 @@ def reindex(store: Store, path: str | Path | None = None) -> Reindexed:
     """
     with Evidence(store, path) as evidence:
         return evidence.reindex()
+
+
+def _named(user: str | Anyone | None) -> tuple[bool, str | None]:
+    """Return whether every user is meant, and else which."""
+    if isinstance(user, Anyone):
+        return True, None
+    check_text("user", user)
+    return False, user
 
 
 def _beside(store: Store) -> Path:
