@@ -17,7 +17,7 @@ from pointsman_codex import Codex
 from pointsman_copilot import Copilot
 from pointsman_gemini import Gemini
 from pointsman_hf import HuggingFace
-from pointsman_ipfs import Gateway, Kubo
+from pointsman_ipfs import Gateway, Kubo, Receipts
 from pointsman_local import Local
 from pointsman_openai import OpenAI
 from pointsman_openrouter import OpenRouter
@@ -90,6 +90,7 @@ def test_the_tables_name_every_option_and_no_other() -> None:
     assert set(names("blocks")) == {"path", "profile"}
     assert set(names("kubo")) == options(Kubo)
     assert set(names("gateway")) == options(Gateway)
+    assert set(names("receipts")) == options(Receipts) - {"store"}  # which a program gives
     shared = options(Service)
     assert set(names("Services on HTTP")) - set(SERVICES) == shared
     for title, cls in SERVICES.items():

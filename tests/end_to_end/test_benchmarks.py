@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
         ("http_call.py", ["requests", "urllib3", "pointsman", "CPU / requests"]),
         ("store.py", ["write, one fsync", "Store.put each", "bare SHA-256", "memory of a put"]),
         ("evidence.py", ["Store.put", "submit, encrypted", "a bare query: find", "records()"]),
+        ("receipts.py", ["without receipts", "with receipts", "without content", "signed", "caller's thread"]),
         ("batch.py", ["without a journal", "with a journal", "resumed", "memory MB"]),
         pytest.param("kubo.py", ["add with requests", "get from the gateway"], marks=pytest.mark.kubo),
     ],

@@ -37,6 +37,7 @@ class _Receipt:
     """What is remembered of a receipt."""
 
     cid: str
+    chain: str
     number: int
     previous: str | None
     time: str
@@ -59,19 +60,18 @@ class Audit:
     key: bytes | None = None
     #: CIDs of evidence, each with the receipt that cites it first.
     cited: dict[str, str] = field(factory=dict)
-    _chains: dict[str, list[_Receipt]] = field(factory=dict)
-    _chain_of: dict[str, str] = field(factory=dict)
+    _receipts: dict[str, _Receipt] = field(factory=dict)
     _verified: Any = field(factory=verifier)
 
     def __contains__(self, cid: str) -> bool:
-        return cid in self._chain_of
+        return cid in self._receipts
 
     def __len__(self) -> int:
-        return len(self._chain_of)
+        return len(self._receipts)
 
     def chain_of(self, cid: str) -> str | None:
-        """Return the chain to which a receipt belongs; None of one that was not read."""
-        return self._chain_of.get(cid)
+        """Return the chain to which a receipt belongs; None of one that was not taken."""
+        return self._receipts[cid].chain if cid in self._receipts else None
 
     def take(self, cid: bytes, block: bytes, said: Mapping[str, Any]) -> Iterator[Check]:
         """Take a receipt, whose bytes are those of its CID. One that has another form is told, and not taken."""
@@ -87,17 +87,17 @@ class Audit:
                 signed = "unchecked"
             else:
                 signed = "holds" if self._verified(key, signature, unsigned(block)) else "fails"
-        facts = said["number"], said["previous"], said["time"], key, signed, "salt" in said, said.get("after", ())
-        self._chains.setdefault(said["chain"], []).append(_Receipt(text, *facts))
-        self._chain_of[text] = said["chain"]
+        place = said["chain"], said["number"], said["previous"], said["time"]
+        self._receipts[text] = _Receipt(text, *place, key, signed, "salt" in said, said.get("after", ()))
         for one in said.get("evidence", ()):
             self.cited.setdefault(one, text)
 
     def checks(self) -> Iterator[Check]:
         """Tell of each chain whether it is whole, and of its signatures; the oldest first."""
-        for receipts in self._chains.values():
-            receipts.sort(key=attrgetter("number", "cid"))
-        for chain, receipts in sorted(self._chains.items(), key=lambda one: (one[1][0].time, one[0])):
+        chains = dict[str, list[_Receipt]]()
+        for one in sorted(self._receipts.values(), key=attrgetter("number", "cid")):
+            chains.setdefault(one.chain, []).append(one)
+        for chain, receipts in sorted(chains.items(), key=lambda one: (one[1][0].time, one[0])):
             what = f"chain {chain}"
             failed = [Check("fails", what, problem) for problem in _problems(receipts)]
             yield from failed
@@ -106,24 +106,25 @@ class Audit:
                 told = "not signed" if first.key is None else "signed"
                 count = f"receipts 0 to {last.number:,}, {told}"
                 yield Check("holds", what, f"{count}; each names the one before it; from {first.time} to {last.time}")
-            yield from self._behind(what, chain, receipts[0])
+            yield from self._behind(what, receipts[0])
             yield from self._signed(what, receipts)
             if hidden := [one for one in receipts if one.is_hidden]:
                 text = f"of {len(hidden):,} what was asked and answered is not here, only digests of that"
                 yield Check("unchecked", what, text)
 
-    def _behind(self, what: str, chain: str, first: _Receipt) -> Iterator[Check]:
+    def _behind(self, what: str, first: _Receipt) -> Iterator[Check]:
         """Look at the receipts behind which a chain says that it begins."""
         for before in first.after:
-            other = self._chain_of.get(before)
-            if other is None:
+            found = self._receipts.get(before)
+            if found is None:
                 yield Check("unchecked", what, f"it begins behind receipt {before}, which is not here")
                 continue
-            (found,) = (one for one in self._chains[other] if one.cid == before)
-            if other == chain or found.time > first.time:
+            if found.chain == first.chain or found.time > first.time:
                 yield Check("fails", what, f"it begins behind receipt {before}, which came later")
             else:
-                yield Check("holds", what, f"it begins behind receipt {before}, number {found.number} of chain {other}")
+                yield Check(
+                    "holds", what, f"it begins behind receipt {before}, number {found.number} of chain {found.chain}"
+                )
 
     def _signed(self, what: str, receipts: Sequence[_Receipt]) -> Iterator[Check]:
         wrong = [one for one in receipts if one.signature == "fails"]

@@ -100,7 +100,8 @@ class Ledger:
                 raise UnavailableError("whoever keeps receipts is closed", retry_same=False)
             if self._size > _WAITING:
                 self._wait_for_room(scope)
-            self._time = max(self._time, self._now())
+            if (now := self._now()) > self._time:
+                self._time = now
             data = self._encoded(written.parts)
             if len(data) > MOST_BYTES:
                 written = smaller(written)
@@ -109,8 +110,10 @@ class Ledger:
             if not written.linked:
                 made(cid, ())
             self._newest, self._number = to_text(cid), self._number + 1
-            size = len(data) + sum(len(block) for _, block in written.blocks)
-            self._queue.append(_Receipt(cid, ((cid, data), *written.blocks), size))
+            blocks, size = ((cid, data), *written.blocks), len(data)
+            if written.blocks:
+                size += sum(len(block) for _, block in written.blocks)
+            self._queue.append(_Receipt(cid, blocks, size))
             self._size += size
             if self._idle or (self._size >= _COMMIT > self._size - size):
                 self._idle = False

@@ -49,7 +49,6 @@ _HIDDEN = re.compile(
     r"(?:key|token|secret|password|passwd|authorization|auth|credentials?|cookies?|headers?)$", re.IGNORECASE
 )
 _LOGIN = re.compile(r"//[^/?#]*@")
-_ASCII = bytes(min(byte, 0x80) % 0x80 for byte in range(256))  #: a table: what is no ASCII becomes zeros
 _FILES = ("request", "answer")  #: parts that may be files
 
 
@@ -128,6 +127,11 @@ class _Sheet:
         self.texts.append(text)
         return self.file(text.encode()) if len(text) > LONG and not self.inline else text
 
+    def word(self, text: str) -> str:
+        """Return a name as it is written."""
+        self.texts.append(text)
+        return text
+
     def plain(self, value: Any) -> Any:
         """Return something of JSON's types as it is written."""
         written = encode(value)
@@ -145,7 +149,7 @@ class _Sheet:
         """Return all that is said as it is written, once there is no key in it."""
         text = "\n".join(self.texts)
         if self.others:
-            text += b"\n".join(self.others).translate(_ASCII).decode("ascii")
+            text += b"\n".join(self.others).decode("utf-8", "replace")
         if redact(text, shortest=_SHORTEST) != text:
             raise _KeyFoundError
         return said
@@ -205,16 +209,16 @@ def _add_how(
 ) -> None:
     """Add what is told without content too."""
     if request.model is not None:
-        asked["model"] = request.model
+        asked["model"] = sheet.word(request.model)
     values = _options(request)
     if values != _UNSET:
         pairs = zip(_OPTIONS, values, _UNSET, strict=True)
         asked["options"] = sheet.plain({name: value for name, value, unset in pairs if value != unset})
     answer["finish_reason"] = completion.finish_reason
     if completion.raw_finish_reason is not None:
-        answer["raw_finish_reason"] = completion.raw_finish_reason
+        answer["raw_finish_reason"] = sheet.word(completion.raw_finish_reason)
     if completion.request_id is not None:
-        answer["request_id"] = completion.request_id
+        answer["request_id"] = sheet.word(completion.request_id)
 
 
 def _asked(request: Request, sheet: _Sheet) -> dict[str, Any]:
@@ -307,7 +311,7 @@ def _facts(completion: Completion, sheet: _Sheet, content: bool) -> dict[str, An
     if completion.backend is not None:
         facts["backend"] = completion.backend
     if completion.model is not None:
-        facts["model"] = completion.model
+        facts["model"] = sheet.word(completion.model)
     if completion.usage is not None:
         facts["usage"] = _usage(completion.usage)
     if completion.cost is not None:
@@ -320,7 +324,7 @@ def _facts(completion: Completion, sheet: _Sheet, content: bool) -> dict[str, An
 def _attempt(attempt: Attempt, sheet: _Sheet, content: bool) -> dict[str, Any]:
     made: dict[str, Any] = {"backend": attempt.backend, "outcome": attempt.outcome, "seconds": attempt.duration_s}
     if attempt.model is not None:
-        made["model"] = attempt.model
+        made["model"] = sheet.word(attempt.model)
     if attempt.error is not None:
         made["error"] = attempt.error
         if attempt.reason is not None and content:

@@ -92,18 +92,20 @@ class Trail:
     def _opened(self) -> int:
         if self._file is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            unseen = self._path.with_suffix(".new")  # nobody takes it up before it is locked
+            self._file = os.open(unseen, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             _locked.add(self._file)
             fcntl.flock(self._file, fcntl.LOCK_EX)
+            os.rename(unseen, self._path)
         return self._file
 
 
 def left_in(folder: Path) -> list[Left]:
     """Claim what dead routers have left."""
     found = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in sorted(folder.glob("*")):
         with suppress(OSError):
-            if (file := locked(path)) is not None:
+            if not path.suffix and (file := locked(path)) is not None:
                 _locked.add(file)
                 newest, pages = read(path)
                 found.append(Left(path, file, newest, pages))

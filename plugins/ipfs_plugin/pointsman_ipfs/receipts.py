@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen, validators
+from attrs.converters import optional
 from pointsman import Completion, Health, Request, Secret, Store, hookimpl
 
 from ._ledger import Keeping, Ledger
@@ -59,14 +60,14 @@ class Receipts:
     content: bool = True
     #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
     key: Secret | None = field(default=None, converter=_secret, repr=False)
-    key_path: Path | None = None
+    key_path: Path | None = field(default=None, converter=optional(Path))
     #: Seconds for which a receipt waits for others to become durable with it.
     delay: float = field(default=0.25, validator=[validators.ge(0), validators.le(3600)])
     #: Seconds that `close` goes on trying while nothing can be kept.
     close_timeout: float = field(default=10.0, validator=[validators.ge(0), validators.le(3600)])
     #: The folder where each router notes its newest receipt. Without: beside the content of the first store that has a
     #: path.
-    trail_path: Path | None = None
+    trail_path: Path | None = field(default=None, converter=optional(Path))
     _signer: Signer | None = field(
         init=False,
         repr=False,
@@ -90,15 +91,13 @@ class Receipts:
 
     def health(self) -> Health:
         """Say whether receipts can be kept, and how many wait for that."""
-        used = self._used
-        waiting, failing = used[-1].ledger.waiting if used else (0, "")
+        waiting, failing = self._waiting()
         return Health.degraded(f"{waiting} receipts wait to be kept: {failing}") if failing else Health.ok()
 
     @property
     def waiting(self) -> int:
         """How many receipts are not durable yet."""
-        used = self._used
-        return used[-1].ledger.waiting[0] if used else 0
+        return self._waiting()[0]
 
     @hookimpl
     def close(self) -> None:
@@ -110,6 +109,9 @@ class Receipts:
             used, self._used[:] = list(self._used), []
         for opened in used:
             opened.close()
+
+    def _waiting(self) -> tuple[int, str]:
+        return next((one.ledger.waiting for one in reversed(self._used) if one.ledger.pid == os.getpid()), (0, ""))
 
     def _opened(self) -> _Open:
         """Return the chain of this process."""

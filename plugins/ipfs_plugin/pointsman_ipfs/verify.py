@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,15 @@ class _Files:
         packs = path / "packs"
         if not packs.is_dir():
             raise InvalidRequestError(f"{path}: found no folder packs there, expected the folder of an embedded store")
+        trails = path / "receipts"  # read before what they name, which is there before it is named
+        said = dict[Path, str]()
+        for trail in sorted(trails.glob("*")):
+            with suppress(FileNotFoundError):  # another router has taken it up
+                said |= {} if trail.suffix else {trail: trail.read_text("ascii", "replace")}
         yield from self._read(self._found.through_pack(pack) for pack in sorted(packs.glob("*.car")))
         yield from self._judged()
-        trails = path / "receipts"
-        for trail in sorted(trails.iterdir()) if trails.is_dir() else ():
-            yield self._trail(trail)
+        for trail, text in said.items():
+            yield self._trail(trail, text)
 
     def _read(self, files: Iterable[Iterator[Read]]) -> Iterator[Check]:
         for file in files:
@@ -145,9 +150,8 @@ class _Files:
             gone = set(lost)
             waiting += [link for link in new if link not in gone]
 
-    def _trail(self, path: Path) -> Check:
-        """Look at a file that says how far a chain has come."""
-        text = path.read_text("ascii", "replace")
+    def _trail(self, path: Path, text: str) -> Check:
+        """Look at what a file says of how far a chain has come."""
         lines = list(_LINE.finditer(text))
         if not lines or sum(len(line[0]) for line in lines) < len(text):
             return Check("fails", f"file {path}", "it has a line that is none of its kind")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -285,6 +286,10 @@ def test_without_content_only_digests_are_kept(kept: Path, said: Said, says: Any
     records = [said(answer.receipt) for answer in answers]
     assert records[0]["request"]["digest"] != records[1]["request"]["digest"]  # the same question: the salt differs
     assert records[0]["request"]["options"] == {"max_tokens": 9}
+    asked = {"messages": [{"role": "user", "content": "Where is the money?"}], "system": "You know."}
+    answered = {"text": "You said: Where is the money?"}
+    for name, content in (("request", asked), ("answer", answered)):
+        assert records[0][name]["digest"] == sha256(records[0]["salt"] + dag_cbor.encode(content)).digest()
     request = Request((Message("user", "Where is the money?"),), system="You know.", max_tokens=9)
     assert matches(records[0], request=request, completion=answers[0])
     assert not matches(records[0], request=evolve(request, system="You?"))

@@ -59,6 +59,7 @@ FORKED = """
 router = Router([Says()], middleware=[Receipts(delay=3600)])
 first = router.generate("of the parent").receipt
 if not (child := os.fork()):
+    assert router.health()["Receipts"].status == "healthy"
     told("child " + router.generate("of the child").receipt)
     sys.exit()
 os.waitpid(child, 0)
@@ -203,7 +204,7 @@ def test_what_cannot_be_kept_is_in_a_file(
 
 # -- keys ----------------------------------------------------------------------------------------------
 
-HELD, LOOKS_LIKE, HEADER = "correct-horse-battery", "sk-proj-0123456789abcdefghijkl", "Zm9vOmJhcmJheg"
+HELD, LOOKS_LIKE, HEADER = "correct-höhse-battery", "sk-proj-0123456789abcdefghijkl", "Zm9vOmJhcmJheg"
 
 
 @pytest.mark.parametrize("content", [True, False])
@@ -223,7 +224,7 @@ def test_keys_are_in_no_block(kept: Path, content: bool, long: str) -> None:
     )
     backends = [
         Backend(Scripted(UnavailableError(f"refused {LOOKS_LIKE}")), id="first", max_retries=0),
-        Backend(Scripted(Completion(f"You have {HELD} and {LOOKS_LIKE}{long}", warnings=(HELD,))), id="second"),
+        Backend(Scripted(Completion(f"{HELD} and {LOOKS_LIKE}{long}", warnings=(HELD,), request_id=HELD)), id="second"),
     ]
     with Router(backends, receipts={"content": content, "key": key_in_base64()}) as router:
         answer = router.generate(Request(messages, system=HELD, extra=extra, stop=(HELD,)))

@@ -105,6 +105,36 @@ def test_a_codec_that_changes_is_found(chain: Chain, kept: Path) -> None:
             assert failing(verify(kept)), place
 
 
+def test_anybody_can_verify_with_a_library_for_dag_cbor(
+    chain: Chain, car_of: CarOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program of docs/receipts.md, which imports nothing of ours, takes a signed chain, and none that changed."""
+    page = (Path(__file__).parents[3] / "docs" / "receipts.md").read_text("utf-8")
+    (program,) = (one for one in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "import dag_cbor" in one)
+    assert "pointsman" not in program
+    path = car_of(chain(3, key=KEY)[-1])
+    monkeypatch.chdir(path.parent)
+    exec(program, {})
+    whole, some = path.read_bytes(), random.Random(4)
+    for place in some.sample(range(60, len(whole)), 100):
+        path.write_bytes(changed(whole, place, some))
+        with pytest.raises(Exception):  # noqa: B017, PT011 - of whatever kind: it is a program of a few lines
+            exec(program, {})
+
+
+def test_receipts_of_version_1_verify_for_good() -> None:
+    """A chain that was written when the schema was: whatever is changed since, it must hold."""
+    path = Path(__file__).with_name("receipts-v1.car")
+    checks = list(verify(path, key=PUBLIC))
+    assert all(check.holds for check in checks)
+    told = "\n".join(map(str, checks))
+    assert told.count("chain ") == 6
+    assert "it begins behind receipt" in told
+    with path.open("rb") as file:
+        (root,) = car.Reader(file).roots
+    assert cids.to_text(root) == "bafyreie4emlvsd7icecrd3zjedhjvkrf27ss5p6fumge3p4jzofnh4c7aq"
+
+
 def test_a_file_that_is_cut_is_found(chain: Chain, car_of: CarOf) -> None:
     """At every place where it may end, within a block or between two."""
     path = car_of(chain(3)[-1])
@@ -159,6 +189,11 @@ def numbered(number: int, /, **more: Any) -> Callable[[list[str]], dict[str, Any
 def test_what_was_put_together_well_holds(forged: Forged) -> None:
     """The records that the following tests change are right by themselves."""
     assert all(check.holds for check in forged(numbered(0), numbered(1), numbered(2)))
+
+
+def test_a_block_that_is_there_twice_is_one(forged: Forged) -> None:
+    """A store may have a block in two packs: that is no fork."""
+    assert all(check.holds for check in forged(numbered(0), numbered(1), numbered(0)))
 
 
 def test_a_gap_is_named(forged: Forged) -> None:
