@@ -57,7 +57,7 @@ def verify(
         elif store is None:
             raise InvalidRequestError(f"{path}: there is no such file or folder; a receipt is looked for in a store")
         else:
-            yield from _in_store(str(what), store, Audit(key), copy)
+            yield from _in_store(_cid_in(str(what)), store, Audit(key), copy)
     except OSError as error:
         raise InvalidRequestError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
@@ -168,10 +168,19 @@ class _Files:
         return cid is not None and cid in self._found and is_page(decode(self._found.get(cid)))
 
 
+def _cid_in(text: str) -> str:
+    """Return the CID that was given where a file or a folder might have been."""
+    try:
+        return cids.to_text(cids.parse(text))
+    except InvalidRequestError as error:
+        found = f"{text}: there is no such file or folder, and it is no CID"
+        raise InvalidRequestError(f"{found}: {error.message}") from error
+
+
 def _in_store(text: str, store: Store, audit: Audit, copy: Callable[[bytes], object] | None) -> Iterator[Check]:
     """Go back from a receipt to where its chain begins, and to those behind which that begins."""
     root = cids.parse(text)
-    waiting, seen = [cids.to_text(root)], set[str]()
+    waiting, seen = [text], set[str]()
     write = copy or (lambda data: None)
     write(car.header([root]))
     while waiting:
