@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from pointsman import UnavailableError
 
+from ._forks import PAUSE_S, Shared
 from ._packs import Mark, Record
 from .cid import codec_of
 
@@ -68,17 +69,29 @@ class Pin(NamedTuple):
     kept: bool
 
 
-class Index:
+class Index(Shared):
     """The index of one store. Thread-safe; in a forked child it opens its own connections.
 
     :raises UnavailableError: it cannot be opened or written.
     """
 
+    level = 1
+
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
-        self._reading, self._writing = threading.Lock(), threading.Lock()
         self._pid = 0
+        self.begin()
         self._open()
+
+    def begin(self) -> None:
+        self._reading, self._writing = threading.Lock(), threading.Lock()
+
+    def pause(self) -> bool:
+        return self._writing.acquire(timeout=PAUSE_S)  # SQLite in a child would take a change for one of its own
+
+    def resume(self) -> None:
+        self._writing.release()
 
     def _open(self) -> None:
         """Open both connections; an index that is broken is put aside, and a new one begun."""

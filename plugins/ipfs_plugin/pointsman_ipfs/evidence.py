@@ -12,7 +12,6 @@ missing or damaged. With `recipients`, evidence and records are encrypted before
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
@@ -112,13 +111,12 @@ class Evidence:
         identity: Identity | Iterable[Identity] | None = None,
     ) -> None:
         recipients, identity = hidden(recipients, public=True), hidden(identity)  # so that no traceback shows a key
-        self.store, self._named = store, path is not None
+        self.store = store
         self.path = (_beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
         self._preparing = Preparing(store, self._keys)
-        self._files = Files(store, lambda: self._index)
-        self._opened: EvidenceIndex | None = None
-        self._opening = threading.Lock()
+        self._index = EvidenceIndex(self.path, lambda: self._pinned({}), ours=path is None)
+        self._files = Files(store, self._index)
         self._known: dict[bytes, bytes] = {}  #: what was in the age files of records
         self._room = _REMEMBERED
 
@@ -295,13 +293,6 @@ class Evidence:
         with self._index.changing() as change:
             return Reindexed(change.replace(self._pinned(unreadable), kept), tuple(unreadable.values()))
 
-    @property
-    def _index(self) -> EvidenceIndex:
-        with self._opening:
-            if self._opened is None:
-                self._opened = EvidenceIndex(self.path, lambda: self._pinned({}), ours=not self._named)
-            return self._opened
-
     def _pinned(self, unreadable: dict[str, Finding]) -> Iterator[Row]:
         """Yield the records that are pinned in any store.
 
@@ -342,8 +333,7 @@ class Evidence:
 
     def close(self) -> None:
         """Let the index go. The store stays open."""
-        if self._opened is not None:
-            self._opened.close()
+        self._index.close()
 
     def __enter__(self) -> Evidence:
         return self
