@@ -190,7 +190,8 @@ class Mediator:
             raise InvalidRequestError(f"file_path: found {type(file_path).__name__}, expected a path")
         path = Path(file_path)
         if metadata is None or isinstance(metadata, Mapping):
-            metadata = {"filename": path.name, **(metadata or {})}
+            name = os.fsencode(path.name).decode(errors="replace")  # on disks there are names that are no text
+            metadata = {"filename": name, **(metadata or {})}
         return self.submit_evidence(path, evidence_type, user_id, description, claim_type, metadata)
 
     def get_evidence_by_cid(self, cid: str, *, with_data: bool = True) -> dict[str, Any] | None:

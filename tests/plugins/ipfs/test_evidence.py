@@ -216,7 +216,7 @@ def test_what_is_submitted_must_be_bytes_or_a_file(evidence: Evidence, tmp_path:
         (5, "data: found int, expected bytes or a path"),
         (tmp_path, f"{tmp_path}: found a folder"),
         (tmp_path / "none", "cannot be read: No such file"),
-        (tmp_path / "pipe", "found no file"),
+        (tmp_path / "pipe", "found a pipe or a device, expected a file"),
         (tmp_path / "a\0b", "cannot be read"),
     ):
         with pytest.raises(InvalidRequestError) as caught:
