@@ -258,7 +258,7 @@ class EvidenceIndex(Shared):
 
     def _told(self, error: sqlite3.Error) -> Exception:
         if _is_damage(error):
-            text = f"{self.path}: the file is no index of evidence, or damaged; name another one, or delete it"
+            text = f"{self.path}: the file is no index of evidence, or damaged; name another one. If it was one, delete it"
             return ConfigError(f"{text}: all that was in it is made from the records again")
         text = f"the index {self.path} cannot be used: {error}"
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
