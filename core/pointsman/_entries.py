@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from importlib.metadata import EntryPoint, distributions
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: The group of commands that plugins add to the command line. An entry point named "a.b" adds `b` to the group `a`.
 COMMANDS = "pointsman.commands"
@@ -15,6 +17,8 @@ def entries_of(groups: Container[str]) -> Iterator[tuple[EntryPoint, str, str]]:
 
     Not `importlib.metadata.entry_points()`: one distribution with broken metadata would end it.
     """
+    from importlib.metadata import distributions  # costs as much as all of click
+
     seen = set()
     for distribution in distributions():
         try:

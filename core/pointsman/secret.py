@@ -79,8 +79,12 @@ def redact(text: str, *, shortest: int = 4) -> str:
         if len(value) >= shortest and value in text:
             text = text.replace(value, MASK)
     plain = text.casefold()
-    if ("aiza" in plain or "aq." in plain or "bearer " in plain or "key=" in plain) or (
-        ("-" in plain or "_" in plain) and _AFTER_PREFIX.search(plain)
+    if (
+        ("z" in plain and "aiza" in plain)  # one letter is found ten times as fast as a word
+        or ("q" in plain and "aq." in plain)
+        or ("=" in plain and "key=" in plain)
+        or "bearer " in plain
+        or (("-" in plain or "_" in plain) and _AFTER_PREFIX.search(plain))
     ):
         return _KEY_LIKE.sub(MASK, text)
     return text

@@ -119,6 +119,7 @@ class _Sheet:
     blocks: list[tuple[bytes, bytes]] = field(factory=list)
     links: list[bytes] = field(factory=list)
     texts: list[str] = field(factory=list)
+    words: list[str] = field(factory=list)  #: short, and searched by themselves: that is faster
     others: list[bytes] = field(factory=list)
     altered: set[str] = field(factory=set)
 
@@ -129,7 +130,7 @@ class _Sheet:
 
     def word(self, text: str) -> str:
         """Return a name as it is written."""
-        self.texts.append(text)
+        self.words.append(text)
         return text
 
     def plain(self, value: Any) -> Any:
@@ -150,8 +151,9 @@ class _Sheet:
         text = "\n".join(self.texts)
         if self.others:
             text += b"\n".join(self.others).decode("utf-8", "replace")
-        if redact(text, shortest=_SHORTEST) != text:
-            raise _KeyFoundError
+        for searched in (text, "\n".join(self.words)):
+            if redact(searched, shortest=_SHORTEST) != searched:
+                raise _KeyFoundError
         return said
 
 
@@ -350,7 +352,7 @@ def _cited(texts: Sequence[str]) -> list[str]:
     """Return the CIDs that stand in texts, each once, in their order."""
     found: dict[str, None] = {}
     for text in texts:
-        if "baf" in text or "Qm" in text:
+        if "baf" in text or ("Q" in text and "Qm" in text):  # one letter is found ten times as fast as two
             for match in _CID.finditer(text):
                 if len(found) < _CITED and cids.canonical(match[0]) is not None:
                     found[match[0]] = None

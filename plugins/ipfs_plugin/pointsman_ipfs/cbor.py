@@ -55,8 +55,11 @@ def _write(value: Any, out: list[bytes]) -> None:  # noqa: C901 - a case for eac
         for name, written in names:
             out.append(written)
             one = value[name]
-            if one.__class__ is str:  # what most values are
+            kind = one.__class__  # what most values are stands here, too: a call costs more
+            if kind is str:
                 out.append(_short(one) if len(one) < 24 else _text(one))
+            elif kind is int:
+                out.append(_BYTES[one] if 0 <= one < 24 else _integer(one))
             else:
                 _write(one, out)
     elif kind is int:

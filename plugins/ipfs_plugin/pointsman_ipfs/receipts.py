@@ -26,7 +26,6 @@ from .blocks import Blocks
 
 __all__ = ["Receipts", "matches"]
 
-
 #: Held while a chain is begun, or ended; a forked child has one of its own.
 _opening = threading.Lock()
 

@@ -95,12 +95,19 @@ class _Files:
                 if isinstance(one, Damage):
                     yield Check("unchecked" if one.is_live else "fails", one.where, one.text)
                     continue
-                cid, block = one
-                if (said := _receipt(cid, block)) is not None:
-                    before = len(self._audit)
-                    yield from self._audit.take(cid, block, said)
-                    if len(self._audit) > before and any(links_in(said)):
-                        self._receipts.append(cid)
+                yield from self._block(*one)
+
+    def _block(self, cid: bytes, block: bytes) -> Iterator[Check]:
+        if (said := _receipt(cid, block)) is not None:
+            before = len(self._audit)
+            yield from self._audit.take(cid, block, said)
+            if len(self._audit) > before and any(links_in(said)):
+                self._receipts.append(cid)
+            return
+        try:
+            links_of(cid, block)  # it has the form that its CID says
+        except BackendError as error:
+            yield Check("fails", f"block {cids.to_text(cid)}", error.message)
 
     def _judged(self) -> Iterator[Check]:
         if self._found:
