@@ -258,8 +258,8 @@ class EvidenceIndex(Shared):
 
     def _told(self, error: sqlite3.Error) -> Exception:
         if _is_damage(error):
-            text = f"{self.path}: the file is no index of evidence, or damaged; name another one. If it was one, delete it"
-            return ConfigError(f"{text}: all that was in it is made from the records again")
+            text = f"{self.path}: the file is no index of evidence, or damaged; name another one"
+            return ConfigError(f"{text}. If it was one, delete it: all that was in it is made from the records again")
         text = f"the index {self.path} cannot be used: {error}"
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             text = f"{text}: for {_BUSY_S:.0f} s another program has held it; end that, and try again"
