@@ -164,7 +164,8 @@ def test_a_file_of_others_that_was_named_is_not_touched(store: Store, tmp_path: 
     for change in (_of_others, _overwritten):
         change(path)
         before = path.read_bytes()
-        with Evidence(store, path) as evidence, pytest.raises(ConfigError, match=r"name another one\. If it was one, delete it"):
+        words = r"name another one\. If it was one, delete it"
+        with Evidence(store, path) as evidence, pytest.raises(ConfigError, match=words):
             evidence.submit(b"x", ABOUT)
         assert path.read_bytes() == before
     assert list(store.ls()) == []
