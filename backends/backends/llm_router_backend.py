@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pointsman import Backend, Router, Secret
@@ -44,7 +44,7 @@ class LLMRouterBackend(TextBackend):
         type: str | None = None,
         provider: str | None = None,
         model: str | None = None,
-        fallback_providers: Sequence[str | TextBackend | Backend] | None = (),
+        fallback_providers: Sequence[str | TextBackend | Backend | Callable[[str], object]] | None = (),
         api_key: str | Secret | None = None,
         base_url: str | None = None,
         options: Mapping[str, Any] | None = None,

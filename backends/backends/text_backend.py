@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from types import TracebackType
 from typing import Any, Self, TypeAlias, Unpack
 
-from pointsman import Backend, Completion, ConfigError, Message, Options, Request, Router
+from attrs import field, frozen
+from pointsman import (
+    Backend,
+    Completion,
+    ConfigError,
+    Health,
+    Message,
+    Options,
+    Request,
+    Router,
+    UnusableAnswer,
+    hookimpl,
+)
 from pointsman.config import sealed, type_named
+from pointsman.values import OPTIONAL
 
 from .exceptions import BatchError
 
@@ -94,6 +107,31 @@ class TextBackend:
         return f"{type(self).__name__}(id={self.id!r}, provider={self.provider!r}, model={self.model!r})"
 
 
+@frozen
+class _Asked:
+    """A callable that takes a text and returns one, as a provider: the complaint generator's own backends are such."""
+
+    ask: Callable[[str], object] = field(repr=False)
+
+    def unsupported(self, request: Request) -> frozenset[str]:
+        """Return all options: nothing but a text reaches it."""
+        return OPTIONAL
+
+    @hookimpl
+    def generate(self, request: Request) -> Completion:
+        """Ask it, with the prompt as it is, or with all texts of a conversation."""
+        turns = (message.text for message in request.messages if message.role != "system")
+        answer = self.ask("\n\n".join(filter(None, (request.instructions, *turns))))
+        if not isinstance(answer, str):
+            raise UnusableAnswer(f"it returned {type(answer).__name__}, expected text", retry_same=False)
+        return Completion(text=answer)
+
+    @hookimpl
+    def health(self) -> Health:
+        """Nobody can tell but by asking it."""
+        return Health.ok()
+
+
 def router_for(arguments: Mapping[str, Any], type: str) -> Router:
     """Return the router for what a constructor was given; arguments that are `None` count as not given.
 
@@ -127,6 +165,8 @@ def placed(backend: Backend, priority: float, presets: Mapping[str, Any]) -> Bac
 def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[Backend] = ()) -> list[Backend]:
     """Return the backends behind all that was given, each placed to be asked in this order, and none twice.
 
+    A callable that takes a text and returns one is a backend, too; its name is its `id`, if it has one.
+
     :param of: how an error calls what was given.
     :param first: what is asked before it.
     :raises ConfigError: one is no backend.
@@ -137,6 +177,16 @@ def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[
             router = one.router if isinstance(one, TextBackend) else one
             chain += (router if isinstance(router, Router) else Router([router])).backends
         except ConfigError as error:
-            raise ConfigError(f"{of}[{place}]: found {type(one).__name__}, expected {expected}") from error
+            if callable(one) and not isinstance(one, type):
+                chain.append(_asking(one, place))
+                continue
+            found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
+            raise ConfigError(f"{of}[{place}]: found {found}, expected {expected}") from error
     once = {(backend.id, id(backend.provider)): backend for backend in chain}
     return [placed(backend, priority, {}) for priority, backend in enumerate(once.values(), 1)]
+
+
+def _asking(one: Callable[[str], object], place: int) -> Backend:
+    """Return the backend that asks a callable."""
+    id, name = getattr(one, "id", None), getattr(one, "__name__", type(one).__name__)
+    return Backend(_Asked(one), type="callable", id=id if isinstance(id, str) and id.strip() else f"{name}-{place + 1}")

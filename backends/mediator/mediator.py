@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: A private key of age or of SSH, the text of a key file, or the path of one.
 Identity: TypeAlias = "str | Secret | Path"
 
-_EXPECTED = "a backend of the package `backends`, or one of Pointsman"
+_EXPECTED = "a backend of the package `backends`, one of Pointsman, or a callable that takes a text and returns one"
 
 
 class Mediator:
@@ -48,7 +48,8 @@ class Mediator:
     before it. `router` is the `pointsman.Router` that asks the backends, `store` the `pointsman.Store`.
 
     :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., one or a
-        list; or what `backends.load` returned. They stay open when the mediator is closed. Evidence needs none.
+        list; or what `backends.load` returned. A callable that takes a text and returns one is a backend, too. They
+        stay open when the mediator is closed. Evidence needs none.
     :param store: keeps the evidence; it stays open when the mediator is closed. Without: the embedded store of this
         machine, and the IPFS node at its usual address if one answers.
     :param path: a folder of this mediator's own: for the embedded store, and for the index of evidence.
@@ -190,7 +191,8 @@ class Mediator:
             raise InvalidRequestError(f"file_path: found {type(file_path).__name__}, expected a path")
         path = Path(file_path)
         if metadata is None or isinstance(metadata, Mapping):
-            metadata = {"filename": path.name, **(metadata or {})}
+            name = os.fsencode(path.name).decode(errors="replace")  # on disks there are names that are no text
+            metadata = {"filename": name, **(metadata or {})}
         return self.submit_evidence(path, evidence_type, user_id, description, claim_type, metadata)
 
     def get_evidence_by_cid(self, cid: str, *, with_data: bool = True) -> dict[str, Any] | None:
@@ -256,6 +258,10 @@ class Mediator:
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str:
         """Return the text of the first backend that answers. Takes and raises what `LLMRouterBackend.generate` does."""
         return self._answer(prompt, **options).text
+
+    def query_backend(self, prompt: Prompt) -> str:
+        """Do as `generate`."""
+        return self.generate(prompt)
 
     def _read(self, record: Record) -> bytes:
         with _named(record):

@@ -241,6 +241,8 @@ def receipts_of(
 
     if options is False:
         return []
+    if options is not True and not isinstance(options, Mapping):
+        raise ConfigError(f"receipts: found {type(options).__name__}, expected True, False, or a mapping of options")
     made = build(receipts_class(catalogue), {} if options is True else options, "receipts")
     return [("receipts", made if store is None else evolve(made, store=store))]
 

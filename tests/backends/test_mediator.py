@@ -221,6 +221,13 @@ def test_what_is_no_file_is_refused(mediator: Mediator, tmp_path: Path, path: st
         mediator.submit_evidence_file(tmp_path / path, "document")
 
 
+def test_a_file_whose_name_is_no_text_can_be_submitted(tmp_path: Path, mediator: Mediator) -> None:
+    """Names of other times are bytes of another encoding: what cannot be read of one is marked in the metadata."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/K\xfcndigung.pdf"))
+    path.write_bytes(b"x")
+    assert mediator.submit_evidence_file(path, "document")["metadata"] == {"filename": "K\ufffdndigung.pdf"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -109,13 +109,51 @@ def test_two_backends_of_one_id_are_told(mediator: Made) -> None:
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [([5], "int"), ("openai", "str"), ([{"type": "openai"}], "dict"), ([len], "builtin_function_or")],
+    [([5], "int"), ("openai", "str"), ([{"type": "openai"}], "dict"), ([OpenAIBackend], "the class OpenAIBackend")],
 )
 def test_what_is_no_backend_is_told(given: Any, found: str, tmp_path: Path) -> None:
     """With its place; and nothing is made on the disk."""
     with pytest.raises(ConfigError, match=rf"Mediator\.backends\[0\]: found {found}.*expected a backend"):
         Mediator(given, path=tmp_path / "case")
     assert not (tmp_path / "case").exists()
+
+
+class Called:
+    """A backend as the complaint generator's own ones are: a callable with an id."""
+
+    def __init__(self, id: str, answer: object) -> None:
+        self.id, self.answer, self.prompts = id, answer, list[str]()
+
+    def __call__(self, text: str) -> object:
+        self.prompts.append(text)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_a_callable_that_takes_a_text_and_returns_one_is_a_backend(mediator: Made) -> None:
+    """It gets the prompt as it is, and no options; of a conversation all texts."""
+    called = Called("theirs", "Yes.")
+    made = mediator(called)
+    assert made.backends == [called]
+    assert (made.query_backend("Is it?"), made.generate("Sure?", max_tokens=7, temperature=0.0)) == ("Yes.", "Yes.")
+    made.generate([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
+    assert called.prompts == ["Is it?", "Sure?", "Be brief.\n\nWhy?"]
+    made.submit_evidence(b"x", "text")
+    assert made.analyze_evidence()["recommended_by"] == "theirs"
+
+
+def test_the_next_one_answers_where_a_callable_fails(mediator: Made) -> None:
+    """Whatever it raises or returns in place of text; a function without an id is called by its name and its place."""
+    first, second = Called("first", RuntimeError("llm_router_error")), Called("second", None)
+    made = mediator(first, second, str.upper)
+    assert made.generate("hello") == "HELLO"
+    assert made.router is not None
+    assert [one.id for one in made.router.backends] == ["first", "second", "upper-3"]
+    with pytest.raises(AllBackendsFailed, match=r"llm_router_error.*second: it returned NoneType, expected text"):
+        mediator(first, second).generate("hello")
+    with LLMRouterBackend(provider="echo", fallback_providers=[Called("spare", "x")]) as chain:
+        assert [one.id for one in chain.router.backends] == ["llm-router", "spare"]
 
 
 def test_without_a_backend_nobody_is_asked(mediator: Made) -> None:

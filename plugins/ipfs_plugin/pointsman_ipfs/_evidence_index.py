@@ -26,6 +26,7 @@ from pointsman import ConfigError, UnavailableError, UnusableAnswer
 
 from . import cid as cids
 from ._chain import in_order
+from ._forks import PAUSE_S, Shared
 from ._locked import SharedLock
 from ._records import Envelope, as_record
 
@@ -73,22 +74,33 @@ class Totals(NamedTuple):
     users: set[str]
 
 
-class EvidenceIndex:
+class EvidenceIndex(Shared):
     """The index of one log. Thread-safe; in a forked child it opens its own connections.
 
     :param fill: yields all records that there are, where a new index is begun.
     :param ours: whether nobody but us has a file at this path: then it is put aside whatever is in it.
-    :raises ConfigError: the file is somebody else's.
-    :raises UnavailableError: it cannot be opened or written.
+    All of it raises `ConfigError` where the file is somebody else's, and `UnavailableError` where it cannot be opened,
+    or written.
     """
 
     def __init__(self, path: Path, fill: Callable[[], Iterable[Row]], *, ours: bool) -> None:
+        super().__init__()
         self.path = path
         self._fill, self._ours = fill, ours
-        self._writing = SharedLock(path.with_name(f"{path.name}.lock"), _BUSY_S, f"the index {path}")
-        self._reading = threading.RLock()  # taken after the other one, if both are
         self._file: tuple[int, int] | None = None  #: the process and the inode whose connections these are
-        self._here()
+        self.begin()
+
+    # -- across a fork -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._writing = SharedLock(self.path.with_name(f"{self.path.name}.lock"), _BUSY_S, f"the index {self.path}")
+        self._reading = threading.RLock()  # taken after the other one, if both are
+
+    def pause(self) -> bool:
+        return self._writing.pause(PAUSE_S)  # SQLite in a child would take a change for one of its own, without end
+
+    def resume(self) -> None:
+        self._writing.resume()
 
     # -- what is found -----------------------------------------------------------------------------
 
@@ -179,6 +191,8 @@ class EvidenceIndex:
         """See that the connections are of this process, and of the file that is there now."""
         if self._file != (os.getpid(), _inode(self.path)):
             with self._writing, self._reading:
+                if self._file == (os.getpid(), _inode(self.path)):  # another thread was faster
+                    return
                 self._let_go()
                 try:
                     self._open()
@@ -244,9 +258,12 @@ class EvidenceIndex:
 
     def _told(self, error: sqlite3.Error) -> Exception:
         if _is_damage(error):
-            text = f"{self.path}: the file is no index of evidence, or damaged; name another one, or delete it"
-            return ConfigError(f"{text}: all that was in it is made from the records again")
-        return UnavailableError(f"the index {self.path} cannot be used: {error}", retry_same=False)
+            text = f"{self.path}: the file is no index of evidence, or damaged; name another one"
+            return ConfigError(f"{text}. If it was one, delete it: all that was in it is made from the records again")
+        text = f"the index {self.path} cannot be used: {error}"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            text = f"{text}: for {_BUSY_S:.0f} s another program has held it; end that, and try again"
+        return UnavailableError(text, retry_same=False)
 
 
 class Change:

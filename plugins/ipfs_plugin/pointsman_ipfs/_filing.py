@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -42,7 +42,7 @@ class Filing:
 class Files:
     """Files records into a store and an index. Thread-safe."""
 
-    def __init__(self, store: Store, index: Callable[[], EvidenceIndex]) -> None:
+    def __init__(self, store: Store, index: EvidenceIndex) -> None:
         self._store, self._index = store, index
         self._together = Together(self._write, _joins)
 
@@ -57,7 +57,7 @@ class Files:
         return filing.row, filing.stored
 
     def _write(self, batch: Sequence[Filing]) -> None:
-        with self._index().changing() as change:
+        with self._index.changing() as change:
             envelopes, blocks = _chained(change, batch)
             stored = self._kept([one.cid for one in envelopes], blocks)
             rows = [Row(one, filing.sealed) for one, filing in zip(envelopes, batch, strict=True)]

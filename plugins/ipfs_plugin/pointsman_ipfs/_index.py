@@ -7,31 +7,18 @@ breaks it.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from time import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pointsman import UnavailableError
 
+from ._database import Database
 from ._packs import Mark, Record
 from .cid import codec_of
 
-#: "PtsI" in ASCII, in the file's header; and the version of the tables.
-_APPLICATION, _VERSION = 0x50747349, 1
-_TABLES = """
-CREATE TABLE packs(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, since INTEGER);
-CREATE TABLE blocks(digest BLOB PRIMARY KEY, pack INTEGER, offset INTEGER, length INTEGER, seq INTEGER) WITHOUT ROWID;
-CREATE TABLE pins(cid BLOB PRIMARY KEY, seq INTEGER, kept INTEGER) WITHOUT ROWID;
-CREATE TABLE gone(name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE damaged(digest BLOB PRIMARY KEY, cid BLOB, found REAL) WITHOUT ROWID;
-CREATE TABLE counter(seq INTEGER);
-INSERT INTO counter VALUES(1);
-"""
 _ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?, ?) ON CONFLICT(name)
     DO UPDATE SET size=max(size, excluded.size), since=CASE WHEN excluded.size THEN NULL ELSE since END RETURNING id"""
 _ENTER_BLOCK = "INSERT INTO blocks VALUES(?, ?, ?, ?, ?) ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq"
@@ -39,7 +26,6 @@ _ENTER_PIN = """INSERT INTO pins VALUES(?, ?, ?)
     ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, kept=excluded.kept WHERE excluded.seq > seq"""
 _PLACE = "SELECT name, offset, length FROM blocks JOIN packs ON pack=packs.id WHERE digest=?"
 _MENDED = "DELETE FROM damaged WHERE digest IN (SELECT digest FROM blocks)"
-_BUSY_S = 60.0
 _MANY = 500  #: variables of one statement
 
 
@@ -68,100 +54,11 @@ class Pin(NamedTuple):
     kept: bool
 
 
-class Index:
+class Index(Database):
     """The index of one store. Thread-safe; in a forked child it opens its own connections.
 
     :raises UnavailableError: it cannot be opened or written.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reading, self._writing = threading.Lock(), threading.Lock()
-        self._pid = 0
-        #: Whether it was found damaged, and put aside: whoever opens the store again makes it anew.
-        self.broken = False
-        self._open()
-
-    def _open(self) -> None:
-        """Open both connections; an index that is broken is put aside, and a new one begun."""
-        self._pid = os.getpid()
-        try:
-            self._write = self._connected()
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise _told(self._path, error) from error
-            _put_aside(self._path)
-            self._write = self._connected()
-        self._read = self._connected()
-        self._file = os.stat(self._path).st_ino
-
-    def _told(self, error: sqlite3.Error) -> UnavailableError:
-        """Return what says that something failed. An index that is damaged is put aside, unless somebody else has."""
-        if type(error) is not sqlite3.DatabaseError and "decode" not in str(error):  # a text that is none
-            return _told(self._path, error)
-        self.broken = True
-        with suppress(OSError):
-            if os.stat(self._path).st_ino == self._file:
-                _put_aside(self._path)
-        return UnavailableError(f"the index {self._path} was damaged ({error}), and is made anew; try again")
-
-    def check(self) -> None:
-        """See whether the file is sound. Raises UnavailableError."""
-        with self._asking() as db:
-            if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(found)
-
-    def _connected(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
-            for pragma in (
-                "journal_mode=WAL",
-                "synchronous=NORMAL",
-                "wal_autocheckpoint=4000",
-                "journal_size_limit=4194304",
-            ):
-                db.execute(f"PRAGMA {pragma}")
-            marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-            if marks != [_APPLICATION, _VERSION]:
-                _begin_new(db, marks)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    @contextmanager
-    def _asking(self) -> Iterator[sqlite3.Connection]:
-        with self._reading:
-            self._here()
-            try:
-                yield self._read
-            except sqlite3.Error as error:
-                raise self._told(error) from error
-
-    @contextmanager
-    def changing(self) -> Iterator[tuple[sqlite3.Connection, int]]:
-        """One change, whole or not at all: what it is made with, and its number. No other process changes anything."""
-        with self._writing:
-            self._here()
-            try:
-                if self._write.in_transaction:  # an interrupt came before its end
-                    self._write.execute("ROLLBACK")
-                try:
-                    self._write.execute("BEGIN IMMEDIATE")
-                    (seq,) = self._write.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
-                    yield self._write, seq
-                    self._write.execute("COMMIT")
-                except BaseException:
-                    if self._write.in_transaction:  # SQLite itself may have ended it, on a full disk say
-                        self._write.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise self._told(error) from error
-
-    def _here(self) -> None:
-        """See that the connections are of this process."""
-        if self._pid != os.getpid():  # SQLite's connections do not survive a fork; the parent's are left as they are
-            self._open()
 
     def next_seq(self) -> int:
         """Return a number that no change has had."""
@@ -307,13 +204,6 @@ class Index:
         """Return what a collection needs."""
         return Sweep(self._connected(), self._told)
 
-    def close(self) -> None:
-        """Close the connections."""
-        with self._reading, self._writing:
-            if self._pid == os.getpid():
-                self._read.close()
-                self._write.close()
-
 
 class Sweep:
     """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others.
@@ -368,31 +258,3 @@ class Sweep:
 def _strike_out(db: sqlite3.Connection, pack: str) -> None:
     db.execute("DELETE FROM blocks WHERE pack=(SELECT id FROM packs WHERE name=?)", (pack,))
     db.execute("DELETE FROM packs WHERE name=?", (pack,))
-
-
-def _begin_new(db: sqlite3.Connection, marks: list[Any]) -> None:
-    """Make the tables, unless somebody else has meanwhile."""
-    db.execute("BEGIN EXCLUSIVE")
-    try:
-        marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if marks == [0, 0] and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in filter(str.strip, _TABLES.split(";")):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id={_APPLICATION}")
-            db.execute(f"PRAGMA user_version={_VERSION}")
-        elif marks != [_APPLICATION, _VERSION]:
-            raise sqlite3.DatabaseError("it is not the index of this version")
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-
-
-def _put_aside(path: Path) -> None:
-    for end in ("", "-wal", "-shm"):
-        with suppress(OSError):
-            os.replace(f"{path}{end}", f"{path}{end}.damaged-{time():.0f}")
-
-
-def _told(path: Path, error: sqlite3.Error) -> UnavailableError:
-    return UnavailableError(f"the index {path} cannot be used: {error}", retry_same=False)

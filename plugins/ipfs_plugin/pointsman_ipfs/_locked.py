@@ -48,6 +48,14 @@ class SharedLock:
             os.close(self._file)
         self._threads.release()
 
+    def pause(self, timeout: float) -> bool:
+        """Let no other thread take it until `resume`; say whether it became free within so many seconds."""
+        return self._threads.acquire(timeout=timeout)
+
+    def resume(self) -> None:
+        """Let other threads take it again."""
+        self._threads.release()
+
     def _taken(self) -> int:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -97,6 +97,16 @@ def _refused(place: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"{place.encode(errors='backslashreplace').decode()}: {why}")
 
 
+def check_text(place: str, value: object) -> None:
+    """See that this is text, or None.
+
+    :raises InvalidRequestError: it is not.
+    """
+    if value is not None and not isinstance(value, str):
+        raise _refused(place, f"found {type(value).__name__}, expected text or None")
+    _fits(value, place)
+
+
 def _is_text(_: Any, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value.strip():
         raise _refused(attribute.name, f"found {value!r:.60}, expected text that is not empty")
@@ -104,9 +114,7 @@ def _is_text(_: Any, attribute: Attribute[Any], value: object) -> None:
 
 
 def _may_be_text(_: Any, attribute: Attribute[Any], value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise _refused(attribute.name, f"found {type(value).__name__}, expected text or None")
-    _fits(value, attribute.name)
+    check_text(attribute.name, value)
 
 
 @frozen

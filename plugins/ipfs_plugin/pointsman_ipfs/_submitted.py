@@ -94,7 +94,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     before = os.fstat(number)
     if not stat.S_ISREG(before.st_mode):
         os.close(number)
-        what = "a folder: submit its files, or an archive of it" if stat.S_ISDIR(before.st_mode) else "no file"
+        is_folder = stat.S_ISDIR(before.st_mode)
+        what = "a folder: submit its files, or an archive of it" if is_folder else "a pipe or a device, expected a file"
         raise InvalidRequestError(f"{path}: found {what}")
     with open(number, "rb") as file:
         yield file

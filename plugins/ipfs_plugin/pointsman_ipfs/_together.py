@@ -14,6 +14,8 @@ from attrs import define, field
 from pointsman import BackendError, UnavailableError
 from pointsman.scope import Bell
 
+from ._forks import Shared
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class _Entry(Generic[T]):
     bell: Bell = field(factory=Bell)  #: rings when it is done, or when its thread is to do all that wait
 
 
-class Together(Generic[T]):
+class Together(Shared, Generic[T]):
     """Does what threads add. Thread-safe.
 
     :param do: does a batch, all of it or nothing; raises a `BackendError` that says why it could not.
@@ -36,7 +38,11 @@ class Together(Generic[T]):
     """
 
     def __init__(self, do: Callable[[Sequence[T]], None], joins: Callable[[Sequence[T], T], bool]) -> None:
+        super().__init__()
         self._do, self._joins = do, joins
+        self.begin()
+
+    def begin(self) -> None:
         self._queue: deque[_Entry[T]] = deque()
         self._lock = threading.Lock()  # over the queue and what follows
         self._led = False  #: whether somebody does all that wait

@@ -12,7 +12,6 @@ missing or damaged. With `recipients`, evidence and records are encrypted before
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
@@ -37,7 +36,7 @@ from ._age import Identity, Keys, hidden
 from ._evidence_index import EvidenceIndex, Row
 from ._filing import Files
 from ._preparing import Preparing, hashing
-from ._records import SCHEMA, About, Envelope, Record, as_bytes
+from ._records import SCHEMA, About, Envelope, Record, as_bytes, check_text
 from ._submitted import Submitted
 from .blocks import default_path
 from .cbor import encode
@@ -112,13 +111,12 @@ class Evidence:
         identity: Identity | Iterable[Identity] | None = None,
     ) -> None:
         recipients, identity = hidden(recipients, public=True), hidden(identity)  # so that no traceback shows a key
-        self.store, self._named = store, path is not None
+        self.store = store
         self.path = (_beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
         self._preparing = Preparing(store, self._keys)
-        self._files = Files(store, lambda: self._index)
-        self._opened: EvidenceIndex | None = None
-        self._opening = threading.Lock()
+        self._index = EvidenceIndex(self.path, lambda: self._pinned({}), ours=path is None)
+        self._files = Files(store, self._index)
         self._known: dict[bytes, bytes] = {}  #: what was in the age files of records
         self._room = _REMEMBERED
 
@@ -173,8 +171,10 @@ class Evidence:
         """Give out the records of a user (None: those that name no user), of a claim if one is named, in their order.
 
         :raises AuthenticationError: some are encrypted, and there is no key, or none that opens them.
+        :raises InvalidRequestError: user or claim is no text.
         """
-        anyone, named = user is ANYONE, None if isinstance(user, Anyone) else user
+        anyone, named = _named(user)
+        check_text("claim_type", claim_type)
         for row in self._index.every(named, claim_type, anyone=anyone):
             record = self._record(row)
             if (anyone or record.user == named) and claim_type in (None, record.claim_type):
@@ -182,7 +182,7 @@ class Evidence:
 
     def statistics(self, user: str | Anyone | None = ANYONE) -> Statistics:
         """Return what the records of a user come to. Raises as `records`."""
-        anyone, named = user is ANYONE, None if isinstance(user, Anyone) else user
+        anyone, named = _named(user)
         known = self._index.totals(named, anyone=anyone)
         sealed = [one for one in map(self._record, self._index.sealed()) if anyone or one.user == named]
         return Statistics(
@@ -293,13 +293,6 @@ class Evidence:
         with self._index.changing() as change:
             return Reindexed(change.replace(self._pinned(unreadable), kept), tuple(unreadable.values()))
 
-    @property
-    def _index(self) -> EvidenceIndex:
-        with self._opening:
-            if self._opened is None:
-                self._opened = EvidenceIndex(self.path, lambda: self._pinned({}), ours=not self._named)
-            return self._opened
-
     def _pinned(self, unreadable: dict[str, Finding]) -> Iterator[Row]:
         """Yield the records that are pinned in any store.
 
@@ -340,8 +333,7 @@ class Evidence:
 
     def close(self) -> None:
         """Let the index go. The store stays open."""
-        if self._opened is not None:
-            self._opened.close()
+        self._index.close()
 
     def __enter__(self) -> Evidence:
         return self
@@ -360,6 +352,14 @@ def reindex(store: Store, path: str | Path | None = None) -> Reindexed:
     """
     with Evidence(store, path) as evidence:
         return evidence.reindex()
+
+
+def _named(user: str | Anyone | None) -> tuple[bool, str | None]:
+    """Return whether every user is meant, and else which."""
+    if isinstance(user, Anyone):
+        return True, None
+    check_text("user", user)
+    return False, user
 
 
 def _beside(store: Store) -> Path:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen, validators
 from attrs.converters import optional
-from pointsman import Completion, Health, Request, Secret, Store, hookimpl
+from pointsman import Completion, ConfigError, Health, Request, Secret, Store, hookimpl
 
 from ._ledger import Keeping, Ledger
 from ._receipt import answer_content, digest, request_content, written
@@ -36,6 +36,11 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def _check_id(named: str | None, known: Sequence[str]) -> None:
+    if named is not None and named not in known:
+        raise ConfigError(f"receipts.store_id: found {named!r}, expected one of {', '.join(map(repr, known))}")
 
 
 def _secret(key: str | Secret | None) -> Secret | None:
@@ -74,6 +79,10 @@ class Receipts:
         default=Factory(lambda self: signer_of(self.key, self.key_path), takes_self=True),
     )
     _used: list[_Open] = field(init=False, repr=False, eq=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        if self.store is not None:
+            _check_id(self.store_id, [one.id for one in self.store.stores])
 
     @hookimpl
     def receipt(self, request: Request, completion: Completion) -> str:
@@ -144,6 +153,8 @@ class _Open:
     def __init__(self, options: Receipts) -> None:
         self._given, self._blocks = options.store, Blocks()
         self._own: Store | None = None
+        if self._given is None:
+            _check_id(options.store_id, ["blocks"])
         folder = options.trail_path or self._beside()
         how = options.store_id, folder, options._signer, options.delay, options.close_timeout
         self.ledger = Ledger(Keeping(self._store, *how))

@@ -57,7 +57,7 @@ def verify(
         elif store is None:
             raise InvalidRequestError(f"{path}: there is no such file or folder; a receipt is looked for in a store")
         else:
-            yield from _in_store(str(what), store, Audit(key), copy)
+            yield from _in_store(_cid_in(str(what)), store, Audit(key), copy)
     except OSError as error:
         raise InvalidRequestError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
@@ -159,8 +159,10 @@ class _Files:
 
     def _trail(self, path: Path, text: str) -> Check:
         """Look at what a file says of how far a chain has come."""
+        if not text:
+            return Check("unchecked", f"file {path}", "it is empty: it has just begun, or what was in it is lost")
         lines = list(_LINE.finditer(text))
-        if not lines or sum(len(line[0]) for line in lines) < len(text):
+        if sum(len(line[0]) for line in lines) < len(text):
             return Check("fails", f"file {path}", "it has a line that is none of its kind")
         for line in lines:
             receipt, page = line.groups()
@@ -175,10 +177,19 @@ class _Files:
         return cid is not None and cid in self._found and is_page(decode(self._found.get(cid)))
 
 
+def _cid_in(text: str) -> str:
+    """Return the CID that was given where a file or a folder might have been."""
+    try:
+        return cids.to_text(cids.parse(text))
+    except InvalidRequestError as error:
+        found = f"{text}: there is no such file or folder, and it is no CID"
+        raise InvalidRequestError(f"{found}: {error.message}") from error
+
+
 def _in_store(text: str, store: Store, audit: Audit, copy: Callable[[bytes], object] | None) -> Iterator[Check]:
     """Go back from a receipt to where its chain begins, and to those behind which that begins."""
     root = cids.parse(text)
-    waiting, seen = [cids.to_text(root)], set[str]()
+    waiting, seen = [text], set[str]()
     write = copy or (lambda data: None)
     write(car.header([root]))
     while waiting:

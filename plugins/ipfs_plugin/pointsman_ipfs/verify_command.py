@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from pointsman import InvalidRequestError
 from pointsman.cli.parts import answer, as_json, config_option, json_option, store_of, written
 
 from ._signature import public_key
@@ -38,10 +39,15 @@ def verify(what: str, key: str | None, copy: str | None, as_json_: bool, config_
     with ExitStack() as opened:
         store = None if Path(what).exists() else opened.enter_context(store_of(config_file))
         write = None if copy is None else opened.enter_context(written(copy))
-        for check in checks_of(what, store=store, key=None if key is None else public_key(key), copy=write):
-            checks.append(check)
-            if not as_json_:
-                answer(f"{check}\n")
+        try:
+            for check in checks_of(what, store=store, key=None if key is None else public_key(key), copy=write):
+                checks.append(check)
+                if not as_json_:
+                    answer(f"{check}\n")
+        except InvalidRequestError as error:
+            if checks:
+                raise
+            raise click.UsageError(error.message) from error
     if as_json_:
         as_json([{"status": one.status, "what": one.what, "text": one.text} for one in checks])
     found = {one.status for one in checks}

@@ -105,6 +105,23 @@ def test_by_user_and_by_claim(evidence: Evidence) -> None:
     assert (evidence.statistics(None).records, evidence.statistics("nobody").size) == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"user": 5}, "user: found int, expected text or None"),
+        ({"user": "\ud800"}, r"user: found half a surrogate pair in '\\ud800'"),
+        ({"claim_type": {"x"}}, "claim_type: found set, expected text or None"),
+    ],
+)
+def test_who_and_what_is_asked_for_must_be_text(evidence: Evidence, asked: dict[str, Any], told: str) -> None:
+    """It is no question to which the answer is that there is nothing."""
+    with pytest.raises(InvalidRequestError, match=told):
+        list(evidence.records(**asked))
+    if "user" in asked:
+        with pytest.raises(InvalidRequestError, match=told):
+            evidence.statistics(**asked)
+
+
 def test_many_records_come_page_by_page(evidence: Evidence) -> None:
     """In their order, also those that are submitted while they are read."""
     kept = [evidence.submit(b"%d" % n, NOTICE).record for n in range(205)]
@@ -199,7 +216,7 @@ def test_what_is_submitted_must_be_bytes_or_a_file(evidence: Evidence, tmp_path:
         (5, "data: found int, expected bytes or a path"),
         (tmp_path, f"{tmp_path}: found a folder"),
         (tmp_path / "none", "cannot be read: No such file"),
-        (tmp_path / "pipe", "found no file"),
+        (tmp_path / "pipe", "found a pipe or a device, expected a file"),
         (tmp_path / "a\0b", "cannot be read"),
     ):
         with pytest.raises(InvalidRequestError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -211,6 +212,37 @@ def test_a_forked_child_submits_on_its_own(tmp_path: Path) -> None:
         assert [one.record_cid for one in found][::2] == [first.record_cid, after.record_cid]
         assert evidence.read(found[1]) == b"of the child"
         assert after.previous == (found[1].record_cid,)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
+def test_a_child_of_a_process_whose_threads_submit_can_submit(tmp_path: Path) -> None:
+    """It has none of these threads, and waits for nothing that they were doing when it was forked."""
+
+    def work(number: int) -> None:
+        for n in range(60):
+            evidence.submit(b"%d-%d" % (number, n), About("text"))
+
+    with opened(tmp_path / "store") as evidence:
+        evidence.submit(b"before", About("text"))
+        running = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in running:
+            thread.start()
+        children = list[int]()
+        for n in range(10):
+            if not (child := os.fork()):
+                signal.alarm(30)  # rather than wait for ever
+                code = 1
+                try:
+                    evidence.submit(b"child %d" % n, About("text"))
+                    code = 0
+                finally:
+                    os._exit(code)
+            children.append(child)
+        for thread in running:
+            thread.join()
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
+        assert len(list(evidence.records())) == 1 + 8 * 60 + 10
+        assert len(evidence.ends()) == 1
 
 
 def test_a_child_that_lives_on_keeps_nothing_locked(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pointsman import AllBackendsFailed, ConfigError, Store, StoreBackend, UnavailableError, UnusableAnswer, hookimpl
-from pointsman_ipfs import Blocks, Gateway, Kubo, car, cbor
+from pointsman_ipfs import Blocks, Gateway, Kubo, _evidence_index, car, cbor
 from pointsman_ipfs import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, Record, reindex
 
@@ -164,7 +164,8 @@ def test_a_file_of_others_that_was_named_is_not_touched(store: Store, tmp_path: 
     for change in (_of_others, _overwritten):
         change(path)
         before = path.read_bytes()
-        with Evidence(store, path) as evidence, pytest.raises(ConfigError, match="name another one, or delete it"):
+        words = r"name another one\. If it was one, delete it"
+        with Evidence(store, path) as evidence, pytest.raises(ConfigError, match=words):
             evidence.submit(b"x", ABOUT)
         assert path.read_bytes() == before
     assert list(store.ls()) == []
@@ -179,6 +180,21 @@ def test_one_that_cannot_be_written_is_told(store: Store, tmp_path: Path) -> Non
     ):
         evidence.submit(b"x", ABOUT)
     assert list(store.ls()) == []
+
+
+def test_one_that_another_program_holds_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a minute, a fraction of it here. Nothing is lost of what was there, and all goes on when it is let go."""
+    monkeypatch.setattr(_evidence_index, "_BUSY_S", 0.1)
+    with Evidence(store, tmp_path / "x") as evidence, closing(sqlite3.connect(evidence.path)) as other:
+        other.isolation_level = None
+        evidence.submit(b"x", ABOUT)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UnavailableError, match="another program has held it; end that, and try again"):
+            evidence.submit(b"y", ABOUT)
+        assert len(list(evidence.records())) == 1
+        other.execute("ROLLBACK")
+        evidence.submit(b"z", ABOUT)
+        assert len(list(evidence.records())) == 2
 
 
 def test_a_damaged_record_is_named(evidence: Evidence, kept: list[Record], store: Store, tmp_path: Path) -> None:

@@ -255,9 +255,11 @@ def test_the_store_of_the_configuration_keeps_them(tmp_path: Path, kept: Path) -
         ({"delay": -1}, "receipts.*delay"),
         ({"key": "short"}, "key: found something else, expected a private key of Ed25519"),
         ({"key_path": "/nowhere/key.pem"}, "key_path: /nowhere/key.pem cannot be read"),
+        ("yes", "receipts: found str, expected True, False, or a mapping of options"),
+        (None, "receipts: found NoneType, expected True, False, or a mapping of options"),
     ],
 )
-def test_wrong_options_are_named(options: dict[str, Any], says: str) -> None:
+def test_wrong_options_are_named(options: Any, says: str) -> None:
     """An option that does not fit is an error when the router is made."""
     with pytest.raises(ConfigError, match=says):
         Router([Busy()], receipts=options)
@@ -275,6 +277,18 @@ def test_one_of_several_stores_may_keep_them(tmp_path: Path, says: Any) -> None:
 
 
 # -- without content ---------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_not_there_keeps_no_receipt(tmp_path: Path, kept: Path) -> None:
+    """A `store_id` of no store is told at once where the stores are known; else no answer seems to have a receipt."""
+    stores = [{"id": "mine", "type": "blocks", "path": str(tmp_path / "mine")}]
+    config = {"BACKENDS": [{"id": "echo", "type": "echo", "suffix": ""}], "ROUTER": {"receipts": {"store_id": "none"}}}
+    with pytest.raises(ConfigError, match=r"store_id: found 'none', expected one of 'mine'"):
+        Router.from_config({**config, "STORES": stores})
+    with Router([Scripted()], receipts={"store_id": "none"}) as router:
+        answer = router.generate("hi")
+    assert answer.receipt is None
+    assert "store_id: found 'none', expected one of 'blocks'" in answer.warnings[0]
 
 
 def test_without_content_only_digests_are_kept(kept: Path, said: Said, says: Any) -> None:
