@@ -105,7 +105,7 @@ def usual_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
         monkeypatch.setenv("IPFS_PATH", str(tmp_path / "none"))
         monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "store"))
         for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", address)
+            monkeypatch.setattr(f"pointsman_ipfs.node.{module}.DEFAULT", address)
 
     return at
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from pointsman.cli.parts import as_json, config_option, json_option, note, store_of, table
 
-from .evidence import Evidence
+from .evidence.evidence import Evidence
 
 
 @click.command(short_help="Make the index of evidence anew.")

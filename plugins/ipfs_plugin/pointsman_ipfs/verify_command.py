@@ -9,8 +9,8 @@ import click
 from pointsman import InvalidRequestError
 from pointsman.cli.parts import answer, as_json, config_option, json_option, store_of, written
 
-from ._signature import public_key
-from .verify import verify as checks_of
+from .receipts._signature import public_key
+from .receipts.verify import verify as checks_of
 
 _CODES = """\b
 Exit codes:

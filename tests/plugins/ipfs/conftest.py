@@ -24,10 +24,11 @@ import pytest
 from attrs import evolve, frozen
 from pointsman import Chunk, Completion, Request, Router, Store, UnavailableError, Usage, hookimpl
 from pointsman_ipfs import Blocks as KeptBlocks
-from pointsman_ipfs import Receipts, car
-from pointsman_ipfs.block import verified
+from pointsman_ipfs import Receipts
+from pointsman_ipfs.dag import car
+from pointsman_ipfs.dag.block import verified
+from pointsman_ipfs.dag.unixfs import Profile
 from pointsman_ipfs.evidence import Evidence
-from pointsman_ipfs.unixfs import Profile
 
 _KUBO = Path(__file__).parents[3] / ".tools" / "kubo" / "ipfs"
 #: Nothing leaves the machine, and nothing waits for a network.

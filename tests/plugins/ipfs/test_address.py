@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pointsman import ConfigError
 from pointsman_ipfs import Gateway, Kubo
-from pointsman_ipfs._address import address_of
+from pointsman_ipfs.node._address import address_of
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from pointsman import ContentNotFoundError, Store
-from pointsman_ipfs import Blocks, _index, blocks, car
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs.cbor import Ref, encode
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.dag import car
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.cbor import Ref, encode
+from pointsman_ipfs.embedded import _index, blocks
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from attrs import evolve
 from multiformats import CID
 from pointsman import InvalidRequestError, UnusableAnswer
-from pointsman_ipfs import _varint, car, reader
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs.unixfs import UNIXFS_V1_2025, add_file
+from pointsman_ipfs.dag import _varint, car, reader
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.unixfs import UNIXFS_V1_2025, add_file
 
 PLACEHOLDER = b"\x01\x55\x00\x00"
 ROOT = cids.pb_cid(b"")

@@ -9,9 +9,9 @@ import dag_cbor
 import pytest
 from multiformats import CID
 from pointsman import UnusableAnswer
-from pointsman_ipfs import cbor
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs.block import kept, links_of, made
+from pointsman_ipfs.dag import cbor
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.block import kept, links_of, made
 
 LINK = cids.raw_cid(b"hello")
 

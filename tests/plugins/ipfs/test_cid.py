@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from multiformats import CID, multibase
 from pointsman import InvalidRequestError, UnusableAnswer
-from pointsman_ipfs import cid as cids
+from pointsman_ipfs.dag import cid as cids
 
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 HELLO_V0 = "Qmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyfD"
@@ -146,6 +146,6 @@ def test_a_path_is_split() -> None:
 def test_importing_loads_no_library_of_cids() -> None:
     """Neither importing the modules nor reading a CID in its usual spelling costs the import of `multiformats`."""
     modules = "block, car, cid, dagpb, hamt, reader, tree, unixfs"
-    code = f"import sys; from pointsman_ipfs import {modules}; cid.parse({HELLO!r}); cid.parse({HELLO_V0!r})"
+    code = f"import sys; from pointsman_ipfs.dag import {modules}; cid.parse({HELLO!r}); cid.parse({HELLO_V0!r})"
     code += "; print({'multiformats', 'dag_cbor', 'requests'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"set()\n"

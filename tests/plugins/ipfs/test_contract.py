@@ -11,7 +11,7 @@ from pointsman import Scope
 from pointsman.content import Source
 from pointsman.testing import StoreContract, StoreReads
 from pointsman_ipfs import Gateway, Kubo
-from pointsman_ipfs.cid import parse
+from pointsman_ipfs.dag.cid import parse
 
 pytestmark = pytest.mark.kubo
 

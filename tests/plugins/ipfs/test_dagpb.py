@@ -6,9 +6,9 @@ import random
 
 import pytest
 from pointsman import UnusableAnswer
-from pointsman_ipfs import dagpb
-from pointsman_ipfs.cid import pb_cid, raw_cid
-from pointsman_ipfs.dagpb import Data, Kind, PBLink, PBNode
+from pointsman_ipfs.dag import dagpb
+from pointsman_ipfs.dag.cid import pb_cid, raw_cid
+from pointsman_ipfs.dag.dagpb import Data, Kind, PBLink, PBNode
 
 CID = raw_cid(b"x")
 

@@ -15,8 +15,8 @@ import pytest
 from attrs import evolve
 from multiformats import CID
 from pointsman import InvalidRequestError, Store, UnusableAnswer
-from pointsman_ipfs import car, cbor
-from pointsman_ipfs import cid as cids
+from pointsman_ipfs.dag import car, cbor
+from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import ANYONE, About, Evidence, Statistics
 
 UNKNOWN = cids.to_text(cids.raw_cid(b"nobody has this"))

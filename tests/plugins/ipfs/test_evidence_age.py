@@ -16,9 +16,9 @@ import pytest
 from attrs import evolve
 from multiformats import CID
 from pointsman import AuthenticationError, ConfigError, Secret, Store, UnavailableError, UnusableAnswer
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs._records import Envelope
+from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, reindex
+from pointsman_ipfs.evidence._records import Envelope
 
 ALICE, BOB = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
 ABOUT = About("photograph", "Mould in bedroom", "habitability", "anna.karenina", metadata={"camera": "Leica"})

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from pointsman import AllBackendsFailed, ConfigError, Store, StoreBackend, UnavailableError, UnusableAnswer, hookimpl
-from pointsman_ipfs import Blocks, Gateway, Kubo, _evidence_index, car, cbor
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs.evidence import About, Evidence, Record, reindex
+from pointsman_ipfs import Blocks, Gateway, Kubo
+from pointsman_ipfs.dag import car, cbor
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.evidence import About, Evidence, Record, _evidence_index, reindex
 
 ABOUT = About("document", "The notice of 3 May", "eviction", "anna")
 

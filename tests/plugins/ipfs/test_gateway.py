@@ -23,11 +23,12 @@ from pointsman import (
 )
 from pointsman.content import Source
 from pointsman.testing import faults
-from pointsman_ipfs import Gateway, Kubo, car, reader
-from pointsman_ipfs._ahead import Ahead
-from pointsman_ipfs.cid import parse, raw_cid, to_text
-from pointsman_ipfs.tree import add_tree
-from pointsman_ipfs.unixfs import UNIXFS_V1_2025, add_file
+from pointsman_ipfs import Gateway, Kubo
+from pointsman_ipfs.dag import car, reader
+from pointsman_ipfs.dag.cid import parse, raw_cid, to_text
+from pointsman_ipfs.dag.tree import add_tree
+from pointsman_ipfs.dag.unixfs import UNIXFS_V1_2025, add_file
+from pointsman_ipfs.node._ahead import Ahead
 
 MIB = 1 << 20
 RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car; version=1; order=unk; dups=y"

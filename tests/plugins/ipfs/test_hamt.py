@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from pointsman import InvalidRequestError, UnusableAnswer
-from pointsman_ipfs import dagpb, hamt
-from pointsman_ipfs.cid import pb_cid, raw_cid
-from pointsman_ipfs.dagpb import PBLink
+from pointsman_ipfs.dag import dagpb, hamt
+from pointsman_ipfs.dag.cid import pb_cid, raw_cid
+from pointsman_ipfs.dag.dagpb import PBLink
 
 LEAF = raw_cid(b"x")
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from attrs import evolve
 from pointsman import InvalidRequestError, UnusableAnswer
-from pointsman_ipfs import _varint, car, dagpb, reader
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs.block import links_of
-from pointsman_ipfs.dagpb import PBLink
-from pointsman_ipfs.tree import extract
-from pointsman_ipfs.unixfs import UNIXFS_V1_2025, add_file, add_folder, add_symlink
+from pointsman_ipfs.dag import _varint, car, dagpb, reader
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.block import links_of
+from pointsman_ipfs.dag.dagpb import PBLink
+from pointsman_ipfs.dag.tree import extract
+from pointsman_ipfs.dag.unixfs import UNIXFS_V1_2025, add_file, add_folder, add_symlink
 
 SMALL = evolve(UNIXFS_V1_2025, chunk=40, width=4, raw_leaves=False, threshold=600, fanout=8)
 

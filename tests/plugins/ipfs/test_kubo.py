@@ -14,9 +14,10 @@ import pytest
 from attrs import evolve
 from pointsman import InvalidRequestError, Scope, UnusableAnswer
 from pointsman.content import Source
-from pointsman_ipfs import Kubo, car, reader
-from pointsman_ipfs.cid import parse, to_text
-from pointsman_ipfs.unixfs import CID_V0, CID_V1, UNIXFS_V1_2025, Profile, add_file
+from pointsman_ipfs import Kubo
+from pointsman_ipfs.dag import car, reader
+from pointsman_ipfs.dag.cid import parse, to_text
+from pointsman_ipfs.dag.unixfs import CID_V0, CID_V1, UNIXFS_V1_2025, Profile, add_file
 
 pytestmark = pytest.mark.kubo
 

@@ -20,7 +20,7 @@ from pointsman import BackendError, BackendTimeout, Scope, Store, UnavailableErr
 from pointsman.content import Source
 from pointsman.testing.leaks import leaks_since, resources
 from pointsman_ipfs import Blocks, Gateway, Kubo
-from pointsman_ipfs.cid import parse, raw_cid, to_text
+from pointsman_ipfs.dag.cid import parse, raw_cid, to_text
 
 pytestmark = pytest.mark.kubo
 MIB = 1 << 20

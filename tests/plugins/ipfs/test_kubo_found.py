@@ -23,7 +23,7 @@ def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Store
 
     def at(address: str) -> Store:
         for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", address)
+            monkeypatch.setattr(f"pointsman_ipfs.node.{module}.DEFAULT", address)
         return Store()
 
     return at

@@ -131,7 +131,7 @@ def test_nobody_named_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an address, and without a node where one would be by default, the way to one is told."""
     with faults.nobody_listens() as nobody:
         for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.{module}.DEFAULT", nobody.removesuffix("/v1"))
+            monkeypatch.setattr(f"pointsman_ipfs.node.{module}.DEFAULT", nobody.removesuffix("/v1"))
         store = Kubo()
         health = store.health()
         assert health.status == "unconfigured"
@@ -169,7 +169,7 @@ def test_health_ends_in_its_time(fault_server: Any, monkeypatch: pytest.MonkeyPa
     """A server that never answers is told of when the time is up that is given to all health."""
     assert HEALTH_S < 5
     for module in "kubo", "gateway":
-        monkeypatch.setattr(f"pointsman_ipfs.{module}.HEALTH_S", 0.3)
+        monkeypatch.setattr(f"pointsman_ipfs.node.{module}.HEALTH_S", 0.3)
     server = fault_server()
     server.play(faults.silent(), everywhere=True)
     store, began = make(url=server.origin), time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 from pointsman import BackendError, Scope, UnavailableError, UnusableAnswer
 from pointsman.content import Source
 from pointsman_ipfs import Kubo
-from pointsman_ipfs.cid import parse, raw_cid, to_text
+from pointsman_ipfs.dag.cid import parse, raw_cid, to_text
 
 pytestmark = pytest.mark.kubo
 MIB = 1 << 20

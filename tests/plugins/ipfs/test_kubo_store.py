@@ -22,9 +22,10 @@ from pointsman import (
     UnusableAnswer,
 )
 from pointsman.content import Source, Stored
-from pointsman_ipfs import Kubo, car, reader
-from pointsman_ipfs.cid import parse, raw_cid, to_text
-from pointsman_ipfs.unixfs import CID_V1, UNIXFS_V1_2025, add_file
+from pointsman_ipfs import Kubo
+from pointsman_ipfs.dag import car, reader
+from pointsman_ipfs.dag.cid import parse, raw_cid, to_text
+from pointsman_ipfs.dag.unixfs import CID_V1, UNIXFS_V1_2025, add_file
 
 pytestmark = pytest.mark.kubo
 MIB = 1 << 20

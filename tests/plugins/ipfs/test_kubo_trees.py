@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from pointsman_ipfs import car, dagpb, reader
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs.cid import to_text
-from pointsman_ipfs.tree import add_tree, extract
-from pointsman_ipfs.unixfs import CID_V0, CID_V1, UNIXFS_V1_2025, Profile
+from pointsman_ipfs.dag import car, dagpb, reader
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.cid import to_text
+from pointsman_ipfs.dag.tree import add_tree, extract
+from pointsman_ipfs.dag.unixfs import CID_V0, CID_V1, UNIXFS_V1_2025, Profile
 
 pytestmark = pytest.mark.kubo
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from attrs import evolve
 from pointsman import InvalidRequestError, UnusableAnswer
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs import dagpb, reader
-from pointsman_ipfs.block import links_of, loaded, verified
-from pointsman_ipfs.dagpb import PBLink
-from pointsman_ipfs.reader import Entry
-from pointsman_ipfs.unixfs import CID_V0, CID_V1, UNIXFS_V1_2025, Link, add_file, add_folder, add_symlink
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag import dagpb, reader
+from pointsman_ipfs.dag.block import links_of, loaded, verified
+from pointsman_ipfs.dag.dagpb import PBLink
+from pointsman_ipfs.dag.reader import Entry
+from pointsman_ipfs.dag.unixfs import CID_V0, CID_V1, UNIXFS_V1_2025, Link, add_file, add_folder, add_symlink
 
 SMALL = evolve(UNIXFS_V1_2025, chunk=100, width=4)
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from attrs import evolve
 from pointsman import InvalidRequestError, UnusableAnswer
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs import dagpb, reader
-from pointsman_ipfs.dagpb import PBLink
-from pointsman_ipfs.tree import add_tree, extract
-from pointsman_ipfs.unixfs import UNIXFS_V1_2025, add_file, add_symlink
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag import dagpb, reader
+from pointsman_ipfs.dag.dagpb import PBLink
+from pointsman_ipfs.dag.tree import add_tree, extract
+from pointsman_ipfs.dag.unixfs import UNIXFS_V1_2025, add_file, add_symlink
 
 SMALL = evolve(UNIXFS_V1_2025, chunk=100, width=4)
 

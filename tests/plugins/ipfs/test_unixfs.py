@@ -13,10 +13,10 @@ import pytest
 from attrs import evolve
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from pointsman import InvalidRequestError
-from pointsman_ipfs import dagpb, reader
-from pointsman_ipfs.block import links_of
-from pointsman_ipfs.cid import raw_cid, to_text
-from pointsman_ipfs.unixfs import (
+from pointsman_ipfs.dag import dagpb, reader
+from pointsman_ipfs.dag.block import links_of
+from pointsman_ipfs.dag.cid import raw_cid, to_text
+from pointsman_ipfs.dag.unixfs import (
     CID_V0,
     CID_V1,
     PROFILES,

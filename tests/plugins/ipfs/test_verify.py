@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from pointsman import ConfigError, InvalidRequestError, Router, Store
-from pointsman_ipfs import Blocks, car, cbor
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs._signature import public_key
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.dag import car, cbor
+from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence
-from pointsman_ipfs.verify import Check, verify
+from pointsman_ipfs.receipts._signature import public_key
+from pointsman_ipfs.receipts.verify import Check, verify
 
 Chain = Callable[..., list[str]]
 KEY = b64encode(bytes(range(32))).decode()

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pointsman_ipfs import car, cbor, dagpb
-from pointsman_ipfs import cid as cids
-from pointsman_ipfs.cbor import Ref
-from pointsman_ipfs.verify import verify
+from pointsman_ipfs.dag import car, cbor, dagpb
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.cbor import Ref
+from pointsman_ipfs.receipts.verify import verify
 
 Chain = Callable[..., list[str]]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -84,7 +84,7 @@ def test_a_million_links_take_little_memory(tmp_path: Path) -> None:
     path.write_bytes(b"".join(car.write([pairs[0][0]], pairs)))
     code = f"""
 import resource
-from pointsman_ipfs.verify import verify
+from pointsman_ipfs.receipts.verify import verify
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = sum("50,000 blocks" in check.text for check in verify({str(path)!r}))
 print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

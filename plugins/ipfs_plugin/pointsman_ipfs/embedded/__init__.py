@@ -1,0 +1,1 @@
+"""The embedded store: a folder of CAR files and an index."""

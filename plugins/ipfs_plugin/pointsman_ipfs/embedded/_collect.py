@@ -1,0 +1,163 @@
+"""Removing what no pin keeps, beside puts of any process; and packs that have become mostly empty.
+
+What a put relies on is safe, in this order: a number is taken; the collection is announced (a new generation); what had
+been acknowledged before is entered; then all that is pinned is walked; then what is left goes, but for blocks whose
+number is larger. A put that began before the announcement looks again, when it is written, at what it took to be there;
+one that began after it gives a larger number to what it finds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+
+from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
+from pointsman.content import Collected
+
+from ..dag.block import Verified
+from ..dag.cid import to_text
+from ..dag.reader import reachable
+from ._index import Place, Sweep, Written
+from ._packs import Mark, Pack, head_of, locked, marked
+from ._places import Places
+from ._shelf import Shelf
+from ._writer import Writer
+
+#: A pack of which a smaller part than this is of use is written anew.
+_WORTH = 0.5
+#: Seconds for which what is missing under a pin is looked for.
+_PATIENCE_S = 1.0
+
+
+def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], object]) -> Collected:
+    """Remove what no pin keeps.
+
+    :param alive: raises when nobody waits any more; called often.
+    :raises UnusableAnswer: something that is pinned is not whole: what belongs to it cannot be known.
+    """
+    index = places.index
+    before = index.next_seq()
+    places.new_generation()
+    places.catch_up_wholly()
+    sweep = index.sweep()
+    try:
+        for root in index.pins():
+            _walk(root, sweep, places, shelf, alive)
+        blocks, size = sweep.away(before)
+    finally:
+        sweep.close()
+    writer.let_go()  # our own pack may be one of those
+    with _Mover(places, shelf, writer) as mover:
+        for name, filled in index.filled().items():
+            alive()
+            with suppress(FileNotFoundError):
+                path = places.folder / f"{name}.car"
+                if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
+                    try:
+                        mover.empty(path)
+                    finally:
+                        os.close(file)
+    return Collected(blocks, size)
+
+
+def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callable[[], object]) -> None:
+    """Let all that is under a root stay.
+
+    A put whose blocks were just collected by somebody else writes them again, after its pin: so what is missing is
+    looked for again, for a moment.
+    """
+    ends = monotonic() + _PATIENCE_S
+    while True:
+        found = _Found(sweep)
+        try:
+            for _ in reachable(Verified(shelf.get), root, found):
+                alive()
+        except (ContentNotFoundError, UnusableAnswer) as error:
+            if monotonic() > ends:
+                text = f"nothing was removed: {to_text(root)} is pinned and not whole: {error}; mend or unpin it first"
+                raise UnusableAnswer(text, retry_same=False, try_next=False) from error
+            sleep(_PATIENCE_S / 20)
+            places.catch_up()
+        else:
+            found.settle()
+            return
+
+
+class _Found:
+    """What is found under one root: it stays when all of it was found."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep, self._new = sweep, set[bytes]()
+
+    def __contains__(self, cid: bytes) -> bool:
+        return cid in self._new or cid in self._sweep
+
+    def add(self, cid: bytes) -> None:
+        self._new.add(cid)
+
+    def settle(self) -> None:
+        for cid in self._new:
+            self._sweep.add(cid)
+
+
+class _Mover:
+    """Writes what is of use in packs, whose writers are gone, into a new one, with all that they say of pins."""
+
+    def __init__(self, places: Places, shelf: Shelf, writer: Writer) -> None:
+        self._places, self._shelf, self._writer = places, shelf, writer
+        self._pack: Pack | None = None
+        self._counts = 0  #: bytes of it that are entered
+        self._writing = False  #: whether it holds more than that
+        self._said = set[bytes]()  #: roots of which it says what was said last
+
+    def __enter__(self) -> _Mover:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pack is not None:
+            if self._counts:
+                self._pack.cut(self._counts)
+            else:
+                self._pack.abandon()
+            self._pack.close()
+            if self._writing:
+                with suppress(UnavailableError):
+                    self._places.index.running(self._pack.name, None)
+
+    def empty(self, path: Path) -> None:
+        """Move what is of use in a pack, and take the pack away."""
+        index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
+        self._places.catch_up_wholly()
+        for one in self._shelf.contents(path.stem):
+            if isinstance(one, Mark):
+                roots.update(cid for cid, _ in one.said())
+                continue
+            place = Place(path.stem, one.offset, one.length)
+            if index.place(one.cid[-32:]) == place and (data := self._shelf.at(one.cid, place)) is not None:
+                pack, head = self._into(), head_of(one.cid, len(data))
+                moved[one.cid[-32:]] = Place(pack.name, pack.append(head + data) + len(head), one.length)
+        said = sorted(index.said_of(roots - self._said), key=lambda pin: pin.seq)
+        for pin in said:
+            pack, kept = self._into(), (pin.cid,)
+            pack.append(marked(pack.name, pack.size, Mark(pin.seq, kept) if pin.kept else Mark(pin.seq, (), kept)))
+        written = list[Written]()
+        if moved or said:
+            pack, mark = self._into(), Mark(self._writer.next_mark())
+            pack.add(b"", mark)
+            written.append(Written(pack.name, pack.size, (), mark))
+        index.moved(path.stem, moved, written)
+        if self._pack is not None:
+            self._said, self._counts, self._writing = self._said | roots, self._pack.size, False
+        path.unlink()
+
+    def _into(self) -> Pack:
+        """Return the pack to write to; nobody looks into it while it is written."""
+        if self._pack is None:
+            self._pack = Pack.create(self._places.folder)
+        if not self._writing:
+            self._places.index.running(self._pack.name, self._places.index.next_seq())
+            self._writing = True
+        return self._pack

@@ -1,0 +1,91 @@
+"""What is here already and is to be pinned: is it whole, and how it is kept from collections until it is pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+from pointsman import ContentNotFoundError, UnusableAnswer
+
+from ..dag.block import Verified
+from ..dag.cid import to_text
+from ..dag.reader import reachable
+from ._places import Places
+
+
+def lacking(places: Places, root: bytes, get: Verified) -> str:
+    """Say what is not here of all that is under a root ("" if it is whole). Blocks without links are not read."""
+    try:
+        for some in _by_thousands(reachable(get, root)):
+            known = places.index.known([cid[-32:] for cid in some])
+            for cid in some:
+                if cid[-32:] not in known and places.find(cid[-32:]) is None:
+                    return f"block {to_text(cid)} is not here"
+    except (ContentNotFoundError, UnusableAnswer) as error:
+        return error.message
+    return ""
+
+
+class Held:
+    """Roots that are here and are to be pinned.
+
+    A collection spares what is touched after it began, and what is pinned when it looks. So all of it is touched, then
+    pinned; and touched again if a collection began between the two, which may have looked before the pin was there.
+    """
+
+    def __init__(self, places: Places, get: Verified) -> None:
+        self._places, self._get = places, get
+        self._roots, self._generation = list[bytes](), places.generation
+        self._relied = list[bytes]()  #: roots that were pinned already, and so whole
+
+    def hold(self, root: bytes) -> None:
+        """Keep all that is under a root from being collected.
+
+        :raises ContentNotFoundError: something of it is not here.
+        :raises UnusableAnswer: something of it is damaged.
+        """
+        for some in _by_thousands(reachable(self._get, root)):
+            _touch(self._places, some)
+        self._roots.append(root)
+
+    def holds(self, root: bytes) -> bool:
+        """Do as `hold`; say whether all of it is here. What is pinned is not walked again."""
+        if self._places.pinned(root):
+            self._relied.append(root)
+            return True
+        try:
+            self.hold(root)
+        except (ContentNotFoundError, UnusableAnswer):
+            return False
+        return True
+
+    def pinned(self, undo: Callable[[], object]) -> None:
+        """Say that the pins are durable.
+
+        :param undo: takes them back, where a collection was faster.
+        :raises ContentNotFoundError: something was collected meanwhile.
+        """
+        again = [] if self._places.generation == self._generation else list(self._roots)
+        again += [root for root in self._relied if not self._places.pinned(root)]  # unpinned since
+        try:
+            for root in again:
+                self.hold(root)
+        except (ContentNotFoundError, UnusableAnswer):
+            undo()
+            raise
+
+
+def _touch(places: Places, some: Sequence[bytes]) -> None:
+    digests = [cid[-32:] for cid in some]
+    held = places.index.touch(digests)
+    if len(held) < len({*digests}):
+        places.catch_up()
+        held = places.index.touch(digests)
+    for cid in some:
+        if cid[-32:] not in held:
+            raise ContentNotFoundError(f"block {to_text(cid)} is not in this store")
+
+
+def _by_thousands(found: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while some := list(islice(found, 1000)):
+        yield some

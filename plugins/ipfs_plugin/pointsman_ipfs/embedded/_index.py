@@ -1,0 +1,260 @@
+"""Where each block stands, what is pinned, which packs there are: one SQLite file for all processes.
+
+All of it is derived: the packs say the same, and whoever opens the store makes up for what the index lacks. So its
+commits need not wait for the disk (WAL, synchronous=NORMAL): a power cut may take the last of them back, and never
+breaks it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import time
+from typing import NamedTuple
+
+from pointsman import UnavailableError
+
+from ..dag.cid import codec_of
+from ._database import Database
+from ._packs import Mark, Record
+
+_ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?, ?) ON CONFLICT(name)
+    DO UPDATE SET size=max(size, excluded.size), since=CASE WHEN excluded.size THEN NULL ELSE since END RETURNING id"""
+_ENTER_BLOCK = "INSERT INTO blocks VALUES(?, ?, ?, ?, ?) ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq"
+_ENTER_PIN = """INSERT INTO pins VALUES(?, ?, ?)
+    ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, kept=excluded.kept WHERE excluded.seq > seq"""
+_PLACE = "SELECT name, offset, length FROM blocks JOIN packs ON pack=packs.id WHERE digest=?"
+_MENDED = "DELETE FROM damaged WHERE digest IN (SELECT digest FROM blocks)"
+_MANY = 500  #: variables of one statement
+
+
+class Place(NamedTuple):
+    """Where a block stands."""
+
+    pack: str
+    offset: int
+    length: int
+
+
+class Written(NamedTuple):
+    """What was added to a pack at once."""
+
+    pack: str
+    size: int  #: how far the pack counts now; 0 if there is more to come
+    records: Sequence[Record]
+    mark: Mark
+
+
+class Pin(NamedTuple):
+    """What was said last of a root."""
+
+    cid: bytes
+    seq: int  #: of the mark that says so
+    kept: bool
+
+
+class Index(Database):
+    """The index of one store. Thread-safe; in a forked child it opens its own connections.
+
+    :raises UnavailableError: it cannot be opened or written.
+    """
+
+    def next_seq(self) -> int:
+        """Return a number that no change has had."""
+        with self.changing() as (_, seq):
+            return seq
+
+    # -- blocks ------------------------------------------------------------------------------------
+
+    def place(self, digest: bytes) -> Place | None:
+        """Return where a block stands, None if it is not there."""
+        with self._asking() as db:
+            row = db.execute(_PLACE, (digest,)).fetchone()
+        return None if row is None else Place(*row)
+
+    def known(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Return those of the digests whose blocks are there."""
+        found: set[bytes] = set()
+        with self._asking() as db:
+            for start in range(0, len(digests), _MANY):
+                some = digests[start : start + _MANY]
+                marks = ",".join("?" * len(some))
+                rows = db.execute(f"SELECT digest FROM blocks WHERE digest IN ({marks})", some)  # noqa: S608 - question marks
+                found.update(digest for (digest,) in rows)
+        return found
+
+    def touch(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Keep blocks that are there from a collection that has begun, or will before this put ends; return which."""
+        found: set[bytes] = set()
+        with self.changing() as (db, seq):
+            for start in range(0, len(digests), _MANY):
+                some = digests[start : start + _MANY]
+                marks = ",".join("?" * len(some))
+                sql = f"UPDATE blocks SET seq=? WHERE digest IN ({marks}) RETURNING digest"  # noqa: S608 - question marks
+                found.update(digest for (digest,) in db.execute(sql, (seq, *some)))
+        return found
+
+    def entered(self, written: Sequence[Written]) -> None:
+        """Enter what was added to packs: the blocks, how far each pack counts, the pins."""
+        with self.changing() as (db, seq):
+            for pack, size, records, mark in written:
+                if db.execute("SELECT 1 FROM gone WHERE name=?", (pack,)).fetchone():
+                    continue  # all that it held was entered before, or moved
+                (id_,) = db.execute(_ENTER_PACK, (pack, size)).fetchone()
+                rows = [(record.cid[-32:], id_, record.offset, record.length, seq) for record in records]
+                db.executemany(_ENTER_BLOCK, rows)
+                db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
+            db.execute(_MENDED)
+
+    def moved(self, old: str, places: Mapping[bytes, Place], written: Sequence[Written]) -> None:
+        """Enter that blocks of a pack stand in another one, to which this was written, and strike the old one out."""
+        with self.changing() as (db, _):
+            for pack, size, _, mark in written:
+                db.execute(_ENTER_PACK, (pack, size)).fetchone()
+                db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
+            sql = """UPDATE blocks SET pack=(SELECT id FROM packs WHERE name=?), offset=?
+                WHERE digest=? AND pack=(SELECT id FROM packs WHERE name=?)"""
+            db.executemany(sql, [(place.pack, place.offset, digest, old) for digest, place in places.items()])
+            _strike_out(db, old)
+            db.execute("INSERT OR IGNORE INTO gone VALUES(?)", (old,))
+
+    def totals(self) -> tuple[int, int]:
+        """Return how many blocks there are, and their bytes."""
+        with self._asking() as db:
+            blocks, size = db.execute("SELECT count(*), coalesce(sum(length), 0) FROM blocks").fetchone()
+        return blocks, size
+
+    # -- pins --------------------------------------------------------------------------------------
+
+    def pins(self) -> Iterator[bytes]:
+        """Yield the roots that are pinned, by their bytes, a thousand at a time: nobody waits for the end."""
+        last = b""
+        while True:
+            with self._asking() as db:
+                sql = "SELECT cid FROM pins WHERE cid > ? AND kept ORDER BY cid LIMIT 1000"
+                rows = db.execute(sql, (last,)).fetchall()
+            for (cid,) in rows:
+                yield cid
+            if not rows:
+                return
+            last = rows[-1][0]
+
+    def said_of(self, cids: Iterable[bytes]) -> list[Pin]:
+        """Return what was said last of each of these roots."""
+        with self._asking() as db:
+            rows = (db.execute("SELECT cid, seq, kept FROM pins WHERE cid=?", (cid,)).fetchone() for cid in cids)
+            return [Pin(row[0], row[1], bool(row[2])) for row in rows if row is not None]
+
+    def last_mark(self) -> int:
+        """Return the largest number of a mark that says anything of a root."""
+        with self._asking() as db:
+            return int(db.execute("SELECT coalesce(max(seq), 0) FROM pins").fetchone()[0])
+
+    # -- damage ------------------------------------------------------------------------------------
+
+    def lost(self, cid: bytes, place: Place) -> None:
+        """Strike out a block whose bytes at this place are wrong."""
+        digest = cid[-32:]
+        with self.changing() as (db, _):
+            if db.execute(_PLACE, (digest,)).fetchone() == place:
+                db.execute("DELETE FROM blocks WHERE digest=?", (digest,))
+                db.execute("INSERT OR REPLACE INTO damaged VALUES(?, ?, ?)", (digest, cid, time()))
+
+    def damaged(self) -> list[bytes]:
+        """Return the CIDs of the blocks that were struck out and are not there again."""
+        with self._asking() as db:
+            return [cid for (cid,) in db.execute("SELECT cid FROM damaged")]
+
+    # -- packs -------------------------------------------------------------------------------------
+
+    def sizes(self) -> dict[str, int]:
+        """Return the packs that are known, and how many bytes of each count."""
+        with self._asking() as db:
+            return dict(db.execute("SELECT name, size FROM packs"))
+
+    def runs(self) -> set[str]:
+        """Return the packs that long puts are writing, or were when their process died."""
+        with self._asking() as db:
+            return {name for (name,) in db.execute("SELECT name FROM packs WHERE since IS NOT NULL")}
+
+    def filled(self) -> dict[str, int]:
+        """Return how many bytes of each pack are blocks that are known."""
+        with self._asking() as db:
+            sql = "SELECT name, sum(length) FROM packs LEFT JOIN blocks ON pack=packs.id GROUP BY name"
+            return {name: size or 0 for name, size in db.execute(sql)}
+
+    def running(self, pack: str, since: int | None) -> None:
+        """Say that a long put is writing this pack, since which number; None: it has ended."""
+        with self.changing() as (db, _):
+            sql = """INSERT INTO packs(name, size, since) VALUES(?, 0, ?)
+                ON CONFLICT(name) DO UPDATE SET since=excluded.since"""
+            db.execute(sql, (pack, since))
+            db.execute("DELETE FROM packs WHERE name=? AND since IS NULL AND size=0", (pack,))
+
+    def lost_pack(self, pack: str) -> None:
+        """Strike out a pack that is gone, with all that it held."""
+        with self.changing() as (db, _):
+            sql = """SELECT digest, CAST(x'01551220' || digest AS BLOB), ? FROM blocks
+                WHERE pack=(SELECT id FROM packs WHERE name=?)"""
+            db.execute(f"INSERT OR REPLACE INTO damaged {sql}", (time(), pack))
+            _strike_out(db, pack)
+
+    def sweep(self) -> Sweep:
+        """Return what a collection needs."""
+        return Sweep(self._connected(), self._told)
+
+
+class Sweep:
+    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others.
+
+    A block that somebody links to as plain bytes may be linked to as what it is, too: only then are its links followed.
+    So a CID is there when its digest is there with its codec.
+    """
+
+    def __init__(self, db: sqlite3.Connection, failed: Callable[[sqlite3.Error], UnavailableError]) -> None:
+        self._db, self._failed = db, failed
+        with self._told():
+            db.execute("CREATE TEMP TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
+
+    def __contains__(self, cid: bytes) -> bool:
+        with self._told():
+            row = (cid[-32:], codec_of(cid))
+            return self._db.execute("SELECT 1 FROM live WHERE digest=? AND codec=?", row).fetchone() is not None
+
+    def add(self, cid: bytes) -> None:
+        """Let a block stay."""
+        with self._told():
+            self._db.execute("INSERT OR IGNORE INTO live VALUES(?, ?)", (cid[-32:], codec_of(cid)))
+
+    def away(self, before: int) -> tuple[int, int]:
+        """Strike out all other blocks that nobody has put, or put again, since this number; return how many, and bytes.
+
+        A long put that runs holds on to all that was there when it began.
+        """
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            (since,) = self._db.execute("SELECT min(since) FROM packs").fetchone()
+            dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
+            limit = (min(before, since or before),)
+            blocks, size = self._db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
+            self._db.execute(f"DELETE {dead}", limit)
+            self._db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
+            self._db.execute("COMMIT")
+        return blocks, size
+
+    def close(self) -> None:
+        """Let it go."""
+        self._db.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+
+def _strike_out(db: sqlite3.Connection, pack: str) -> None:
+    db.execute("DELETE FROM blocks WHERE pack=(SELECT id FROM packs WHERE name=?)", (pack,))
+    db.execute("DELETE FROM packs WHERE name=?", (pack,))

@@ -1,0 +1,366 @@
+"""Packs: the files that hold the blocks. Each is a CARv1 file, to which blocks are added and never anything changed.
+
+So that a pack says by itself how far it counts, whatever the machine went through, what was added together is followed
+by a mark: a block of DAG-CBOR that names the pack and its own place in it (so that nobody's content can be taken for
+one), and the roots that are pinned from there on, or no more. What stands behind the last mark was never acknowledged.
+
+Any program that reads CAR files reads a pack; it has a placeholder for a root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from pointsman import UnavailableError
+
+from ..dag.cbor import Ref, decode, encode
+
+#: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
+HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
+_MARK_CID = b"\x01\x71\x12\x20"  # DAG-CBOR, SHA-256
+_ROOM = 1 << 20  #: zeros behind the end, at most
+_LONGEST = 4 << 20  #: bytes of a record; a block of Kubo's has 2 MiB at most
+_END = ".car"
+
+
+class Record(NamedTuple):
+    """A block in a pack."""
+
+    cid: bytes
+    offset: int  #: of its data
+    length: int
+
+
+class Mark(NamedTuple):
+    """What is said between blocks: up to here it counts. Of what marks say of a root, the largest `seq` holds."""
+
+    seq: int
+    pins: tuple[bytes, ...] = ()
+    unpins: tuple[bytes, ...] = ()
+
+    def said(self) -> list[tuple[bytes, bool]]:
+        """Return each root that it speaks of, and whether that is pinned."""
+        return [(cid, True) for cid in self.pins] + [(cid, False) for cid in self.unpins]
+
+
+def framed(cid: bytes, data: bytes) -> bytes:
+    """Return a block as a CAR file has it."""
+    return head_of(cid, len(data)) + data
+
+
+def head_of(cid: bytes, length: int) -> bytes:
+    """Return what stands before the data of a block."""
+    return varint(len(cid) + length) + cid
+
+
+def varint(number: int) -> bytes:
+    """Return an unsigned LEB128."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+class Pack:
+    """A pack that this process writes: no other one may, as long as it lives. Not thread-safe.
+
+    :param file: open for reading and writing, and locked.
+    :param size: bytes that count.
+    """
+
+    def __init__(self, path: Path, file: int, size: int) -> None:
+        self.path, self.name = path, path.stem
+        self.size = size
+        self.abandoned = False
+        self._file = file
+        self._room = size  #: bytes that the file has, those behind `size` zeros
+        self._broken = False
+
+    @classmethod
+    def create(cls, folder: Path) -> Pack:
+        """Return a new pack. It is durable, as an empty one, when this returns.
+
+        :raises UnavailableError: it could not be written.
+        """
+        path = folder / f"{uuid4().hex}{_END}"
+        unseen = path.with_suffix(".new")  # nobody looks into it before it is locked and has its header
+        try:
+            file = os.open(unseen, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise unwritten(folder, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not os.fstat(file).st_nlink:  # somebody took it for one that nobody will finish
+                raise InterruptedError
+            os.write(file, HEADER)
+            os.rename(unseen, path)
+            sync_folder(folder)
+        except BaseException as error:
+            os.close(file)
+            with suppress(OSError):
+                unseen.unlink()
+            if isinstance(error, InterruptedError):
+                return cls.create(folder)
+            if isinstance(error, OSError):
+                raise unwritten(folder, error) from error
+            raise
+        return cls(path, file, len(HEADER))
+
+    @classmethod
+    def adopt(cls, path: Path, size: int) -> Pack | None:
+        """Return the pack of a process that is gone, to go on with it; None if its writer lives, or it holds more."""
+        file = locked(path)
+        if file is None:
+            return None
+        if os.fstat(file).st_size == size:
+            return cls(path, file, size)
+        os.close(file)
+        return None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be written to: nothing has failed so far."""
+        return not self._broken
+
+    def append(self, data: bytes) -> int:
+        """Write at the end; return where that was. Nothing of it counts before a mark stands behind it.
+
+        :raises UnavailableError: it could not be written, a full disk say; nothing of it is there.
+        """
+        start, place, rest = self.size, self.size, memoryview(data)
+        try:
+            while rest:
+                written = os.pwrite(self._file, rest, place)
+                place, rest = place + written, rest[written:]
+        except OSError as error:
+            self.cut(start)
+            raise unwritten(self.path, error) from error
+        self.size = place
+        return start
+
+    def add(self, data: bytes, mark: Mark) -> int:
+        """Write at the end, say that it counts and what is pinned from now on, and make it durable; return where it is.
+
+        :raises UnavailableError: that failed. Where it may have reached the disk, the pack is not used again.
+        """
+        data += marked(self.name, self.size + len(data), mark)
+        if self.size + len(data) > self._room:
+            self._make_room(len(data))
+        start = self.append(data)
+        try:
+            sync_file(self._file)
+        except OSError as error:
+            self._broken = True
+            self.cut(start)
+            raise unwritten(self.path, error) from error
+        return start
+
+    def _make_room(self, more: int) -> None:
+        """Lay zeros behind the end: writing over them leaves the file's size and places as they are, which the disk is
+        then not told, so that a small addition costs it one write.
+        """
+        room = min(max(self.size // 8, 1 << 14), _ROOM)
+        with suppress(OSError):
+            os.pwrite(self._file, bytes(room), self.size + more)
+            self._room = self.size + more + room
+
+    def cut(self, size: int) -> None:
+        """Take back what was written behind `size`."""
+        self.size = self._room = size
+        try:
+            os.ftruncate(self._file, size)
+        except OSError:
+            self._broken = True  # what is there has no mark: whoever opens the store next takes it away
+
+    def abandon(self) -> None:
+        """Take the whole pack away. Repeating it changes nothing."""
+        if not self.abandoned:
+            self.abandoned, self._broken = True, True
+            with suppress(OSError):
+                self.path.unlink()
+
+    def close(self) -> None:
+        """Let it go: it is unlocked."""
+        if self._room > self.size and not self._broken:
+            self.cut(self.size)
+        os.close(self._file)
+
+    def fileno(self) -> int:
+        """The open file."""
+        return self._file
+
+
+def marked(name: str, offset: int, mark: Mark) -> bytes:
+    """Return a mark as it stands in the pack of this name at this place."""
+    said: dict[str, Any] = {"pack": name, "at": offset, "seq": mark.seq}
+    said |= {"pins": [Ref(cid) for cid in mark.pins]} if mark.pins else {}
+    data = encode(said | ({"unpins": [Ref(cid) for cid in mark.unpins]} if mark.unpins else {}))
+    return framed(_MARK_CID + sha256(data).digest(), data)
+
+
+def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tuple[int, Mark]]:
+    """Yield what stands in a pack, without reading the blocks: records, and marks each with the place where they end.
+
+    Where something is no record, the next mark is looked for: a damaged byte hides what stands between, and no more.
+    """
+    place = max(start, len(HEADER))
+    while place < end:
+        found = _record_at(file, place, end)
+        if found is None:
+            following = _next_mark(path.stem, file, place, end)
+            if following is None:
+                return
+            place, found = following
+        cid, data, size = found
+        mark = None
+        if cid.startswith(_MARK_CID):
+            mark = mark_in(os.pread(file, size, data), cid, path.stem, place)
+        yield (data + size, mark) if mark is not None else found
+        place = data + size
+
+
+def _record_at(file: int, place: int, end: int) -> Record | None:
+    head = os.pread(file, 128, place)
+    length, used = _varint_at(head)
+    if not 0 < length <= _LONGEST or place + used + length > end:
+        return None
+    cid = _cid_at(head[used:])
+    if cid is None or len(cid) > length:
+        return None
+    return Record(cid, place + used + len(cid), length - len(cid))
+
+
+def _next_mark(name: str, file: int, place: int, end: int) -> tuple[int, Record] | None:
+    """Return the first mark behind a place, and where it stands."""
+    sign = b"dpack" + bytes((0x78, len(name))) + name.encode()
+    for start in range(place, end, 1 << 20):
+        piece = os.pread(file, (1 << 20) + 256, start)  # what a mark begins with, to its sign, is shorter than the rest
+        for hit in re.finditer(re.escape(sign), piece):
+            for at in range(max(0, hit.start() - 96), hit.start()):
+                found = _record_at(file, start + at, end) if _MARK_CID in piece[at + 1 : at + 8] else None
+                if found and mark_in(os.pread(file, found.length, found.offset), found.cid, name, start + at):
+                    return start + at, found
+    return None
+
+
+def mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
+    """Return the mark that a block of DAG-CBOR is, None if it is somebody's content."""
+    if not data.startswith((b"\xa3bat", b"\xa4bat", b"\xa5bat")) or sha256(data).digest() != cid[4:]:
+        return None
+    try:
+        said: Any = decode(data)
+    except ValueError:
+        return None
+    if (said.get("pack"), said.get("at")) != (name, place):
+        return None
+    return Mark(said["seq"], tuple(said.get("pins", ())), tuple(said.get("unpins", ())))
+
+
+def _varint_at(head: bytes) -> tuple[int, int]:
+    """Return the number at the beginning, and of how many bytes it is; (0, 0) if there is none."""
+    number = 0
+    for n, byte in enumerate(head[:9]):
+        number |= (byte & 0x7F) << 7 * n
+        if byte < 0x80:
+            return number, n + 1
+    return 0, 0
+
+
+def _cid_at(head: bytes) -> bytes | None:
+    """Return the binary CID at the beginning: version 0 or 1, of SHA-256."""
+    if head[:2] == b"\x12\x20":
+        return head[:34] if len(head) >= 34 else None
+    if head[:1] == b"\x01" and head[2:4] == b"\x12\x20":
+        return head[:36] if len(head) >= 36 else None
+    return None
+
+
+def locked(path: Path) -> int | None:
+    """Return the file of a pack, open and locked for writing; None if its writer lives, or it is gone."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:
+            return file
+    except BlockingIOError:
+        pass
+    os.close(file)
+    return None
+
+
+def counted(path: Path, file: int, start: int, end: int) -> int:
+    """Return where the last mark between these places ends; `start` if there is none."""
+    return max((one[0] for one in scanned(path, file, start, end) if not isinstance(one, Record)), default=start)
+
+
+def cut(path: Path, file: int, counts: int) -> None:
+    """Cut a pack, which this process has locked, to what counts of it; take it away if nothing does."""
+    if counts <= len(HEADER):
+        path.unlink()
+    elif os.fstat(file).st_size > counts:
+        os.ftruncate(file, counts)
+        sync_file(file)
+
+
+def packs_in(folder: Path) -> Iterable[Path]:
+    """Return the packs in a folder, and take away those that were never finished.
+
+    :raises UnavailableError: it cannot be read.
+    """
+    try:
+        for unseen in folder.glob("*.new"):
+            if (file := locked(unseen)) is not None:
+                with suppress(OSError):
+                    unseen.unlink()
+                os.close(file)
+        return sorted(folder.glob(f"*{_END}"))
+    except OSError as error:
+        raise UnavailableError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def sync_file(file: int) -> None:
+    """Wait until the disk has all of a file that reading it back needs. Raises OSError."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: its fsync stops at the disk's own cache
+        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(file)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder. Raises OSError."""
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def unwritten(path: Path, error: OSError) -> UnavailableError:
+    """Return what it means that something could not be written."""
+    where = path if path.is_dir() else path.parent
+    text = f"{where} cannot be written: {error.strerror or error}; make room there, or choose another path"
+    return UnavailableError(text, retry_same=False, code=None if error.errno is None else str(error.errno))
+
+
+def joined(records: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, list[Record]]:
+    """Return blocks as one run of bytes, and where each of them stands in it."""
+    out, places, at = list[bytes](), list[Record](), 0
+    for cid, data in records:
+        head = head_of(cid, len(data))
+        places.append(Record(cid, at + len(head), len(data)))
+        out += (head, data)
+        at += len(head) + len(data)
+    return b"".join(out), places

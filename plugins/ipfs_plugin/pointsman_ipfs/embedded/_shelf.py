@@ -1,0 +1,155 @@
+"""Reading blocks from packs: every one is hashed, and one that is wrong is put aside, for whoever wants to see it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from time import time_ns
+
+from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
+
+from ..dag.cid import matches, to_text
+from ._index import Place
+from ._packs import Mark, Record, packs_in, scanned
+from ._places import Places
+
+#: Packs that are kept open at most.
+_OPEN = 64
+
+
+class Shelf:
+    """Reads the blocks of one store. Thread-safe.
+
+    :param quarantine: the folder for what is wrong.
+    """
+
+    def __init__(self, places: Places, quarantine: Path) -> None:
+        self._places, self._quarantine = places, quarantine
+        self._lock = threading.Lock()
+        self._open: dict[str, _File] = {}
+        self._generation = places.generation
+
+    def get(self, cid: bytes) -> bytes:
+        """Return the bytes of a block, verified.
+
+        :raises ContentNotFoundError: it is not here.
+        :raises UnusableAnswer: its bytes are damaged: they have been put aside.
+        """
+        digest, missed, wrong = cid[-32:], 0, set[Place]()
+        while (place := self._places.find(digest)) is not None and place not in wrong:
+            data = self._read(place)
+            if data is not None and matches(cid, data):
+                return data
+            if data is None and missed < 2:  # the pack is gone: its blocks may have moved
+                missed += 1
+                self._places.forget(digest)
+                self._places.catch_up()
+                continue
+            self._put_aside(cid, place, data)
+            self._look_elsewhere(cid, place)
+            wrong.add(place)
+        if place or any(damaged[-32:] == digest for damaged in self._places.index.damaged()):
+            raise UnusableAnswer(
+                f"block {to_text(cid)} was damaged on this disk, and has been put aside", try_next=True
+            )
+        raise ContentNotFoundError(f"block {to_text(cid)} is not in this store")
+
+    def holds(self, cid: bytes, data: bytes) -> bool:
+        """Whether the store has these bytes of a block: what stands in a pack is read, and put aside if it is wrong."""
+        place = self._places.find(cid[-32:])
+        if place is None:
+            return False
+        if (found := self._read(place)) != data:
+            self._put_aside(cid, place, found)
+        return found == data
+
+    def check(self, name: str) -> Iterator[tuple[bytes, str]]:
+        """Read a pack through; put aside what is wrong, and yield it with the reason."""
+        for record in self.records(name):
+            place = Place(name, record.offset, record.length)
+            if self._places.index.place(record.cid[-32:]) == place and self.at(record.cid, place) is None:
+                yield record.cid, f"its bytes in {name}.car are not those of its CID; they have been put aside"
+
+    def at(self, cid: bytes, place: Place) -> bytes | None:
+        """Return the bytes of the block at a place; None if they are wrong: it has been put aside."""
+        data = self._read(place)
+        if data is not None and matches(cid, data):
+            return data
+        self._put_aside(cid, place, data)
+        return None
+
+    def records(self, name: str) -> Iterator[Record]:
+        """Yield the blocks that stand in a pack, without reading them; nothing if the pack is gone."""
+        return (one for one in self.contents(name) if isinstance(one, Record))
+
+    def contents(self, name: str) -> Iterator[Record | Mark]:
+        """Yield what stands in a pack."""
+        file = self._file(name)
+        if file is not None:
+            end = os.fstat(file.number).st_size
+            for one in scanned(self._places.folder / f"{name}.car", file.number, 0, end):
+                yield one if isinstance(one, Record) else one[1]
+
+    def close(self) -> None:
+        """Let the files go."""
+        with self._lock:
+            self._open.clear()
+
+    def _read(self, place: Place) -> bytes | None:
+        """Return the bytes at a place, whatever they are; None if the pack is gone."""
+        file = self._file(place.pack)
+        if file is None:
+            return None
+        try:
+            return os.pread(file.number, place.length, place.offset)
+        except OSError as error:
+            if error.errno == errno.EIO:  # the disk cannot read it any more
+                return b""
+            raise UnavailableError(f"{self._places.folder} cannot be read: {error.strerror}") from error
+
+    def _file(self, pack: str) -> _File | None:
+        if self._generation != self._places.generation:  # packs may have gone, whose files would keep their room
+            self._generation = self._places.generation
+            self.close()
+        file = self._open.get(pack)
+        if file is None:
+            try:
+                file = _File(os.open(self._places.folder / f"{pack}.car", os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise UnavailableError(f"{self._places.folder} cannot be read: {error.strerror}") from error
+            with self._lock:
+                while len(self._open) >= _OPEN:
+                    del self._open[next(iter(self._open))]
+                self._open[pack] = file
+        return file
+
+    def _put_aside(self, cid: bytes, place: Place, data: bytes | None) -> None:
+        self._places.lost(cid, place)
+        with suppress(OSError):
+            self._quarantine.mkdir(mode=0o700, exist_ok=True)
+            (self._quarantine / f"{to_text(cid)}.{time_ns()}").write_bytes(data or b"")
+
+    def _look_elsewhere(self, cid: bytes, wrong: Place) -> None:
+        """See whether another pack, or another place in this one, has the block: whole ones are entered."""
+        for path in packs_in(self._places.folder):
+            for record in self.records(path.stem):
+                place = Place(path.stem, record.offset, record.length)
+                if record.cid[-32:] == cid[-32:] and place != wrong and matches(cid, self._read(place) or b""):
+                    self._places.found(record, path.stem)
+                    return
+
+
+class _File:
+    """An open file, which is closed when nobody reads from it any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)

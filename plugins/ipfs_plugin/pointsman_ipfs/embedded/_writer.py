@@ -1,0 +1,257 @@
+"""How blocks get into packs: small things of many threads with one wait for the disk, large ones by themselves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from queue import Queue
+from time import time_ns
+from typing import TypeAlias
+
+from attrs import frozen
+from pointsman import UnavailableError
+
+from .._together import Together
+from ._packs import Mark, Pack, Record, head_of, joined, packs_in, sync_file, unwritten
+from ._places import Places
+from ._shelf import Shelf
+
+Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
+
+#: A pack is not added to beyond so many bytes, and one that others have left is gone on with up to half of it.
+_FULL = 256 << 20
+#: Bytes that are written together at most.
+_BATCH = 16 << 20
+#: Of a large put: pieces that may wait to be written; blocks looked up together; bytes after which the disk is told to
+#: begin; digests that are remembered.
+_AHEAD, _TOGETHER, _STRIDE, _REMEMBERED = 16, 32, 32 << 20, 1 << 17
+#: Bytes of a block that is worth looking up before it is written again.
+_WORTH = 1 << 16
+
+
+@frozen(eq=False)
+class _Entry:
+    """What one thread adds."""
+
+    blocks: Blocks
+    pins: tuple[bytes, ...]
+    unpins: tuple[bytes, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its blocks."""
+        return sum(len(data) for _, data in self.blocks)
+
+
+class Writer:
+    """Adds blocks to the packs of one store. Thread-safe; not to be used in a forked child."""
+
+    def __init__(self, places: Places, shelf: Shelf) -> None:
+        self._places, self._index, self._shelf = places, places.index, shelf
+        self._together = Together(self._write_batch, _joins)
+        self._pack: Pack | None = None
+        self._last = places.index.last_mark()
+
+    def add(self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
+        """Make these blocks durable, with their pins: all of it or nothing.
+
+        :raises UnavailableError: they could not be written.
+        """
+        self._together.add(_Entry(blocks, pins, unpins))
+
+    def large(self) -> Large:
+        """Return what takes many blocks, in a pack of its own."""
+        since = self._index.next_seq()
+        pack = Pack.create(self._places.folder)
+        try:
+            self._index.running(pack.name, since)
+        except BaseException:
+            pack.path.unlink()
+            pack.close()
+            raise
+        return Large(pack, self._places, self._shelf, self)
+
+    def next_mark(self) -> int:
+        """Return a number for the next mark: larger than any before, also of others as far as clocks go."""
+        self._last = max(self._last + 1, time_ns())
+        return self._last
+
+    def let_go(self) -> None:
+        """Let the pack go, unless somebody writes: the next put begins another one, or goes on with it."""
+        with self._together.idle() as idle:
+            pack = None
+            if idle:
+                pack, self._pack = self._pack, None
+        if pack is not None:
+            pack.close()
+
+    def _write_batch(self, batch: Sequence[_Entry]) -> None:
+        try:
+            self._write([block for entry in batch for block in entry.blocks], batch)
+        except OSError as error:
+            raise unwritten(self._places.folder, error) from error
+
+    def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
+        every = {cid[-32:]: (cid, data) for cid, data in blocks}
+        generation, known = self._places.generation, self._known(every)
+        data, relative = joined([block for digest, block in every.items() if digest not in known])
+        pins, unpins = (tuple(cid for entry in batch for cid in getattr(entry, name)) for name in ("pins", "unpins"))
+        mark, pack = Mark(self.next_mark(), pins, unpins), self._current()
+        try:
+            at = pack.add(data, mark)
+            places = [Record(cid, at + offset, length) for cid, offset, length in relative]
+            self._places.wrote(pack.name, pack.size, places, mark)
+        except UnavailableError:
+            raise
+        except BaseException:  # an interrupt: what stands there now is read from there
+            self._pack = None
+            pack.close()
+            raise
+        if known and self._places.generation != generation:  # what we took to be there may have been collected
+            self._places.flush()
+            if gone := known - self._index.touch(list(known)):
+                self._write([every[digest] for digest in gone], batch)
+
+    def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> set[bytes]:
+        """Return what the store has of these: of small blocks what was written a moment ago, of large ones all."""
+        large = [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]
+        there = self._index.touch(large) if large else set[bytes]()
+        return self._places.recent(every) | {digest for digest in there if self._shelf.holds(*every[digest])}
+
+    def _current(self) -> Pack:
+        """Return the pack to add to."""
+        if self._pack is not None and self._pack.usable and self._pack.size < _FULL:
+            return self._pack
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
+        self._pack = self._left_by_others() or Pack.create(self._places.folder)
+        return self._pack
+
+    def _left_by_others(self) -> Pack | None:
+        sizes = self._index.sizes()
+        for path in packs_in(self._places.folder):
+            size = sizes.get(path.stem, 0)
+            if 0 < size < _FULL // 2 and (pack := Pack.adopt(path, size)) is not None:
+                return pack
+        return None
+
+
+def _joins(batch: Sequence[_Entry], entry: _Entry) -> bool:
+    return sum(one.size for one in batch) < _BATCH
+
+
+class Large:
+    """Takes the blocks of one large put: they are written while the next ones are made. Use it in one thread.
+
+    Nothing of it is there before `finish` returns.
+    """
+
+    def __init__(self, pack: Pack, places: Places, shelf: Shelf, writer: Writer) -> None:
+        self._pack, self._places, self._index = pack, places, places.index
+        self._shelf, self._writer = shelf, writer
+        self._waiting: list[tuple[bytes, bytes]] = []
+        self._seen: set[bytes] = set()
+        self._pieces: Queue[bytes | None] = Queue(_AHEAD)
+        self._strides: Queue[bool] = Queue()
+        self._error: BaseException | None = None
+        self._finished = False
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._sync)]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, cid: bytes, data: bytes) -> None:
+        """Take a block.
+
+        :raises UnavailableError: an earlier one could not be written.
+        """
+        if cid[-32:] in self._seen:
+            return
+        if len(self._seen) < _REMEMBERED:
+            self._seen.add(cid[-32:])
+        self._waiting.append((cid, data))
+        if len(self._waiting) >= _TOGETHER or len(data) >= _STRIDE // _TOGETHER:
+            self._hand_on()
+
+    def finish(self, pins: tuple[bytes, ...]) -> None:
+        """Make all of it durable, and pin these roots.
+
+        :raises UnavailableError: it could not be written; nothing of it is there.
+        """
+        try:
+            self._hand_on()
+            self._end()
+            mark = Mark(self._writer.next_mark(), pins)
+            self._pack.add(b"", mark)
+        except BaseException:
+            self.abandon()
+            raise
+        self._finished = True  # what is entered others may build upon: even an interrupt takes nothing of it back
+        try:
+            self._places.enter(self._pack.path, self._pack.fileno(), 0, self._pack.size)
+        finally:
+            self._pack.close()
+
+    def abandon(self) -> None:
+        """Take all of it back, unless it is finished. Repeating it changes nothing."""
+        if self._pack.abandoned or self._finished:
+            return
+        self._pack.abandon()
+        self._error = self._error or UnavailableError("the put was abandoned")
+        self._end(quietly=True)
+        self._pack.close()
+        with suppress(UnavailableError):
+            self._index.running(self._pack.name, None)
+
+    def _hand_on(self) -> None:
+        """Let what waits be written, but for what the store has."""
+        blocks, self._waiting = self._waiting, []
+        digests = [cid[-32:] for cid, _ in blocks]
+        known = self._index.known(digests)
+        if known:
+            known = self._index.touch(list(known))
+        for cid, data in blocks:
+            if self._error is not None:
+                self._raise()
+            if cid[-32:] not in known or not self._shelf.holds(cid, data):
+                self._pieces.put(head_of(cid, len(data)))
+                self._pieces.put(data)
+
+    def _end(self, *, quietly: bool = False) -> None:
+        self._pieces.put(None)
+        for thread in self._threads:
+            thread.join()
+        if self._error is not None and not quietly:
+            self._raise()
+
+    def _raise(self) -> None:
+        error = self._error
+        if isinstance(error, UnavailableError):
+            raise error
+        if isinstance(error, OSError):
+            raise unwritten(self._pack.path, error) from error
+        raise UnavailableError(f"the put failed: {error!r}") from error
+
+    def _write(self) -> None:
+        """In a thread of its own: write the pieces as they come."""
+        since = 0
+        while (piece := self._pieces.get()) is not None:
+            if self._error is None:
+                try:
+                    self._pack.append(piece)
+                except BaseException as error:
+                    self._error = error
+                since += len(piece)
+                if since >= _STRIDE:
+                    self._strides.put(True)
+                    since = 0
+        self._strides.put(False)
+
+    def _sync(self) -> None:
+        """In a thread of its own: let the disk work while there is more to come."""
+        while self._strides.get():
+            try:
+                sync_file(self._pack.fileno())
+            except OSError as error:
+                self._error = self._error or error

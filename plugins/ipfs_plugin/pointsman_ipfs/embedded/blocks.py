@@ -1,0 +1,353 @@
+"""The embedded store: content in files on this machine, durable, with no program beside it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, ClassVar, TypeVar
+
+from attrs import field, frozen, validators
+from pointsman import (
+    BackendError,
+    BackendTimeout,
+    ContentNotFoundError,
+    Health,
+    Scope,
+    UnavailableError,
+    hookimpl,
+)
+from pointsman.content import Collected, Entry, Finding, Source, Stored
+
+from ..dag import car, reader
+from ..dag import cid as cids
+from ..dag.block import Verified
+from ..dag.tree import add_tree, extract
+from ..dag.unixfs import PROFILES, add_file, profile_of
+from ._collect import collected
+from ._holding import Held, lacking
+from ._packs import packs_in, sync_folder
+from ._places import Places
+from ._shelf import Shelf
+from ._writer import Large, Writer
+
+T = TypeVar("T")
+
+#: Bytes up to which what is put waits in memory and is written together with what others put.
+_SMALL = 4 << 20
+#: Bytes that should be free on the disk.
+_FREE = 64 << 20
+#: Bytes that we keep for what has to be written when none are free.
+_RESERVE = 4 << 20
+
+
+def default_path() -> Path:
+    """Return where the store is if nobody says: POINTSMAN_STORE, else a folder for the data of programs."""
+    named = os.environ.get("POINTSMAN_STORE", "").strip()
+    data = os.environ.get("XDG_DATA_HOME", "").strip()
+    return Path(named or (Path(data) if data else Path.home() / ".local" / "share") / "pointsman" / "store").absolute()
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise ValueError("path: found an empty text, expected the path of a folder")
+    return Path(path).absolute()
+
+
+@frozen(kw_only=True)
+class Blocks:
+    """Keeps content in a folder of this machine. A put that has returned is durable.
+
+    Any number of threads and processes may use one folder at once. The file system must be a local one.
+    """
+
+    #: The folder, which is made with the first put. Without: POINTSMAN_STORE, else ~/.local/share/pointsman/store.
+    path: Path = field(factory=default_path, converter=_absolute)
+    #: How content becomes blocks: another profile gives it other CIDs.
+    profile: str = field(default="unixfs-v1-2025", validator=validators.in_(tuple(PROFILES)))
+    _used: list[_Opened] = field(init=False, repr=False, eq=False, factory=list)
+    _lock: threading.Lock = field(init=False, repr=False, eq=False, factory=threading.Lock)
+
+    local: ClassVar[bool] = True
+    writable: ClassVar[bool] = True
+
+    @hookimpl
+    def store(self, source: Source, scope: Scope) -> Stored:
+        """Keep a file, a folder or a stream of bytes."""
+        profile, opened, alive = profile_of(source.profile or self.profile), self._opened(), _alive(scope)
+        with _Put(opened, source.pin, alive) as put:
+
+            def keep(cid: bytes, data: bytes) -> None:
+                put.block(cid, data)
+                source.progress(len(data))
+
+            if source.file is not None:
+                link = add_file(source.file.read, profile, keep)
+            else:
+                link = add_tree(source.path or "", profile, keep, hidden=source.hidden)
+            put.finish([link.cid])
+        kind = "file" if source.file is not None else reader.kind_and_size(self._get(scope), link.cid)[0]
+        return Stored(cids.to_text(link.cid), link.size, kind)
+
+    @hookimpl
+    def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
+        """Give back a file, or a part of it."""
+        get = self._get(scope)
+        return reader.read_file(get, reader.resolve(get, cid), offset, length)
+
+    @hookimpl
+    def has(self, cid: str, scope: Scope) -> bool:
+        """Say whether everything under `cid` is here."""
+        get, opened = self._get(scope), self._opened()
+        try:
+            return not lacking(opened.places, reader.resolve(get, cid), get)
+        except ContentNotFoundError:
+            return False
+
+    @hookimpl
+    def entries(self, cid: str | None, scope: Scope) -> Iterator[Entry]:
+        """List a folder, or what is pinned."""
+        get = self._get(scope)
+        if cid is not None:
+            for entry in reader.entries(get, reader.resolve(get, cid)):
+                yield Entry(entry.name, cids.to_text(entry.cid), entry.size, entry.kind)
+            return
+        for root in self._opened().places.pins():
+            try:
+                kind, size = reader.kind_and_size(get, root)
+            except BackendError:  # damaged, or not here: it is pinned all the same
+                kind, size = "other", None
+            yield Entry("", cids.to_text(root), size, kind)
+
+    @hookimpl
+    def extract(self, cid: str, target: Path, scope: Scope) -> None:
+        """Write a file or a folder to a path where nothing is."""
+        get = self._get(scope)
+        extract(get, reader.resolve(get, cid), target)
+
+    @hookimpl
+    def export_car(self, cid: str, scope: Scope) -> Iterator[bytes]:
+        """Give out everything under `cid` as a CAR file."""
+        get = self._get(scope)
+        root = reader.resolve(get, cid)
+        return car.write([root], reader.walk(get, root))
+
+    @hookimpl
+    def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
+        """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
+        opened, alive, blocks = self._opened(), _alive(scope), car.Reader(source)
+        get, roots = self._get(scope), [root for root in blocks.roots if cids.inline_of(root) is None]
+        held = Held(opened.places, get)
+        with _Put(opened, pin, alive) as put:
+            for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:
+                put.block(cid, data)
+            put.finish(roots)
+        held.pinned(lambda: opened.writer.add((), (), tuple(roots)))
+        return [_stored(get, root) for root in roots]
+
+    @hookimpl
+    def pin(self, cid: str, scope: Scope) -> None:
+        """Keep everything under `cid` until it is unpinned."""
+        opened, get = self._opened(), self._get(scope)
+        root, held = reader.resolve(get, cid), Held(opened.places, get)
+        held.hold(root)
+        opened.writer.add((), (root,))
+        held.pinned(lambda: opened.writer.add((), (), (root,)))
+
+    @hookimpl
+    def unpin(self, cid: str, scope: Scope) -> None:
+        """Let `collect` take what is under `cid`."""
+        opened, root = self._opened(), reader.resolve(self._get(scope), cid)
+        if root in opened.places.pins():
+            opened.with_room(lambda: opened.writer.add((), (), (root,)))
+
+    @hookimpl
+    def collect(self, scope: Scope) -> Collected:
+        """Remove what no pin keeps."""
+        opened, alive = self._opened(), _alive(scope)
+        return opened.with_room(lambda: collected(opened.places, opened.shelf, opened.writer, alive))
+
+    @hookimpl
+    def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
+        """Read everything, or what is under `cid`, and tell what is wrong."""
+        opened, alive, get = self._opened(), _alive(scope), self._get(scope)
+        opened.places.catch_up()
+        if cid is not None:
+            for found, problem in reader.unsound(get, reader.resolve(get, cid)):
+                yield Finding(cids.to_text(found), problem)
+            return
+        opened.places.index.check()
+        for path in packs_in(opened.places.folder):
+            for found, problem in opened.shelf.check(path.stem):
+                alive()
+                yield Finding(cids.to_text(found), problem)
+        for damaged in opened.places.index.damaged():
+            yield Finding(cids.to_text(damaged), "it was damaged, and is not here again")
+        for root in opened.places.pins():
+            if why := lacking(opened.places, root, get):
+                yield Finding(cids.to_text(root), f"it is pinned, and not whole: {why}")
+
+    @hookimpl
+    def health(self) -> Health:
+        """Say whether it can be written, and whether anything in it is damaged. It makes no folder."""
+        there = self.path
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            return Health.unavailable(f"{there} is no folder that can be written; choose another path")
+        free = os.statvfs(there)
+        if free.f_bavail * free.f_frsize < _FREE:
+            return Health.degraded(f"{there} has less than {_FREE >> 20} MiB free; make room there")
+        try:
+            damaged = self._opened().places.index.damaged() if (self.path / "index.sqlite").exists() else []
+        except UnavailableError as error:
+            return Health.unavailable(error.message)
+        if damaged:
+            return Health.degraded(f"{len(damaged)} blocks are damaged; `pointsman store verify --repair` mends them")
+        return Health.ok()
+
+    @hookimpl
+    def close(self) -> None:
+        """Enter what waits into the index, and let all files go. What is acknowledged is durable before that."""
+        with self._lock:
+            used, self._used[:] = list(self._used), []
+        for opened in used:
+            if opened.pid == os.getpid():
+                opened.close()
+
+    def _opened(self) -> _Opened:
+        """Return the open store; a forked child opens it for itself, and who found its index damaged opens it anew."""
+        used = self._used
+        if used and used[-1].usable:
+            return used[-1]
+        with self._lock:
+            if not used or not used[-1].usable:
+                used.append(_Opened(self.path))
+            return used[-1]
+
+    def _get(self, scope: Scope) -> Verified:
+        """Return what reads the blocks, while somebody waits."""
+        shelf, alive = self._opened().shelf, _alive(scope)
+
+        def get(cid: bytes) -> bytes:
+            alive()
+            return shelf.get(cid)
+
+        return Verified(get)
+
+
+class _Opened:
+    """What a process has open of one store.
+
+    :raises UnavailableError: it cannot be opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.pid = os.getpid()
+        packs = root / "packs"
+        try:
+            if not packs.is_dir():
+                packs.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for folder in (root, root.parent):
+                    sync_folder(folder)
+            if not os.access(root, os.W_OK | os.X_OK):
+                raise OSError("it is read only, and reading it needs an index that can be written: copy it")
+            self._reserve = root / "reserve"
+            self.places = self.with_room(lambda: Places(root))
+        except OSError as error:
+            text = f"{root} cannot be used as a store: {error.strerror or error}; choose another path"
+            raise UnavailableError(text, retry_same=False) from error
+        self.shelf = Shelf(self.places, root / "quarantine")
+        self.writer = Writer(self.places, self.shelf)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is of this process, and its index is sound."""
+        return self.pid == os.getpid() and not self.places.index.broken
+
+    def with_room(self, work: Callable[[], T]) -> T:
+        """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""
+        try:
+            return work()
+        except UnavailableError:
+            with suppress(OSError):
+                self._reserve.unlink()
+            return work()
+        finally:
+            with suppress(OSError):
+                self._refill()
+
+    def _refill(self) -> None:
+        file = os.open(self._reserve, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            size = _RESERVE
+            while size > os.fstat(file).st_size:
+                with suppress(OSError):  # there is less room
+                    os.posix_fallocate(file, 0, size)
+                size //= 2
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        self.writer.let_go()
+        self.places.close()
+        self.shelf.close()
+
+
+class _Put:
+    """The blocks of one put: few wait in memory and are written at once, many go into a pack of their own."""
+
+    def __init__(self, opened: _Opened, pin: bool, alive: Callable[[], object]) -> None:
+        self._opened, self._pin, self._alive = opened, pin, alive
+        self._blocks, self._size = list[tuple[bytes, bytes]](), 0
+        self._large: Large | None = None
+
+    def block(self, cid: bytes, data: bytes) -> None:
+        """Take a block."""
+        self._alive()
+        if self._large is not None:
+            self._large.put(cid, data)
+            return
+        self._blocks.append((cid, data))
+        self._size += len(data)
+        if self._size > _SMALL:
+            self._large = self._opened.writer.large()
+            for block in self._blocks:
+                self._large.put(*block)
+            self._blocks = []
+
+    def finish(self, roots: Sequence[bytes]) -> None:
+        """Make all of it durable."""
+        pins = tuple(roots) if self._pin else ()
+        if self._large is not None:
+            self._large.finish(pins)
+        else:
+            self._opened.writer.add(self._blocks, pins)
+
+    def __enter__(self) -> _Put:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and self._large is not None:
+            self._large.abandon()
+
+
+def _alive(scope: Scope) -> Callable[[], None]:
+    """Return what raises when nobody waits any more, or the time is up."""
+
+    def alive() -> None:
+        if scope.cancelled or scope.remaining() <= 0:
+            raise BackendTimeout("cancelled" if scope.cancelled else "the time was up; give a longer timeout")
+
+    return alive
+
+
+def _stored(get: Verified, root: bytes) -> Stored:
+    """Return what is known of a root; a folder that is not whole has no size."""
+    try:
+        kind, _ = reader.kind_and_size(get, root)
+        return Stored(cids.to_text(root), reader.size_of(get, root), kind)
+    except BackendError:
+        return Stored(cids.to_text(root), 0, "other")

@@ -1,0 +1,384 @@
+"""Where evidence is found by who, what and when: one SQLite file for all processes, made from the records.
+
+All of it is derived: the blocks of the records say the same, and each row has its block, whose hash is computed before
+anything in it is believed. Of an encrypted record there is what its block shows to anybody, and its age file as it is:
+no user, no type, no description, no time, no CID of what was encrypted.
+
+What a change has entered is on the disk when it ends (WAL, synchronous=FULL). An index that is damaged, or of another
+version, is put aside and made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from heapq import merge
+from operator import itemgetter
+from pathlib import Path
+from time import time
+from typing import Any, NamedTuple, TypeVar
+
+from pointsman import ConfigError, UnavailableError, UnusableAnswer
+
+from .._forks import PAUSE_S, Shared
+from ..dag import cid as cids
+from ._chain import in_order
+from ._locked import SharedLock
+from ._records import Envelope, as_record
+
+T = TypeVar("T")
+
+#: "PtsE" in ASCII, in the file's header; and the version of the tables.
+_APPLICATION, _VERSION = 0x50747345, 1
+_MAGIC = b"SQLite format 3\0"
+_TABLES = """
+CREATE TABLE records(place INTEGER PRIMARY KEY, cid BLOB UNIQUE, data BLOB, user TEXT, claim TEXT, type TEXT,
+    size INTEGER, block BLOB, sealed BLOB);
+CREATE INDEX records_data ON records(data);
+CREATE INDEX records_user ON records(user);
+CREATE INDEX records_sealed ON records(place) WHERE sealed IS NOT NULL;
+CREATE TABLE follows(digest BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE ends(cid BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
+_ADD = "INSERT OR IGNORE INTO {} VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ENDS = "SELECT cid, block FROM ends CROSS JOIN records USING(cid) ORDER BY place DESC LIMIT ?"  # the few first
+_PAGE = "SELECT place, cid, block, sealed FROM records {} AND place > :last ORDER BY place LIMIT 100"
+_GROUPS = ("type", "user")
+_BUSY_S = 60.0
+_DAMAGE = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class Row(NamedTuple):
+    """A record, and what it is found by: of one that is encrypted, nothing."""
+
+    envelope: Envelope
+    sealed: bytes | None = None  #: its age file
+
+    def columns(self, place: int | None) -> tuple[Any, ...]:
+        """Return what is entered."""
+        one, said = self.envelope, {} if self.sealed is not None else self.envelope.said
+        found_by = (said.get(name) for name in ("user", "claim_type", "evidence_type", "size"))
+        return (place, one.cid, one.data, *found_by, one.block, self.sealed)
+
+
+class Totals(NamedTuple):
+    """What records that are not encrypted come to."""
+
+    number: int
+    size: int
+    types: set[str]
+    users: set[str]
+
+
+class EvidenceIndex(Shared):
+    """The index of one log. Thread-safe; in a forked child it opens its own connections.
+
+    :param fill: yields all records that there are, where a new index is begun.
+    :param ours: whether nobody but us has a file at this path: then it is put aside whatever is in it.
+    All of it raises `ConfigError` where the file is somebody else's, and `UnavailableError` where it cannot be opened,
+    or written.
+    """
+
+    def __init__(self, path: Path, fill: Callable[[], Iterable[Row]], *, ours: bool) -> None:
+        super().__init__()
+        self.path = path
+        self._fill, self._ours = fill, ours
+        self._file: tuple[int, int] | None = None  #: the process and the inode whose connections these are
+        self.begin()
+
+    # -- across a fork -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._writing = SharedLock(self.path.with_name(f"{self.path.name}.lock"), _BUSY_S, f"the index {self.path}")
+        self._reading = threading.RLock()  # taken after the other one, if both are
+
+    def pause(self) -> bool:
+        return self._writing.pause(PAUSE_S)  # SQLite in a child would take a change for one of its own, without end
+
+    def resume(self) -> None:
+        self._writing.resume()
+
+    # -- what is found -----------------------------------------------------------------------------
+
+    def with_cid(self, cid: bytes) -> list[Row]:
+        """Return the records that have this CID, with any codec, or whose evidence has it, in their order."""
+        return [row for _, row in self._rows("WHERE (cid=:record OR data=:cid)", cid=cid, record=as_record(cid))]
+
+    def every(self, user: str | None, claim: str | None, *, anyone: bool) -> Iterator[Row]:
+        """Yield the records of a user and of a claim (None: of any), and all that are encrypted, in their order."""
+        which = "WHERE sealed IS NULL" + " AND user IS :user" * (not anyone) + " AND claim=:claim" * (claim is not None)
+        clear = self._rows(which, user=user, claim=claim)
+        return (row for _, row in merge(clear, self._sealed(), key=itemgetter(0)))
+
+    def sealed(self) -> Iterator[Row]:
+        """Yield all records that are encrypted, in their order."""
+        return (row for _, row in self._sealed())
+
+    def totals(self, user: str | None, *, anyone: bool) -> Totals:
+        """Return what the records of a user that are not encrypted come to."""
+        named = {"user": user, "anyone": anyone}
+        of = "FROM records WHERE sealed IS NULL AND (:anyone OR user IS :user)"
+
+        def ask(db: sqlite3.Connection) -> Totals:
+            count, size = db.execute(f"SELECT count(*), coalesce(sum(size), 0) {of}", named).fetchone()
+            types, users = ({one for (one,) in db.execute(f"SELECT DISTINCT {name} {of}", named)} for name in _GROUPS)
+            return Totals(count, size, types, users - {None})
+
+        return self._ask(ask)
+
+    def ends(self) -> list[Envelope]:
+        """Return the records that no other one follows, the newest first."""
+        return self._ask(lambda db: _ends(db, -1))
+
+    def _sealed(self) -> Iterator[tuple[int, Row]]:
+        return self._rows("INDEXED BY records_sealed WHERE sealed IS NOT NULL")
+
+    def _rows(self, which: str, **named: Any) -> Iterator[tuple[int, Row]]:
+        """Yield rows and their places, a hundred at a time: nobody waits for the end."""
+        sql, last = _PAGE.format(which), 0
+        while True:
+            page = self._ask(partial(_page, sql, {**named, "last": last}))
+            for found in page:
+                yield found
+                last = found[0]
+            if len(page) < 100:
+                return
+
+    def _ask(self, ask: Callable[[sqlite3.Connection], T], *, again: bool = True) -> T:
+        """Ask; where the file turns out to be damaged, ask the new one."""
+        self._here()
+        try:
+            with self._reading:
+                return ask(self._read)
+        except sqlite3.Error as error:
+            if not again or not _is_damage(error):
+                raise self._told(error) from error
+        self._anew()
+        return self._ask(ask, again=False)
+
+    # -- what is entered ---------------------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Iterator[Change]:
+        """One change, whole or not at all, which ends with it. No other thread or process changes anything.
+
+        :raises UnavailableError: it could not be entered; somebody else has been at it for a minute.
+        """
+        with self._writing:
+            self._here()
+            try:
+                with _transaction(self._write) as db:
+                    yield Change(db)
+            except sqlite3.Error as error:
+                if _is_damage(error):
+                    self._anew()
+                    text = f"the index {self.path} was damaged, and has been made anew; submit it again"
+                    raise UnavailableError(text, retry_same=False) from error
+                raise self._told(error) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._reading:
+            self._let_go()
+
+    # -- the file ----------------------------------------------------------------------------------
+
+    def _here(self) -> None:
+        """See that the connections are of this process, and of the file that is there now."""
+        if self._file != (os.getpid(), _inode(self.path)):
+            with self._writing, self._reading:
+                if self._file == (os.getpid(), _inode(self.path)):  # another thread was faster
+                    return
+                self._let_go()
+                try:
+                    self._open()
+                except sqlite3.Error as error:
+                    if not _is_damage(error) or not (self._ours or _is_ours(self.path)):
+                        raise self._told(error) from error
+                    self._put_aside()
+                    self._open()
+
+    def _anew(self) -> None:
+        """Put the file aside, unless somebody else was faster, and begin another one."""
+        with self._writing:
+            if self._file == (os.getpid(), _inode(self.path)):
+                self._put_aside()
+        self._here()
+
+    def _put_aside(self) -> None:
+        for end in "", "-wal", "-shm":
+            with suppress(OSError):
+                os.replace(f"{self.path}{end}", f"{self.path}{end}.damaged-{time():.0f}")
+
+    def _let_go(self) -> None:
+        if self._file is not None and self._file[0] == os.getpid():  # SQLite's connections do not survive a fork
+            self._read.close()
+            self._write.close()
+        self._file = None
+
+    def _open(self) -> None:
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            if not self.path.stat().st_size:
+                for end in "-wal", "-shm":  # of a file that was deleted: SQLite would take them for this one's
+                    Path(f"{self.path}{end}").unlink(missing_ok=True)
+        except OSError as error:
+            raise UnavailableError(f"the index {self.path} cannot be used: {error.strerror}") from error
+        self._write = self._connected()
+        try:
+            self._begin(self._write)
+            self._read = self._connected()
+        except BaseException:
+            self._write.close()
+            raise
+        self._file = os.getpid(), _inode(self.path)
+
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+
+    def _begin(self, db: sqlite3.Connection) -> None:
+        """Make the tables in a file that is empty, and fill them."""
+        marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        new = marks == [0, 0] and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not new and marks != [_APPLICATION, _VERSION]:
+            raise sqlite3.DatabaseError("it is of something else, or of another version")
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304"):
+            db.execute(f"PRAGMA {pragma}")
+        if new:
+            with _transaction(db):
+                for statement in filter(str.strip, _TABLES.split(";")):
+                    db.execute(statement)
+                Change(db).replace(self._fill())
+                db.execute(f"PRAGMA application_id={_APPLICATION}")
+                db.execute(f"PRAGMA user_version={_VERSION}")
+
+    def _told(self, error: sqlite3.Error) -> Exception:
+        if _is_damage(error):
+            text = f"{self.path}: the file is no index of evidence, or damaged; name another one"
+            return ConfigError(f"{text}. If it was one, delete it: all that was in it is made from the records again")
+        text = f"the index {self.path} cannot be used: {error}"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            text = f"{text}: for {_BUSY_S:.0f} s another program has held it; end that, and try again"
+        return UnavailableError(text, retry_same=False)
+
+
+class Change:
+    """What can be done within one change."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def ends(self, most: int) -> list[Envelope]:
+        """Return so many of the records that no other one follows, the newest first."""
+        return _ends(self._db, most)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Enter records behind all others."""
+        for row in rows:
+            self._db.execute(_ADD.format("records"), row.columns(None))
+            self._follow(row.envelope.cid, row.envelope.previous)
+
+    def replace(self, rows: Iterable[Row], kept: Callable[[Row], object] = lambda row: None) -> int:
+        """Enter these records and what else is there, all of it anew in the order of the chain; return how many.
+
+        :param kept: is told of each that is there, and not among `rows`.
+        """
+        db, links = self._db, dict[bytes, tuple[str, tuple[bytes, ...]]]()
+        db.execute("CREATE TEMP TABLE fresh AS SELECT * FROM records LIMIT 0")
+        db.execute("CREATE UNIQUE INDEX temp.fresh_cid ON fresh(cid)")
+
+        def enter(row: Row) -> None:
+            links[row.envelope.cid] = str(row.envelope.said.get("time", "")), row.envelope.previous
+            db.execute(_ADD.format("fresh"), row.columns(None))
+
+        try:
+            for row in rows:
+                enter(row)
+            for row in self._others():
+                kept(row)
+                enter(row)
+            for table in ("records", "follows", "ends"):
+                db.execute(f"DELETE FROM {table}")  # noqa: S608 - one of ours
+            for place, cid in enumerate(in_order(links), 1):
+                columns = "?, cid, data, user, claim, type, size, block, sealed"
+                db.execute(f"INSERT INTO records SELECT {columns} FROM fresh WHERE cid=?", (place, cid))  # noqa: S608
+                self._follow(cid, links[cid][1])
+        finally:
+            db.execute("DROP TABLE IF EXISTS temp.fresh")
+        return len(links)
+
+    def _others(self) -> Iterator[Row]:
+        """Yield the records that are not among the fresh ones, if they are as they were entered."""
+        found = "SELECT cid, block, sealed FROM records WHERE cid NOT IN (SELECT cid FROM temp.fresh) ORDER BY place"
+        for row in self._db.execute(found).fetchall():
+            with suppress(sqlite3.DatabaseError):
+                yield _believed(*row)
+
+    def _follow(self, cid: bytes, previous: Iterable[bytes]) -> None:
+        for before in previous:
+            self._db.execute("INSERT OR IGNORE INTO follows VALUES(?)", (before[-32:],))
+            self._db.execute("DELETE FROM ends WHERE cid=?", (before,))
+        if self._db.execute("SELECT 1 FROM follows WHERE digest=?", (cid[-32:],)).fetchone() is None:
+            self._db.execute("INSERT OR IGNORE INTO ends VALUES(?)", (cid,))
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite itself may have ended it, on a full disk say
+            db.execute("ROLLBACK")
+        raise
+
+
+def _page(sql: str, named: dict[str, Any], db: sqlite3.Connection) -> list[tuple[int, Row]]:
+    rows = db.execute(sql, named).fetchall()
+    return [(place, _believed(cid, block, sealed)) for place, cid, block, sealed in rows]
+
+
+def _ends(db: sqlite3.Connection, most: int) -> list[Envelope]:
+    return [_believed(cid, block, None).envelope for cid, block in db.execute(_ENDS, (most,)).fetchall()]
+
+
+def _believed(cid: bytes, block: bytes, sealed: bytes | None) -> Row:
+    """Return a row whose bytes are those of their CIDs.
+
+    :raises sqlite3.DatabaseError: they are not: the file is damaged.
+    """
+    if cids.cbor_cid(block) != cid:
+        raise sqlite3.DatabaseError("a record in it has another hash")
+    try:
+        envelope = Envelope.read(cid, block)
+    except UnusableAnswer as error:
+        raise sqlite3.DatabaseError("what should be a record in it is none") from error
+    if sealed is not None and cids.raw_cid(sealed) != envelope.sealed:
+        raise sqlite3.DatabaseError("an encrypted record in it has another hash")
+    return Row(envelope, sealed)
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is not what we made, rather than its disk full, say. What has no code is none of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _DAMAGE and not isinstance(error, sqlite3.ProgrammingError)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the header, as far as it can be read, says that it is an index of evidence."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(100)
+        return head.startswith(_MAGIC) and head[68:72] == _APPLICATION.to_bytes(4, "big")
+    return False
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0

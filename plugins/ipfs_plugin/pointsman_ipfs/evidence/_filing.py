@@ -1,0 +1,95 @@
+"""How records get into the store: each follows the one before it, and those of many threads wait for the disk once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import define, field
+from pointsman import Store, Stored, UnusableAnswer
+
+from .._together import Together
+from ..dag import car
+from ..dag.cid import cbor_cid, to_text
+from ._evidence_index import Change, EvidenceIndex, Row
+from ._records import Envelope, as_bytes, block_of
+
+#: Of what is filed together: records, and bytes of their evidence.
+_MOST, _MOST_BYTES = 256, 16 << 20
+#: Records that one follows at most, where branches are to be joined.
+_ENDS = 100
+
+
+@define(eq=False)
+class Filing:
+    """One record on its way."""
+
+    id: str
+    data: bytes  #: the CID of the evidence
+    said: Mapping[str, Any] = field(repr=False)  #: what is in its block beside links
+    blocks: Sequence[tuple[bytes, bytes]] = field(repr=False)  #: what goes into the store with it
+    sealed: bytes | None = field(default=None, repr=False)  #: its age file
+    whole: bool = True  #: whether all that it links to is among the blocks, or follows from the index
+    stored: Stored | None = field(default=None, init=False)
+    row: Row | None = field(default=None, init=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its blocks."""
+        return sum(len(data) for _, data in self.blocks)
+
+
+class Files:
+    """Files records into a store and an index. Thread-safe."""
+
+    def __init__(self, store: Store, index: EvidenceIndex) -> None:
+        self._store, self._index = store, index
+        self._together = Together(self._write, _joins)
+
+    def file(self, filing: Filing) -> tuple[Row, Stored]:
+        """Make a record durable, in the store and in the index.
+
+        :raises BackendError: it is in no store, or not in the index.
+        """
+        self._together.add(filing)
+        assert filing.row is not None  # noqa: S101 - it is done
+        assert filing.stored is not None  # noqa: S101 - the same
+        return filing.row, filing.stored
+
+    def _write(self, batch: Sequence[Filing]) -> None:
+        with self._index.changing() as change:
+            envelopes, blocks = _chained(change, batch)
+            stored = self._kept([one.cid for one in envelopes], blocks)
+            rows = [Row(one, filing.sealed) for one, filing in zip(envelopes, batch, strict=True)]
+            change.add(rows)
+        for filing, row in zip(batch, rows, strict=True):
+            filing.row, filing.stored = row, stored[to_text(row.envelope.cid)]
+
+    def _kept(self, roots: Sequence[bytes], blocks: Sequence[tuple[bytes, bytes]]) -> Mapping[str, Stored]:
+        """Pin these roots, with all that they link to, and return what is kept by its CID."""
+        stored = {one.cid: one for one in self._store.import_car(b"".join(car.write(roots, blocks)))}
+        if missing := [cid for cid in map(to_text, roots) if cid not in stored]:
+            raise UnusableAnswer(f"the store has not said that it keeps {missing[0]}, which it was given")
+        return stored
+
+
+def _joins(batch: Sequence[Filing], filing: Filing) -> bool:
+    """Whether one more is filed with these. What links to evidence in the store stands alone: it may be refused."""
+    size = sum(one.size for one in batch)
+    return batch[-1].whole and filing.whole and len(batch) < _MOST and size + filing.size <= _MOST_BYTES
+
+
+def _chained(change: Change, batch: Sequence[Filing]) -> tuple[list[Envelope], list[tuple[bytes, bytes]]]:
+    """Return the records, each after the one before it, and all blocks that go into the store.
+
+    What a record follows goes with it, as plain bytes, so that it is whole in any store.
+    """
+    ends, envelopes, blocks = change.ends(_ENDS), list[Envelope](), list[tuple[bytes, bytes]]()
+    for filing in batch:
+        block = block_of(filing.id, filing.data, filing.said, [one.cid for one in ends])
+        blocks += [(as_bytes(one.cid), one.block) for one in ends]
+        cid = cbor_cid(block)
+        blocks += [(cid, block), *filing.blocks]
+        envelopes.append(Envelope.read(cid, block))
+        ends = envelopes[-1:]
+    return envelopes, blocks

@@ -1,0 +1,1 @@
+"""Stores of other programs: a node of IPFS (Kubo), and gateways."""

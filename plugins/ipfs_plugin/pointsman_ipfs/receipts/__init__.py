@@ -1,0 +1,5 @@
+"""Receipts: a signed, chained record of every answer of a router, and what verifies it."""
+
+from .receipts import Receipts, matches
+
+__all__ = ["Receipts", "matches"]

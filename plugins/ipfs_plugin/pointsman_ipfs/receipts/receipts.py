@@ -1,0 +1,181 @@
+"""Receipts: a signed, chained record of every answer of a router, and what verifies it.
+
+router = Router(receipts=True)                  # or {"key_path": "receipts.pem", "content": False}
+answer = router.generate("Name three rivers.")
+answer.receipt                                  # the CID of its record
+router.close()                                  # now it is durable
+all(check.holds for check in pointsman_ipfs.receipts.verify.verify(default_path()))
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, field, frozen, validators
+from attrs.converters import optional
+from pointsman import Completion, ConfigError, Health, Request, Secret, Store, hookimpl
+
+from ..embedded.blocks import Blocks
+from ._ledger import Keeping, Ledger
+from ._receipt import answer_content, digest, request_content, written
+from ._signature import Signer, signer_of
+
+__all__ = ["Receipts", "matches"]
+
+#: Held while a chain is begun, or ended; a forked child has one of its own.
+_opening = threading.Lock()
+
+
+def _forked() -> None:
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _check_id(named: str | None, known: Sequence[str]) -> None:
+    if named is not None and named not in known:
+        raise ConfigError(f"receipts.store_id: found {named!r}, expected one of {', '.join(map(repr, known))}")
+
+
+def _secret(key: str | Secret | None) -> Secret | None:
+    return Secret.of(key)
+
+
+@frozen(kw_only=True)
+class Receipts:
+    """Keeps a record of every answer: what was asked, who answered, and all that led to it. Each names the last.
+
+    A receipt is durable soon, and when `close` returns. Threads may share it, and routers: each process has its chain.
+    A call that fails has none, nor has a stream that is left, or breaks, before its end: they are no answers.
+    """
+
+    #: Where they are kept: by default in the embedded store alone, since whatever is on a node of IPFS may be found by
+    #: others. A store that is given is not closed.
+    store: Store | None = field(default=None, repr=False, eq=False)
+    #: The id of the one store that keeps them, where there are several.
+    store_id: str | None = None
+    #: Whether what was asked and answered is in them; else a digest of it.
+    content: bool = True
+    #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
+    key: Secret | None = field(default=None, converter=_secret, repr=False)
+    key_path: Path | None = field(default=None, converter=optional(Path))
+    #: Seconds for which a receipt waits for others to become durable with it.
+    delay: float = field(default=0.25, validator=[validators.ge(0), validators.le(3600)])
+    #: Seconds that `close` goes on trying while nothing can be kept.
+    close_timeout: float = field(default=10.0, validator=[validators.ge(0), validators.le(3600)])
+    #: The folder where each router notes its newest receipt. Without: beside the content of the first store that has a
+    #: path.
+    trail_path: Path | None = field(default=None, converter=optional(Path))
+    _signer: Signer | None = field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=Factory(lambda self: signer_of(self.key, self.key_path), takes_self=True),
+    )
+    _used: list[_Open] = field(init=False, repr=False, eq=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        if self.store is not None:
+            _check_id(self.store_id, [one.id for one in self.store.stores])
+
+    @hookimpl
+    def receipt(self, request: Request, completion: Completion) -> str:
+        """Record an answer, and return the CID of the record.
+
+        :raises UnavailableError: the disk has been too slow, or full, for long.
+        """
+        ledger = self._opened().ledger
+        try:
+            return ledger.add(written(request, completion, content=self.content), request.scope)
+        except (TypeError, ValueError, RecursionError):
+            careful = written(request, completion, content=self.content, careful=True)
+            return ledger.add(careful, request.scope)
+
+    def health(self) -> Health:
+        """Say whether receipts can be kept, and how many wait for that."""
+        waiting, failing = self._waiting()
+        return Health.degraded(f"{waiting} receipts wait to be kept: {failing}") if failing else Health.ok()
+
+    @property
+    def waiting(self) -> int:
+        """How many receipts are not durable yet."""
+        return self._waiting()[0]
+
+    @hookimpl
+    def close(self) -> None:
+        """Wait until every receipt is durable.
+
+        :raises UnavailableError: some are not; it says how many, and where they are.
+        """
+        with _opening:
+            used, self._used[:] = list(self._used), []
+        for opened in used:
+            opened.close()
+
+    def _waiting(self) -> tuple[int, str]:
+        return next((one.ledger.waiting for one in reversed(self._used) if one.ledger.pid == os.getpid()), (0, ""))
+
+    def _opened(self) -> _Open:
+        """Return the chain of this process."""
+        used = self._used
+        if used and used[-1].ledger.pid == os.getpid():
+            return used[-1]
+        with _opening:
+            if not used or used[-1].ledger.pid != os.getpid():
+                used.append(_Open(self))
+            return used[-1]
+
+
+def matches(
+    receipt: Mapping[str, Any], *, request: Request | None = None, completion: Completion | None = None
+) -> bool:
+    """Whether this was asked, and answered, by what a receipt without content says of it.
+
+    :param receipt: what its block says, read with any library for DAG-CBOR.
+    """
+    said, salt = dict[str, Any](), receipt.get("salt", b"")
+    if request is not None:
+        said["request"] = request_content(request)
+    if completion is not None:
+        said["answer"] = answer_content(completion)
+    return all(receipt[name].get("digest") == digest(salt, content) for name, content in said.items())
+
+
+class _Open:
+    """What a process has open: a chain, and a store of its own where none was given."""
+
+    def __init__(self, options: Receipts) -> None:
+        self._given, self._blocks = options.store, Blocks()
+        self._own: Store | None = None
+        if self._given is None:
+            _check_id(options.store_id, ["blocks"])
+        folder = options.trail_path or self._beside()
+        how = options.store_id, folder, options._signer, options.delay, options.close_timeout
+        self.ledger = Ledger(Keeping(self._store, *how))
+
+    def _store(self) -> Store:
+        """Return the store; ours is made in the thread that needs it."""
+        if self._given is not None:
+            return self._given
+        if self._own is None:
+            self._own = Store([self._blocks])
+        return self._own
+
+    def _beside(self) -> Path | None:
+        """Return where routers leave their trails if nobody says."""
+        keepers = [self._blocks] if self._given is None else [one.provider for one in self._given.stores]
+        paths = (getattr(keeper, "path", None) for keeper in keepers)
+        return next((path / "receipts" for path in paths if isinstance(path, Path)), None)
+
+    def close(self) -> None:
+        try:
+            self.ledger.close()
+        finally:
+            if self._own is not None:
+                self._own.close()
