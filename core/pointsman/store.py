@@ -172,8 +172,8 @@ class Store:
     ) -> tuple[Stored, ...]:
         """Keep what a CAR file holds, and return its roots, as `put` does.
 
-        :raises InvalidRequestError: it cannot be read.
-        :raises UnusableAnswer: it is no whole CAR: pinned, each root must be there with all that it links to.
+        :raises InvalidRequestError: it cannot be read, or is no CAR, or cut or altered.
+        :raises UnusableAnswer: pinned, each root must be there with all that it links to, and something is not.
         """
         task, given = self._storing.task("import_car", store, timeout, moving=True), file_of(content)
         with open_file(given) as file:

@@ -90,6 +90,25 @@ class Reader(Iterator[tuple[bytes, bytes]]):
         return cid, verified(cid, data)
 
 
+def opened(source: Iterable[bytes] | BinaryIO) -> tuple[list[bytes], Iterator[tuple[bytes, bytes]]]:
+    """Open a CAR that somebody hands in, and return its roots, each once, and its blocks.
+
+    :raises InvalidRequestError: in place of the `UnusableAnswer` of `Reader`: it says nothing against a store.
+    """
+    try:
+        blocks = Reader(source)
+    except UnusableAnswer as error:
+        raise InvalidRequestError(error.message) from error
+    return list(dict.fromkeys(root for root in blocks.roots if inline_of(root) is None)), _given(blocks)
+
+
+def _given(blocks: Reader) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        yield from blocks
+    except UnusableAnswer as error:
+        raise InvalidRequestError(error.message) from error
+
+
 def complete(
     roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]], known: Callable[[bytes], bool] = lambda cid: False
 ) -> Iterator[tuple[bytes, bytes]]:

@@ -137,8 +137,8 @@ class Blocks:
     @hookimpl
     def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
-        opened, alive, blocks = self._opened(), _alive(scope), car.Reader(source)
-        get, roots = self._get(scope), [root for root in blocks.roots if cids.inline_of(root) is None]
+        opened, alive, get = self._opened(), _alive(scope), self._get(scope)
+        roots, blocks = car.opened(source)
         held = Held(opened.places, get)
         with _Put(opened, pin, alive) as put:
             for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:

@@ -259,11 +259,9 @@ def usual_node(timeout: float = 1.0) -> Kubo | None:
     return node
 
 
-def _opened(source: BinaryIO) -> tuple[list[bytes], car.Reader]:
-    """Return the roots of a CAR file, each once, and what reads its blocks."""
+def _opened(source: BinaryIO) -> tuple[list[bytes], Iterator[tuple[bytes, bytes]]]:
     read = reading(source)
-    blocks = car.Reader(iter(lambda: read(_READ), b""))
-    return list(dict.fromkeys(root for root in blocks.roots if cids.inline_of(root) is None)), blocks
+    return car.opened(iter(lambda: read(_READ), b""))
 
 
 def _findings(found: Iterator[tuple[bytes, str]]) -> Iterator[Finding]:
