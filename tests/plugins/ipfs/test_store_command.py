@@ -112,7 +112,7 @@ def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None
     assert run("import", "-", stdin=piped).stdout.decode() == f"{cid}  -\n"
     cut = run("import", "-", stdin=piped[:-3], code=1).stderr
     assert b"it was cut" in cut
-    assert b"`pointsman store status` says how each one is" in cut
+    assert b"store status" not in cut, "no store is to blame"
     run("export", EMPTY, "-o", "empty.car", code=1)
     assert not (tmp_path / "empty.car").exists()
 
