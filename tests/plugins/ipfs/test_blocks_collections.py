@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
-from pointsman_ipfs.embedded import _index, blocks
+from pointsman_ipfs.embedded import _collect, _index, blocks
 
 
 @pytest.fixture
@@ -161,3 +162,24 @@ def test_what_was_pinned_and_is_unpinned_meanwhile(
         kept(store, second)
         assert other.gc()["blocks"].blocks == 0
         assert store.has(cids.to_text(second[0]))
+
+
+def test_what_another_collection_has_taken_is_not_missed(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root that was pinned when the pins were listed, and was unpinned and collected since, keeps nobody waiting."""
+    kept_one, gone = store.put(b"stays").cid, store.put(bytes(3_000_000)).cid
+    pins = _index.Index.pins
+
+    def listed(index: _index.Index) -> list[bytes]:
+        monkeypatch.setattr(_index.Index, "pins", pins)
+        found = list(pins(index))
+        other.unpin(gone)
+        assert other.gc()["blocks"].blocks > 0
+        return found
+
+    monkeypatch.setattr(_index.Index, "pins", listed)
+    began = monotonic()
+    assert store.gc()["blocks"].blocks == 0
+    assert monotonic() - began < _collect._PATIENCE_S
+    assert (store.get(kept_one), store.has(gone)) == (b"stays", False)

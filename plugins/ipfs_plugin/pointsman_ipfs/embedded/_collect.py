@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time_ns
 
 from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
 from pointsman.content import Collected
@@ -28,8 +28,9 @@ from ._writer import Writer
 
 #: A pack of which a smaller part than this is of use is written anew.
 _WORTH = 0.5
-#: Seconds for which what is missing under a pin is looked for.
-_PATIENCE_S = 1.0
+#: Seconds for which what is missing under a new pin is looked for.
+_PATIENCE_S = 10.0
+_PAUSE_S = 0.05
 
 
 def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], object]) -> Collected:
@@ -66,8 +67,8 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
 def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callable[[], object]) -> None:
     """Let all that is under a root stay.
 
-    A put whose blocks were just collected by somebody else writes them again, after its pin: so what is missing is
-    looked for again, for a moment.
+    What is missing may have been unpinned and collected by others since the pins were listed. And a put whose blocks
+    were just collected by somebody else writes them again, after its pin: under a new pin they are looked for again.
     """
     ends = monotonic() + _PATIENCE_S
     while True:
@@ -76,11 +77,14 @@ def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callab
             for _ in reachable(Verified(shelf.get), root, found):
                 alive()
         except (ContentNotFoundError, UnusableAnswer) as error:
-            if monotonic() > ends:
+            places.catch_up_wholly()
+            pin = next(iter(places.index.said_of([root])), None)
+            if pin is None or not pin.kept:
+                return
+            if monotonic() > ends or time_ns() - pin.seq > _PATIENCE_S * 1e9:
                 text = f"nothing was removed: {to_text(root)} is pinned and not whole: {error}; mend or unpin it first"
                 raise UnusableAnswer(text, retry_same=False, try_next=False) from error
-            sleep(_PATIENCE_S / 20)
-            places.catch_up()
+            sleep(_PAUSE_S)
         else:
             found.settle()
             return
