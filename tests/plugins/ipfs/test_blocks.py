@@ -26,10 +26,10 @@ from pointsman import (
 from pointsman.content import Collected, Source
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.dag.car import Reader
+from pointsman_ipfs.dag.car import Reader, header, record, write
 from pointsman_ipfs.dag.cbor import Ref, encode
 from pointsman_ipfs.dag.unixfs import PROFILES
-from pointsman_ipfs.embedded import _collect, header, record, write
+from pointsman_ipfs.embedded import _collect
 
 Open = Callable[..., Blocks]
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
