@@ -92,7 +92,8 @@ class Storing:
                 return self.registry.ask(backend, task)
 
             retries = None if source.again else 0
-            return self.run(evolve(task, arguments=arguments(source), max_retries=retries), order, ask)  # type: ignore[arg-type] # it reads
+            given = arguments(source)  # type: ignore[arg-type] # it reads
+            return self.run(Task(task.hook, given, task.scope, task.backend, retries), order, ask)
 
     def bytes_of(self, task: Task) -> Iterator[bytes]:
         """Give out a file. Where a store fails in the middle, the next one goes on.

@@ -122,11 +122,13 @@ class Store:
         :raises AllBackendsFailed: it is in no store: several failed.
         """
         task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
-        how = Source(pin=pin, profile=profile, hidden=hidden, progress=progress)
         if isinstance(given, Path):
-            answered = self._storing.run(evolve(task, arguments={"source": evolve(how, path=given)}))
+            source = Source(given, None, pin, profile, hidden, progress)
+            answered = self._storing.run(evolve(task, arguments={"source": source}))
         else:
-            answered = self._storing.replayed(given, task, lambda file: {"source": evolve(how, file=file)})
+            answered = self._storing.replayed(
+                given, task, lambda file: {"source": Source(None, file, pin, profile, hidden, progress)}
+            )
         return self._acknowledged(answered.answer, answered.backend, copied=pin and store is None)
 
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
@@ -308,10 +310,12 @@ class Store:
         """Return what is kept, once it stands in the outbox who has still to get it."""
         others = self._others(backend) if copied else []
         self._post.send(stored.cid, others)
-        return evolve(stored, stored_in=(backend.id,), waiting_for=tuple(others))
+        return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has."""
+        if len(self.stores) == 1:
+            return []
         absent = self._absent()
         able = self._storing.able(self._storing.task("import_car"))
         others = [one.id for one in able if one is not but and one.id not in absent]

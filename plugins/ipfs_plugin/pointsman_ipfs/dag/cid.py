@@ -27,6 +27,8 @@ MOST = 128
 
 _SHA256, _IDENTITY = 0x12, 0x00
 _V0 = b"\x12\x20"
+#: Bytes that `hashlib` hashes without letting the interpreter's lock go; and of a block that is not worth it.
+_SLICE, _SMALL = 2047, 16384
 _RAW, _PB, _CBOR = (bytes((1, codec, _SHA256, 32)) for codec in (RAW, DAG_PB, DAG_CBOR))
 _CODECS = {_RAW: RAW, _PB: DAG_PB, _CBOR: DAG_CBOR}
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -36,19 +38,29 @@ _SHIFTS = range(280, -1, -10)
 _EXPECTED = "expected version 0 or 1, raw, dag-pb or dag-cbor, and sha2-256 with 32 bytes"
 
 
+def _sha256(data: bytes) -> bytes:
+    """Hash a block. A small one keeps the interpreter's lock: others would have taken it for longer than that takes."""
+    if not _SLICE < len(data) <= _SMALL:
+        return sha256(data).digest()
+    hashing, view = sha256(), memoryview(data)
+    for start in range(0, len(data), _SLICE):
+        hashing.update(view[start : start + _SLICE])
+    return hashing.digest()
+
+
 def raw_cid(data: bytes) -> bytes:
     """Return the identifier of a block of plain bytes."""
-    return _RAW + sha256(data).digest()
+    return _RAW + _sha256(data)
 
 
 def pb_cid(data: bytes, version: int = 1) -> bytes:
     """Return the identifier of a dag-pb block, in version 0 or 1."""
-    return (_PB if version else _V0) + sha256(data).digest()
+    return (_PB if version else _V0) + _sha256(data)
 
 
 def cbor_cid(data: bytes) -> bytes:
     """Return the identifier of a dag-cbor block."""
-    return _CBOR + sha256(data).digest()
+    return _CBOR + _sha256(data)
 
 
 def is_ours(cid: bytes) -> bool:

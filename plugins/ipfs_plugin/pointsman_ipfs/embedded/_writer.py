@@ -36,12 +36,8 @@ class _Entry:
 
     blocks: Blocks
     pins: tuple[bytes, ...]
-    unpins: tuple[bytes, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of its blocks."""
-        return sum(len(data) for _, data in self.blocks)
+    unpins: tuple[bytes, ...]
+    size: int  #: bytes of its blocks
 
 
 class Writer:
@@ -58,7 +54,7 @@ class Writer:
 
         :raises UnavailableError: they could not be written.
         """
-        self._together.add(_Entry(blocks, pins, unpins))
+        self._together.add(_Entry(blocks, pins, unpins, sum(len(data) for _, data in blocks)))
 
     def large(self) -> Large:
         """Return what takes many blocks, in a pack of its own."""
