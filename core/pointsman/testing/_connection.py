@@ -241,11 +241,15 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         length: int | None = None,
     ) -> None:
-        """Send a whole response; a body that is not bytes is sent as JSON. `length` is the one to claim."""
+        """Send a whole response; a body that is not bytes is sent as JSON. `length` is the one to claim.
+
+        The answer to HEAD has the headers alone (RFC 9110, 9.3.2).
+        """
         data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
         said = {"Content-Type": content_type, "Content-Length": str(len(data) if length is None else length)}
         await self.head(status, {**said, "x-request-id": self.seen.request_id, **(headers or {})})
-        await self.send(data)
+        if self.seen.method != "HEAD":
+            await self.send(data)
 
     async def begin_stream(self, *, chunked: bool = True) -> None:
         """Send the head of an event stream. Without chunks its end is the end of the connection."""
