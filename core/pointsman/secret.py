@@ -18,11 +18,15 @@ _held: WeakValueDictionary[int, Secret] = WeakValueDictionary()
 
 #: What keys look like, so that one which we do not hold (a provider's echo, a foreign key) is masked too.
 _KEY_LIKE = re.compile(
-    r"""\b(?:(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghu|github_pat)[-_]|AIza|AQ\.)[A-Za-z0-9*._-]{12,}
+    r"""-----BEGIN\ [A-Z0-9\ ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z0-9\ ]*PRIVATE\ KEY-----|\Z)
+      | \b(?:(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghu|github_pat)[-_]|AIza|AQ\.)[A-Za-z0-9*._-]{12,}
       | (?<=bearer\ )[^\s"',;]{4,}
       | (?<=[?&]key=)[^\s&"']+
-      | (?<=[?&]api_key=)[^\s&"']+""",
-    re.VERBOSE | re.IGNORECASE,
+      | (?<=[?&]api_key=)[^\s&"']+
+      | (?<=://)[^\s/?#@:]+:[^\s/?#@]+(?=@)
+      | \bAGE-SECRET-KEY-1[A-Z0-9]{20,}
+      | \beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 #: What none of these is without, but for some words: a text that has nothing of it is not looked at closer, which would
 #: take ten times as long, in the path of a call.
@@ -84,6 +88,9 @@ def redact(text: str, *, shortest: int = 4) -> str:
         or ("q" in plain and "aq." in plain)
         or ("=" in plain and "key=" in plain)
         or "bearer " in plain
+        or ("@" in plain and "://" in plain)
+        or ("j" in plain and "eyj" in plain)
+        or ("-" in plain and ("age-secret-key-1" in plain or "private key-----" in plain))
         or (("-" in plain or "_" in plain) and _AFTER_PREFIX.search(plain))
     ):
         return _KEY_LIKE.sub(MASK, text)

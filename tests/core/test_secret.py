@@ -91,6 +91,10 @@ def test_a_key_is_masked_as_long_as_anybody_holds_it() -> None:
         "github_pat_11ABCDEFG0abcdefghij",
         "AIzaSyA1234567890abcdefghij",
         "xai-abcdefghijklmnopqrst",
+        "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm5hIn0.c2lnbmF0dXJlLW9mLWl0",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\nAAAAB3Nz\n-----END OPENSSH PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw, and cut here",
     ],
 )
 @pytest.mark.parametrize("around", ["{}", "Incorrect API key provided: {}.", "'{}'", "key={}&x=1", "Bearer {}"])
@@ -108,6 +112,7 @@ def test_what_looks_like_a_key_is_masked(text: str, around: str) -> None:
         ("authorization: bearer qwertyuiop", "qwertyuiop"),
         ("GET /v1beta/models?key=qwertyuiop&alt=sse", "qwertyuiop"),
         ("https://example.org/?a=1&api_key=qwertyuiop", "qwertyuiop"),
+        ("cannot reach https://anna:qwertyuiop@example.org/v1", "qwertyuiop"),
     ],
 )
 def test_headers_and_urls_do_not_carry_keys(text: str, kept: str) -> None:
@@ -125,6 +130,8 @@ def test_headers_and_urls_do_not_carry_keys(text: str, kept: str) -> None:
         "skeletonization-experts",
         "pkg_resources.extern",
         "risk-management-department",
+        "write to anna@example.org, or see https://example.org:8443/a@b",
+        "-----BEGIN PUBLIC KEY-----",
     ],
 )
 def test_words_are_no_keys(text: str) -> None:
@@ -136,6 +143,7 @@ def test_the_quick_look_misses_no_key() -> None:
     """20,000 texts of pieces of keys: what the first look passes over has none."""
     rng = random.Random("keys")
     pieces = ("sk", "pk", "hf", "gsk", "xai", "gho", "GitHub_Pat", "AIza", "AQ.", "bearer ", "?key=", "&api_key=")
+    pieces += ("://", "anna:", "@", "eyJ", ".", "AGE-SECRET-KEY-1", "-----BEGIN ", "PRIVATE KEY-----", "-----END ")
     pieces += ("-", "_", " ", "x", "abcdefghijkl", "0123456789AB", "\u017f", "\u212a", "\u00e4", "\n")
     for _ in range(20_000):
         text = "".join(rng.choices(pieces, k=rng.randrange(1, 8)))
