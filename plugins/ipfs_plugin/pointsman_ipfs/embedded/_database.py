@@ -65,7 +65,11 @@ class Database(Shared):
                 raise _told(self._path, error) from error
             _put_aside(self._path)
             self._write = self._connected()
-        self._read = self._connected()
+        try:
+            self._read = self._connected()
+        except BaseException:
+            self._write.close()
+            raise
         self._file = os.stat(self._path).st_ino
 
     def _told(self, error: sqlite3.Error) -> UnavailableError:

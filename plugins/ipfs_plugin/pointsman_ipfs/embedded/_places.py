@@ -47,7 +47,11 @@ class Places:
         with suppress(FileExistsError):
             self._collected.touch(mode=0o600, exist_ok=False)
         self._seen = self.generation
-        self.recover()
+        try:
+            self.recover()
+        except BaseException:
+            self.index.close()
+            raise
 
     # -- what is where -----------------------------------------------------------------------------
 
