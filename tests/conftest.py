@@ -104,8 +104,7 @@ def usual_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
         monkeypatch.delenv("IPFS_API", raising=False)
         monkeypatch.setenv("IPFS_PATH", str(tmp_path / "none"))
         monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "store"))
-        for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.node.{module}.DEFAULT", address)
+        monkeypatch.setattr("pointsman_ipfs.node._address.DEFAULT", address)
 
     return at
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from pointsman import AllBackendsFailed, ConfigError, Store, StoreBackend, UnavailableError, UnusableAnswer, hookimpl
-from pointsman_ipfs import Blocks, Gateway, Kubo
+from pointsman_ipfs import Blocks, Gateway, Kubo, _sqlite
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.evidence import About, Evidence, Record, _evidence_index, reindex
+from pointsman_ipfs.evidence import About, Evidence, Record, reindex
 
 ABOUT = About("document", "The notice of 3 May", "eviction", "anna")
 
@@ -185,7 +185,7 @@ def test_one_that_cannot_be_written_is_told(store: Store, tmp_path: Path) -> Non
 
 def test_one_that_another_program_holds_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a minute, a fraction of it here. Nothing is lost of what was there, and all goes on when it is let go."""
-    monkeypatch.setattr(_evidence_index, "_BUSY_S", 0.1)
+    monkeypatch.setattr(_sqlite, "BUSY_S", 0.1)
     with Evidence(store, tmp_path / "x") as evidence, closing(sqlite3.connect(evidence.path)) as other:
         other.isolation_level = None
         evidence.submit(b"x", ABOUT)

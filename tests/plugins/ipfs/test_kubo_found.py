@@ -15,15 +15,11 @@ pytestmark = pytest.mark.kubo
 
 
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Store]:
+def at(usual_address: Callable[[str], None]) -> Callable[[str], Store]:
     """A function that returns the store of a machine where nothing is configured; a node would be at this address."""
-    monkeypatch.delenv("IPFS_API", raising=False)
-    monkeypatch.setenv("IPFS_PATH", str(tmp_path / "none"))
-    monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "kept"))
 
     def at(address: str) -> Store:
-        for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.node.{module}.DEFAULT", address)
+        usual_address(address)
         return Store()
 
     return at
@@ -40,7 +36,7 @@ def test_a_node_that_never_was_there_is_not_missed(at: Callable[[str], Store], t
         store.unpin(kept.cid)
         assert store.sync() == ()
         assert store.health()["kubo"].status == "unconfigured"
-        assert not (tmp_path / "kept" / "outbox.sqlite").exists()
+        assert not (tmp_path / "store" / "outbox.sqlite").exists()
 
 
 def test_a_node_that_was_there_once_is_missed(kubo: Any, at: Callable[[str], Store]) -> None:

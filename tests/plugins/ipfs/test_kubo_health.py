@@ -127,11 +127,10 @@ def test_nothing_answers(needs_package: Any, transport: Any) -> None:
         store.close()
 
 
-def test_nobody_named_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_named_a_node(usual_address: Callable[[str], None]) -> None:
     """Without an address, and without a node where one would be by default, the way to one is told."""
     with faults.nobody_listens() as nobody:
-        for module in "_address", "kubo":
-            monkeypatch.setattr(f"pointsman_ipfs.node.{module}.DEFAULT", nobody.removesuffix("/v1"))
+        usual_address(nobody.removesuffix("/v1"))
         store = Kubo()
         health = store.health()
         assert health.status == "unconfigured"

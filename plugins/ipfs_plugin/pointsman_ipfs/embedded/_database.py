@@ -8,15 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import time
-from typing import Any
 
 from pointsman import UnavailableError
 
 from .._forks import PAUSE_S, Shared
+from .._sqlite import connected, is_empty, make, marks_of, put_aside, transaction
 
 #: "PtsI" in ASCII, in the file's header; and the version of the tables.
-_APPLICATION, _VERSION = 0x50747349, 1
+_MARKS = 0x50747349, 1
 _TABLES = """
 CREATE TABLE packs(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, since INTEGER);
 CREATE TABLE blocks(digest BLOB PRIMARY KEY, pack INTEGER, offset INTEGER, length INTEGER, seq INTEGER) WITHOUT ROWID;
@@ -26,7 +25,6 @@ CREATE TABLE damaged(digest BLOB PRIMARY KEY, cid BLOB, found REAL) WITHOUT ROWI
 CREATE TABLE counter(seq INTEGER);
 INSERT INTO counter VALUES(1);
 """
-_BUSY_S = 60.0
 
 
 class Database(Shared):
@@ -63,7 +61,7 @@ class Database(Shared):
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise _told(self._path, error) from error
-            _put_aside(self._path)
+            put_aside(self._path)
             self._write = self._connected()
         try:
             self._read = self._connected()
@@ -79,7 +77,7 @@ class Database(Shared):
         self.broken = True
         with suppress(OSError):
             if os.stat(self._path).st_ino == self._file:
-                _put_aside(self._path)
+                put_aside(self._path)
         return UnavailableError(f"the index {self._path} was damaged ({error}), and is made anew; try again")
 
     def check(self) -> None:
@@ -89,7 +87,7 @@ class Database(Shared):
                 raise sqlite3.DatabaseError(found)
 
     def _connected(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db = connected(self._path)
         try:
             for pragma in (
                 "journal_mode=WAL",
@@ -98,9 +96,8 @@ class Database(Shared):
                 "journal_size_limit=4194304",
             ):
                 db.execute(f"PRAGMA {pragma}")
-            marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-            if marks != [_APPLICATION, _VERSION]:
-                _begin_new(db, marks)
+            if marks_of(db) != _MARKS:
+                _begin_new(db)
         except BaseException:
             db.close()
             raise
@@ -123,15 +120,9 @@ class Database(Shared):
             try:
                 if self._write.in_transaction:  # an interrupt came before its end
                     self._write.execute("ROLLBACK")
-                try:
-                    self._write.execute("BEGIN IMMEDIATE")
-                    (seq,) = self._write.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
-                    yield self._write, seq
-                    self._write.execute("COMMIT")
-                except BaseException:
-                    if self._write.in_transaction:  # SQLite itself may have ended it, on a full disk say
-                        self._write.execute("ROLLBACK")
-                    raise
+                with transaction(self._write) as db:
+                    (seq,) = db.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
+                    yield db, seq
             except sqlite3.Error as error:
                 raise self._told(error) from error
 
@@ -148,28 +139,13 @@ class Database(Shared):
                 self._write.close()
 
 
-def _begin_new(db: sqlite3.Connection, marks: list[Any]) -> None:
+def _begin_new(db: sqlite3.Connection) -> None:
     """Make the tables, unless somebody else has meanwhile."""
-    db.execute("BEGIN EXCLUSIVE")
-    try:
-        marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if marks == [0, 0] and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in filter(str.strip, _TABLES.split(";")):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id={_APPLICATION}")
-            db.execute(f"PRAGMA user_version={_VERSION}")
-        elif marks != [_APPLICATION, _VERSION]:
+    with transaction(db, "EXCLUSIVE"):
+        if is_empty(db):
+            make(db, _TABLES, _MARKS)
+        elif marks_of(db) != _MARKS:
             raise sqlite3.DatabaseError("it is not the index of this version")
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-
-
-def _put_aside(path: Path) -> None:
-    for end in ("", "-wal", "-shm"):
-        with suppress(OSError):
-            os.replace(f"{path}{end}", f"{path}{end}.damaged-{time():.0f}")
 
 
 def _told(path: Path, error: sqlite3.Error) -> UnavailableError:

@@ -19,12 +19,13 @@ from functools import partial
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
-from time import time
 from typing import Any, NamedTuple, TypeVar
 
 from pointsman import ConfigError, UnavailableError, UnusableAnswer
 
+from .. import _sqlite
 from .._forks import PAUSE_S, Shared
+from .._sqlite import connected, is_empty, make, marks_of, put_aside, transaction
 from ..dag import cid as cids
 from ._chain import in_order
 from ._locked import SharedLock
@@ -33,7 +34,7 @@ from ._records import Envelope, as_record
 T = TypeVar("T")
 
 #: "PtsE" in ASCII, in the file's header; and the version of the tables.
-_APPLICATION, _VERSION = 0x50747345, 1
+_MARKS = 0x50747345, 1
 _MAGIC = b"SQLite format 3\0"
 _TABLES = """
 CREATE TABLE records(place INTEGER PRIMARY KEY, cid BLOB UNIQUE, data BLOB, user TEXT, claim TEXT, type TEXT,
@@ -48,7 +49,6 @@ _ADD = "INSERT OR IGNORE INTO {} VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ENDS = "SELECT cid, block FROM ends CROSS JOIN records USING(cid) ORDER BY place DESC LIMIT ?"  # the few first
 _PAGE = "SELECT place, cid, block, sealed FROM records {} AND place > :last ORDER BY place LIMIT 100"
 _GROUPS = ("type", "user")
-_BUSY_S = 60.0
 _DAMAGE = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -93,7 +93,9 @@ class EvidenceIndex(Shared):
     # -- across a fork -----------------------------------------------------------------------------
 
     def begin(self) -> None:
-        self._writing = SharedLock(self.path.with_name(f"{self.path.name}.lock"), _BUSY_S, f"the index {self.path}")
+        self._writing = SharedLock(
+            self.path.with_name(f"{self.path.name}.lock"), _sqlite.BUSY_S, f"the index {self.path}"
+        )
         self._reading = threading.RLock()  # taken after the other one, if both are
 
     def pause(self) -> bool:
@@ -171,7 +173,7 @@ class EvidenceIndex(Shared):
         with self._writing:
             self._here()
             try:
-                with _transaction(self._write) as db:
+                with transaction(self._write) as db:
                     yield Change(db)
             except sqlite3.Error as error:
                 if _is_damage(error):
@@ -199,20 +201,15 @@ class EvidenceIndex(Shared):
                 except sqlite3.Error as error:
                     if not _is_damage(error) or not (self._ours or _is_ours(self.path)):
                         raise self._told(error) from error
-                    self._put_aside()
+                    put_aside(self.path)
                     self._open()
 
     def _anew(self) -> None:
         """Put the file aside, unless somebody else was faster, and begin another one."""
         with self._writing:
             if self._file == (os.getpid(), _inode(self.path)):
-                self._put_aside()
+                put_aside(self.path)
         self._here()
-
-    def _put_aside(self) -> None:
-        for end in "", "-wal", "-shm":
-            with suppress(OSError):
-                os.replace(f"{self.path}{end}", f"{self.path}{end}.damaged-{time():.0f}")
 
     def _let_go(self) -> None:
         if self._file is not None and self._file[0] == os.getpid():  # SQLite's connections do not survive a fork
@@ -228,33 +225,26 @@ class EvidenceIndex(Shared):
                     Path(f"{self.path}{end}").unlink(missing_ok=True)
         except OSError as error:
             raise UnavailableError(f"the index {self.path} cannot be used: {error.strerror}") from error
-        self._write = self._connected()
+        self._write = connected(self.path)
         try:
             self._begin(self._write)
-            self._read = self._connected()
+            self._read = connected(self.path)
         except BaseException:
             self._write.close()
             raise
         self._file = os.getpid(), _inode(self.path)
 
-    def _connected(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-
     def _begin(self, db: sqlite3.Connection) -> None:
         """Make the tables in a file that is empty, and fill them."""
-        marks = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        new = marks == [0, 0] and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not new and marks != [_APPLICATION, _VERSION]:
+        new = is_empty(db)
+        if not new and marks_of(db) != _MARKS:
             raise sqlite3.DatabaseError("it is of something else, or of another version")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304"):
             db.execute(f"PRAGMA {pragma}")
         if new:
-            with _transaction(db):
-                for statement in filter(str.strip, _TABLES.split(";")):
-                    db.execute(statement)
+            with transaction(db):
+                make(db, _TABLES, _MARKS)
                 Change(db).replace(self._fill())
-                db.execute(f"PRAGMA application_id={_APPLICATION}")
-                db.execute(f"PRAGMA user_version={_VERSION}")
 
     def _told(self, error: sqlite3.Error) -> Exception:
         if _is_damage(error):
@@ -262,7 +252,7 @@ class EvidenceIndex(Shared):
             return ConfigError(f"{text}. If it was one, delete it: all that was in it is made from the records again")
         text = f"the index {self.path} cannot be used: {error}"
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-            text = f"{text}: for {_BUSY_S:.0f} s another program has held it; end that, and try again"
+            text = f"{text}: for {_sqlite.BUSY_S:.0f} s another program has held it; end that, and try again"
         return UnavailableError(text, retry_same=False)
 
 
@@ -326,18 +316,6 @@ class Change:
             self._db.execute("INSERT OR IGNORE INTO ends VALUES(?)", (cid,))
 
 
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield db
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # SQLite itself may have ended it, on a full disk say
-            db.execute("ROLLBACK")
-        raise
-
-
 def _page(sql: str, named: dict[str, Any], db: sqlite3.Connection) -> list[tuple[int, Row]]:
     rows = db.execute(sql, named).fetchall()
     return [(place, _believed(cid, block, sealed)) for place, cid, block, sealed in rows]
@@ -373,7 +351,7 @@ def _is_ours(path: Path) -> bool:
     """Whether the header, as far as it can be read, says that it is an index of evidence."""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(100)
-        return head.startswith(_MAGIC) and head[68:72] == _APPLICATION.to_bytes(4, "big")
+        return head.startswith(_MAGIC) and head[68:72] == _MARKS[0].to_bytes(4, "big")
     return False
 
 

@@ -27,7 +27,7 @@ from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified, verified
 from ..dag.unixfs import PROFILES
-from ._address import DEFAULT, Address, address_of
+from ._address import Address, address_of
 from ._mending import Mending
 from ._reading import Reading
 from ._rpc import NO_RPC, Rpc, refusal
@@ -164,7 +164,9 @@ class Kubo(Reading):
         except BackendError as error:
             if not self._address.told_by:
                 start = "start a node (ipfs daemon), or set url, IPFS_API or IPFS_PATH"
-                return Health.unconfigured(f"no node answers at {DEFAULT}, where one would be by default: {start}")
+                return Health.unconfigured(
+                    f"no node answers at {self._address.url}, where one would be by default: {start}"
+                )
             if error.status in NO_RPC:
                 return Health.unconfigured(error.message)
             return Health.unavailable(error.message)
