@@ -219,7 +219,9 @@ class Call(Generic[M, T]):
     def _at(self, backend: M) -> Answered[M, T] | None:
         """Ask one backend until it answers (return that) or asking it again is no use (note the error)."""
         last = not (self._queue or self._over_limit)
-        tried, learned, request = sum(one.backend == backend.id for one in self.attempts), False, self.request
+        tried, learned, request = 0, False, self.request
+        if self.attempts:  # an answer of it broke
+            tried = sum(one.backend == backend.id for one in self.attempts)
         while True:
             started, asked = perf_counter(), False
             try:

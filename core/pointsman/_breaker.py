@@ -117,6 +117,8 @@ class Breaker:
 
     def succeeded(self, backend: str, model: str | None, *, whole: bool = True) -> None:
         """Close the circuits that this answer disproves; one that has only begun (not `whole`) lets others in."""
+        if self.silent:
+            return
         closed = []
         with self._lock:
             for key, circuit in self._of(backend, model):

@@ -90,7 +90,9 @@ class Gate(Generic[M]):
 
         :raises ConfigError: it does not, with the nearest id.
         """
+        if request.backend is None:
+            return
         ids = [backend.id for backend in self._backends]
-        if request.backend is not None and request.backend not in ids:
+        if request.backend not in ids:
             noun = next((backend.NOUN for backend in self._backends), "backend")
             raise ConfigError(f"no {noun} {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")

@@ -59,6 +59,16 @@ class Pieces(io.RawIOBase):
         super().close()
 
 
+class Held(io.BytesIO):
+    """Bytes that are in memory, as a file that can be read again."""
+
+    again = True
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self.seek(0)
+
+
 class Replayed(io.RawIOBase):
     """A file that can be read again from where it stood. What it could not read once it does not try again.
 
@@ -139,7 +149,7 @@ def file_of(given: Given) -> BinaryIO | Path:
     :raises InvalidRequestError: it is neither.
     """
     if isinstance(given, bytes | bytearray | memoryview):
-        return io.BytesIO(given)
+        return Held(given)
     if isinstance(given, str | os.PathLike):
         if not os.fspath(given):
             raise InvalidRequestError("content: found an empty path, expected that of a file or a folder")
@@ -211,6 +221,11 @@ class Content(Pieces):
             yield bytes(self._rest)
             self._rest = memoryview(b"")
         yield from self._pieces
+
+
+def replayed(file: BinaryIO, scope: Scope, *, keep: bool) -> Held | Replayed:
+    """Return what a file gives, as a file that can be read again, as far as `Replayed` can."""
+    return file if isinstance(file, Held) else Replayed(file, scope, keep=keep)
 
 
 @contextmanager

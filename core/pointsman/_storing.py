@@ -13,7 +13,7 @@ from ._breaker import Breaker
 from ._discovery import Catalogue
 from ._health import Monitor
 from ._settings import Policy
-from ._sources import Replayed
+from ._sources import replayed
 from ._stores import StoreBackend, StoreGate, Stores, Task
 from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError
 from .scope import Clock, Scope
@@ -85,7 +85,7 @@ class Storing:
     def replayed(self, file: BinaryIO, task: Task, arguments: Callable[[BinaryIO], dict[str, Any]]) -> Got:
         """Do as `run` with what a file holds: each store that is asked reads it from the start."""
         order = self._candidates(task)
-        with Replayed(file, task.scope, keep=len(order[0]) + len(order[1]) > 1) as source:
+        with replayed(file, task.scope, keep=len(order[0]) + len(order[1]) > 1) as source:
 
             def ask(backend: StoreBackend, task: Task) -> Any:
                 source.restart()

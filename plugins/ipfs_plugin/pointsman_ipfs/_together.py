@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -12,11 +11,20 @@ from typing import Generic, TypeVar
 
 from attrs import define, field
 from pointsman import BackendError, UnavailableError
-from pointsman.scope import Bell
 
 from ._forks import Shared
 
 T = TypeVar("T")
+
+#: Seconds for which those are waited for who may be about to come again, at most.
+_MOMENT_S = 0.01
+_INTERRUPTED = UnavailableError("it was interrupted")
+
+
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 @define(eq=False)
@@ -27,26 +35,31 @@ class _Entry(Generic[T]):
     done: bool = False
     leads: bool = False
     error: BackendError | None = None
-    bell: Bell = field(factory=Bell)  #: rings when it is done, or when its thread is to do all that wait
+    asleep: threading.Lock = field(factory=_held)  #: its thread waits for it
+
+    def wake(self) -> None:
+        """Let its thread go on: it is done, or to be done by that one with all that wait, or enough have come."""
+        if self.asleep.locked():
+            self.asleep.release()
 
 
 class Together(Shared, Generic[T]):
     """Does what threads add. Thread-safe.
 
     :param do: does a batch, all of it or nothing; raises a `BackendError` that says why it could not.
-    :param joins: whether one more may join a batch.
+    :param fitting: says how many of those that wait, from the first on, one batch may have.
     """
 
-    def __init__(self, do: Callable[[Sequence[T]], None], joins: Callable[[Sequence[T], T], bool]) -> None:
+    def __init__(self, do: Callable[[Sequence[T]], None], fitting: Callable[[Sequence[T]], int]) -> None:
         super().__init__()
-        self._do, self._joins = do, joins
+        self._do, self._fitting = do, fitting
         self.begin()
 
     def begin(self) -> None:
-        self._queue: deque[_Entry[T]] = deque()
+        self._queue: list[_Entry[T]] = []
         self._lock = threading.Lock()  # over the queue and what follows
         self._led = False  #: whether somebody does all that wait
-        self._gathering: Bell | None = None  #: of that one, while it gives the others a moment to come
+        self._gathering: _Entry[T] | None = None  #: of that one, while it gives the others a moment to come
         self._together, self._took = 1, 0.0  #: of the last batch: how many, and how long it took in seconds
 
     def add(self, item: T) -> None:
@@ -59,12 +72,13 @@ class Together(Shared, Generic[T]):
             self._queue.append(entry)
             waits, self._led = self._led, True
             if self._gathering is not None and len(self._queue) >= self._together:
-                self._gathering.set()
+                self._gathering.wake()
+                self._gathering = None
         try:
             if waits:
-                entry.bell.wait()
+                entry.asleep.acquire()
             if not entry.done:
-                self._lead(entry.bell)
+                self._lead(entry)
         except BaseException:  # Ctrl-C, at any place
             self._leave(entry)
             raise
@@ -77,24 +91,25 @@ class Together(Shared, Generic[T]):
         with self._lock:
             yield not self._led
 
-    def _lead(self, bell: Bell) -> None:
+    def _lead(self, mine: _Entry[T]) -> None:
         """Do what waits, tell everybody how that went, and let the next one lead.
 
-        Those who were there the last time may be about to come again: they are given a moment.
+        Those who were there the last time may be about to come again: they are given as long as that took.
         """
-        error: BackendError | None = UnavailableError("it was interrupted")
+        error: BackendError | None = _INTERRUPTED
         batch: list[_Entry[T]] = []
         began = perf_counter()
         try:
             with self._lock:
-                self._gathering = bell if len(self._queue) < self._together else None
-            if self._gathering is not None:
-                bell.wait(self._took / 4)
-            began = perf_counter()
+                gathers = len(self._queue) < self._together
+                self._gathering = mine if gathers else None
+            if gathers:
+                mine.asleep.acquire(timeout=min(self._took, _MOMENT_S))
+                began = perf_counter()
             with self._lock:
                 self._gathering = None
-                while self._queue and (not batch or self._joins([one.item for one in batch], self._queue[0].item)):
-                    batch.append(self._queue.popleft())
+                fitting = self._fitting([one.item for one in self._queue])
+                batch, self._queue = self._queue[:fitting], self._queue[fitting:]
             self._do([one.item for one in batch])
             error = None
         except BackendError as failed:
@@ -105,14 +120,14 @@ class Together(Shared, Generic[T]):
                 self._hand_on()
             for entry in batch:
                 entry.error, entry.done = error, True
-                entry.bell.set()
+                entry.wake()
 
     def _hand_on(self) -> None:
         """Let the first of those who wait lead. The lock is held."""
         self._led = bool(self._queue)
         if self._queue:
             self._queue[0].leads = True
-            self._queue[0].bell.set()
+            self._queue[0].wake()
 
     def _leave(self, entry: _Entry[T]) -> None:
         """Forget an entry whose thread is gone; what is being done already goes on."""

@@ -10,13 +10,8 @@ from typing import Any
 
 import pytest
 from pointsman import BackendError, UnavailableError
-from pointsman.scope import Bell
 from pointsman_ipfs import _together
 from pointsman_ipfs._together import Together
-
-
-def everything(batch: Sequence[int], item: int) -> bool:
-    return True
 
 
 def test_each_thing_is_done_once_and_few_batches_are_needed() -> None:
@@ -28,7 +23,7 @@ def test_each_thing_is_done_once_and_few_batches_are_needed() -> None:
         done.extend(batch)
         batches.append(len(batch))
 
-    together = Together(do, everything)
+    together = Together(do, len)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(together.add, range(400)))
     assert sorted(done) == list(range(400))
@@ -36,14 +31,14 @@ def test_each_thing_is_done_once_and_few_batches_are_needed() -> None:
 
 
 def test_a_batch_has_what_may_join_and_nothing_else() -> None:
-    """`joins` says whether one more may; the first of a batch always may."""
+    """`fitting` says how many of those that wait, from the first on."""
     batches = list[list[int]]()
 
     def do(batch: Sequence[int]) -> None:
         sleep(0.002)
         batches.append(list(batch))
 
-    together = Together(do, lambda batch, item: len(batch) < 3)
+    together = Together(do, lambda waiting: min(3, len(waiting)))
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(together.add, range(100)))
     assert max(map(len, batches)) <= 3
@@ -57,7 +52,7 @@ def test_an_error_is_raised_to_all_of_the_batch_and_to_nobody_else() -> None:
         if 13 in batch:
             raise UnavailableError("13")
 
-    together, errors = Together(do, everything), list[BackendError]()
+    together, errors = Together(do, len), list[BackendError]()
 
     def add(item: int) -> bool:
         try:
@@ -75,16 +70,17 @@ def test_an_error_is_raised_to_all_of_the_batch_and_to_nobody_else() -> None:
     assert add(14)
 
 
-class Interrupted(Bell):
-    """Ctrl-C comes when a wait ends: at the end of a turn ("waiting"), or of the moment for others ("gathering")."""
+class Interrupted:
+    """A lock. Ctrl-C comes when a wait for it ends: that for a turn ("waiting"), or for others ("gathering")."""
 
     def __init__(self, place: str) -> None:
-        super().__init__()
-        self._place = place
+        self._place, self._lock = place, threading.Lock()
+        self._lock.acquire()
+        self.locked, self.release = self._lock.locked, self._lock.release
 
-    def wait(self, timeout: float | None = None) -> bool:
-        woken = super().wait(timeout)
-        if (timeout is None) == (self._place == "waiting"):
+    def acquire(self, timeout: float = -1) -> bool:
+        woken = self._lock.acquire(timeout=timeout)
+        if (timeout < 0) == (self._place == "waiting"):
             raise KeyboardInterrupt
         return woken
 
@@ -103,11 +99,11 @@ def test_a_thread_that_is_interrupted_keeps_nobody_waiting(monkeypatch: pytest.M
         done.extend(batch)
 
     def entry(item: int) -> Any:
-        return made(item, bell=Interrupted(place)) if item == 1 and place != "doing" else made(item)
+        return made(item, asleep=Interrupted(place)) if item == 1 and place != "doing" else made(item)
 
     made = _together._Entry[int]
     monkeypatch.setattr(_together, "_Entry", entry)
-    together = Together(do, lambda batch, item: False)
+    together = Together(do, lambda waiting: 1)
     with ThreadPoolExecutor(2) as threads:
         if place != "gathering":
             first = threads.submit(together.add, 0)

@@ -18,6 +18,8 @@ from typing import Any
 _BYTES = [bytes((number,)) for number in range(256)]
 #: Names of a mapping up to which their order is remembered: those of a record, and not of somebody's data.
 _FEW = 32
+#: What stands before a CID of version 1.
+_REF = b"\xd8\x2a\x58\x25\x00"
 _NO = "no DAG-CBOR in its canonical form"
 
 
@@ -71,7 +73,7 @@ def _write(value: Any, out: list[bytes]) -> None:  # noqa: C901 - a case for eac
         for one in value:
             _write(one, out)
     elif kind is Ref:
-        out += (b"\xd8\x2a", _head(0x40, len(value) + 1), b"\x00", value)
+        out += (_REF if len(value) == 36 else b"\xd8\x2a" + _head(0x40, len(value) + 1) + b"\x00", value)
     elif kind is bytes:
         out += (_head(0x40, len(value)), value)
     elif kind is float:

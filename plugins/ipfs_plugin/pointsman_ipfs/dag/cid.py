@@ -33,8 +33,17 @@ _RAW, _PB, _CBOR = (bytes((1, codec, _SHA256, 32)) for codec in (RAW, DAG_PB, DA
 _CODECS = {_RAW: RAW, _PB: DAG_PB, _CBOR: DAG_CBOR}
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
-_PAIRS = [first + second for first in _BASE32 for second in _BASE32]
-_SHIFTS = range(280, -1, -10)
+_DIGITS = bytes(ord(_BASE32[byte & 31]) for byte in range(256))
+#: How groups of 5 bits get a byte each, all at once: of every 32, 16, … 1 of them the upper half is moved up. Of each
+#: step: the bits of the lower halves, those of the upper ones, and how far.
+_SPREAD = [
+    (
+        sum(half << 8 * at for at in range(0, 64, 2 * many)),
+        sum(half << 8 * at + 5 * many for at in range(0, 64, 2 * many)),
+        3 * many,
+    )
+    for many, half in ((1 << step, (1 << (5 << step)) - 1) for step in range(5, -1, -1))
+]
 _EXPECTED = "expected version 0 or 1, raw, dag-pb or dag-cbor, and sha2-256 with 32 bytes"
 
 
@@ -42,8 +51,8 @@ def _sha256(data: bytes) -> bytes:
     """Hash a block. A small one keeps the interpreter's lock: others would have taken it for longer than that takes."""
     if not _SLICE < len(data) <= _SMALL:
         return sha256(data).digest()
-    hashing, view = sha256(), memoryview(data)
-    for start in range(0, len(data), _SLICE):
+    hashing, view = sha256(data[:_SLICE]), memoryview(data)
+    for start in range(_SLICE, len(data), _SLICE):
         hashing.update(view[start : start + _SLICE])
     return hashing.digest()
 
@@ -114,7 +123,9 @@ def to_text(cid: bytes) -> str:
     """Return the one spelling that we use: base58 for version 0, base32 in small letters for version 1."""
     if len(cid) == 36:  # nearly all: in the path of a call that is recorded
         number = int.from_bytes(cid, "big") << 2
-        return "b" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+        for lower, upper, up in _SPREAD:
+            number = number & lower | (number & upper) << up
+        return "b" + number.to_bytes(58, "big").translate(_DIGITS).decode()
     if cid[:2] != _V0:
         return "b" + b32encode(cid).decode().lower().rstrip("=")
     number, out = int.from_bytes(cid, "big"), ""

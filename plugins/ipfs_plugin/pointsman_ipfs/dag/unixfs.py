@@ -72,6 +72,8 @@ def add_file(read: Callable[[int], bytes], profile: Profile, put: Put) -> Link:
     parents = _Parents(profile, put)
     while piece := _piece(read, profile.chunk):
         parents.add(_leaf(piece, profile, put))
+        if len(piece) < profile.chunk:
+            break
     return parents.root() or _leaf(b"", profile, put)
 
 

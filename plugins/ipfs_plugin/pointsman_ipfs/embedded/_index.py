@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from time import time
 from typing import NamedTuple
 
@@ -98,13 +99,15 @@ class Index(Database):
     def entered(self, written: Sequence[Written]) -> None:
         """Enter what was added to packs: the blocks, how far each pack counts, the pins."""
         with self.changing() as (db, seq):
-            for pack, size, records, mark in written:
+            for pack, group in groupby(written, lambda one: one.pack):
                 if db.execute("SELECT 1 FROM gone WHERE name=?", (pack,)).fetchone():
                     continue  # all that it held was entered before, or moved
-                (id_,) = db.execute(_ENTER_PACK, (pack, size)).fetchone()
-                rows = [(record.cid[-32:], id_, record.offset, record.length, seq) for record in records]
+                some = list(group)
+                (id_,) = db.execute(_ENTER_PACK, (pack, max(one.size for one in some))).fetchone()
+                rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
                 db.executemany(_ENTER_BLOCK, rows)
-                db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
+                pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
+                db.executemany(_ENTER_PIN, pins)
             db.execute(_MENDED)
 
     def moved(self, old: str, places: Mapping[bytes, Place], written: Sequence[Written]) -> None:

@@ -63,6 +63,8 @@ def head_of(cid: bytes, length: int) -> bytes:
 
 def varint(number: int) -> bytes:
     """Return an unsigned LEB128."""
+    if 0x7F < number < 0x4000:  # of most blocks
+        return bytes((number & 0x7F | 0x80, number >> 7))
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -148,8 +150,8 @@ class Pack:
         self.size = place
         return start
 
-    def add(self, data: bytes, mark: Mark) -> int:
-        """Write at the end, say that it counts and what is pinned from now on, and make it durable; return where it is.
+    def add(self, data: bytes, mark: Mark) -> None:
+        """Write at the end, say that it counts and what is pinned from now on, and make it durable.
 
         :raises UnavailableError: that failed. Where it may have reached the disk, the pack is not used again.
         """
@@ -163,7 +165,6 @@ class Pack:
             self._broken = True
             self.cut(start)
             raise unwritten(self.path, error) from error
-        return start
 
     def _make_room(self, more: int) -> None:
         """Lay zeros behind the end: writing over them leaves the file's size and places as they are, which the disk is
@@ -355,12 +356,14 @@ def unwritten(path: Path, error: OSError) -> UnavailableError:
     return UnavailableError(text, retry_same=False, code=None if error.errno is None else str(error.errno))
 
 
-def joined(records: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, list[Record]]:
-    """Return blocks as one run of bytes, and where each of them stands in it."""
-    out, places, at = list[bytes](), list[Record](), 0
-    for cid, data in records:
-        head = head_of(cid, len(data))
-        places.append(Record(cid, at + len(head), len(data)))
+def joined(blocks: Sequence[tuple[bytes, bytes]], at: int) -> tuple[bytes, list[Record]]:
+    """Return blocks as one run of bytes, and where each of them stands if that is written at this place."""
+    out, places = list[bytes](), list[Record]()
+    for cid, data in blocks:
+        length = len(data)
+        head = head_of(cid, length)
+        at += len(head)
+        places.append(Record(cid, at, length))
+        at += length
         out += (head, data)
-        at += len(head) + len(data)
     return b"".join(out), places

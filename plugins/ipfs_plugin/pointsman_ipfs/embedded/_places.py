@@ -19,7 +19,7 @@ from ._index import Index, Place, Written
 from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned
 
 #: Seconds that what was written waits to be entered, so that it is entered together.
-_GATHER_S = 0.1
+_GATHER_S = 0.5
 #: Blocks that are remembered beyond those that wait: of small things that are put again and again.
 _REMEMBERED = 1 << 14
 #: Rows of the index that are entered in one go.
@@ -41,7 +41,7 @@ class Places:
         self._read: dict[str, int] = {}  #: how far packs were read or written here, whether or not the index knows
         self._entering = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._wanted = threading.Event()
+        self._wanted, self._ending = threading.Event(), threading.Event()
         self._closed = False
         self._collected = root / "collected"  #: whose time is the generation
         with suppress(FileExistsError):
@@ -78,18 +78,19 @@ class Places:
         said += [(pin.seq, pin.kept) for pin in self.index.said_of([cid])]  # others may have said it since
         return max(said, default=(0, False))[1]
 
-    def recent(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Return those of the digests whose blocks this process wrote a moment ago."""
-        self._renew()
-        return self._recent.keys() & set(digests)
+    def recent(self, digests: Iterable[bytes]) -> tuple[int, set[bytes]]:
+        """Return the generation, and those of the digests whose blocks this process wrote a moment ago."""
+        generation, recent = self._renew(), self._recent
+        return generation, {digest for digest in digests if digest in recent}
 
-    def _renew(self) -> None:
-        """Forget what may have been collected since."""
-        if self.generation != self._seen:
+    def _renew(self) -> int:
+        """Forget what may have been collected since; return the generation."""
+        if (generation := self.generation) != self._seen:
             with self._lock:
-                self._seen = self.generation
+                self._seen = generation
                 waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
                 self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
+        return generation
 
     def forget(self, digest: bytes) -> None:
         """Let the index say where a block is: what this process remembers is not so any more."""
@@ -128,11 +129,12 @@ class Places:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._enter_soon, name="pointsman-blocks", daemon=True)
                 self._thread.start()
-        self._wanted.set()
+        if not self._wanted.is_set():
+            self._wanted.set()
 
     def _remember(self, written: Written) -> None:
-        for record in written.records:
-            self._recent[record.cid[-32:]] = Place(written.pack, record.offset, record.length)
+        for cid, offset, length in written.records:
+            self._recent[cid[-32:]] = Place(written.pack, offset, length)
         self._waiting.append(written)
         self._read[written.pack] = max(written.size, self._read.get(written.pack, 0))
 
@@ -162,11 +164,10 @@ class Places:
         """In a thread of its own: enter what was written, until the store is closed."""
         while not self._closed:
             self._wanted.wait()
+            self._ending.wait(_GATHER_S)
             self._wanted.clear()
-            if not self._closed:
-                threading.Event().wait(_GATHER_S)
-                with suppress(UnavailableError):  # a full disk: it waits on, and whoever needs it is told
-                    self.flush()
+            with suppress(UnavailableError):  # a full disk: it waits on, and whoever needs it is told
+                self.flush()
 
     # -- what others have written ------------------------------------------------------------------
 
@@ -264,6 +265,7 @@ class Places:
     def close(self) -> None:
         """Enter what waits, and end the thread."""
         self._closed = True
+        self._ending.set()
         self._wanted.set()
         if self._thread is not None:
             self._thread.join()

@@ -13,7 +13,7 @@ from attrs import frozen
 from pointsman import UnavailableError
 
 from .._together import Together
-from ._packs import Mark, Pack, Record, head_of, joined, packs_in, sync_file, unwritten
+from ._packs import Mark, Pack, head_of, joined, packs_in, sync_file, unwritten
 from ._places import Places
 from ._shelf import Shelf
 
@@ -45,7 +45,7 @@ class Writer:
 
     def __init__(self, places: Places, shelf: Shelf) -> None:
         self._places, self._index, self._shelf = places, places.index, shelf
-        self._together = Together(self._write_batch, _joins)
+        self._together = Together(self._write_batch, _fitting)
         self._pack: Pack | None = None
         self._last = places.index.last_mark()
 
@@ -90,14 +90,15 @@ class Writer:
 
     def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
         every = {cid[-32:]: (cid, data) for cid, data in blocks}
-        generation, known = self._places.generation, self._known(every)
-        data, relative = joined([block for digest, block in every.items() if digest not in known])
-        pins, unpins = (tuple(cid for entry in batch for cid in getattr(entry, name)) for name in ("pins", "unpins"))
-        mark, pack = Mark(self.next_mark(), pins, unpins), self._current()
+        generation, known = self._known(every)
+        new = [block for digest, block in every.items() if digest not in known] if known else list(every.values())
+        pins = [cid for entry in batch for cid in entry.pins]
+        unpins = [cid for entry in batch for cid in entry.unpins]
+        mark, pack = Mark(self.next_mark(), tuple(pins), tuple(unpins)), self._current()
+        data, records = joined(new, pack.size)
         try:
-            at = pack.add(data, mark)
-            places = [Record(cid, at + offset, length) for cid, offset, length in relative]
-            self._places.wrote(pack.name, pack.size, places, mark)
+            pack.add(data, mark)
+            self._places.wrote(pack.name, pack.size, records, mark)
         except UnavailableError:
             raise
         except BaseException:  # an interrupt: what stands there now is read from there
@@ -109,11 +110,15 @@ class Writer:
             if gone := known - self._index.touch(list(known)):
                 self._write([every[digest] for digest in gone], batch)
 
-    def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> set[bytes]:
-        """Return what the store has of these: of small blocks what was written a moment ago, of large ones all."""
-        large = [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]
-        there = self._index.touch(large) if large else set[bytes]()
-        return self._places.recent(every) | {digest for digest in there if self._shelf.holds(*every[digest])}
+    def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> tuple[int, set[bytes]]:
+        """Return what the store has of these, and of which generation that is.
+
+        Of small blocks it is what was written a moment ago, of large ones all.
+        """
+        generation, known = self._places.recent(every)
+        if large := [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]:
+            known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
+        return generation, known
 
     def _current(self) -> Pack:
         """Return the pack to add to."""
@@ -134,8 +139,14 @@ class Writer:
         return None
 
 
-def _joins(batch: Sequence[_Entry], entry: _Entry) -> bool:
-    return sum(one.size for one in batch) < _BATCH
+def _fitting(waiting: Sequence[_Entry]) -> int:
+    """Return how many of these are written together: until there is enough."""
+    size = 0
+    for many, entry in enumerate(waiting, 1):
+        size += entry.size
+        if size >= _BATCH:
+            return many
+    return len(waiting)
 
 
 class Large:

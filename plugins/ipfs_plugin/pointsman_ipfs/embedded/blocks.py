@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import BinaryIO, ClassVar, TypeVar
 
 from attrs import field, frozen, validators
@@ -77,16 +78,11 @@ class Blocks:
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
         profile, opened, alive = profile_of(source.profile or self.profile), self._opened(), _alive(scope)
-        with _Put(opened, source.pin, alive) as put:
-
-            def keep(cid: bytes, data: bytes) -> None:
-                put.block(cid, data)
-                source.progress(len(data))
-
+        with _Put(opened, source.pin, alive, source.progress) as put:
             if source.file is not None:
-                link = add_file(source.file.read, profile, keep)
+                link = add_file(source.file.read, profile, put.block)
             else:
-                link = add_tree(source.path or "", profile, keep, hidden=source.hidden)
+                link = add_tree(source.path or "", profile, put.block, hidden=source.hidden)
             put.finish([link.cid])
         kind = "file" if source.file is not None else reader.kind_and_size(self._get(scope), link.cid)[0]
         return Stored(cids.to_text(link.cid), link.size, kind)
@@ -299,8 +295,10 @@ class _Opened:
 class _Put:
     """The blocks of one put: few wait in memory and are written at once, many go into a pack of their own."""
 
-    def __init__(self, opened: _Opened, pin: bool, alive: Callable[[], object]) -> None:
-        self._opened, self._pin, self._alive = opened, pin, alive
+    def __init__(
+        self, opened: _Opened, pin: bool, alive: Callable[[], object], progress: Callable[[int], object] = bool
+    ) -> None:
+        self._opened, self._pin, self._alive, self._progress = opened, pin, alive, progress
         self._blocks, self._size = list[tuple[bytes, bytes]](), 0
         self._large: Large | None = None
 
@@ -309,14 +307,15 @@ class _Put:
         self._alive()
         if self._large is not None:
             self._large.put(cid, data)
-            return
-        self._blocks.append((cid, data))
-        self._size += len(data)
-        if self._size > _SMALL:
-            self._large = self._opened.writer.large()
-            for block in self._blocks:
-                self._large.put(*block)
-            self._blocks = []
+        else:
+            self._blocks.append((cid, data))
+            self._size += len(data)
+            if self._size > _SMALL:
+                self._large = self._opened.writer.large()
+                for block in self._blocks:
+                    self._large.put(*block)
+                self._blocks = []
+        self._progress(len(data))
 
     def finish(self, roots: Sequence[bytes]) -> None:
         """Make all of it durable."""
@@ -338,7 +337,7 @@ def _alive(scope: Scope) -> Callable[[], None]:
     """Return what raises when nobody waits any more, or the time is up."""
 
     def alive() -> None:
-        if scope.cancelled or scope.remaining() <= 0:
+        if scope.cancelled or monotonic() >= scope.deadline:
             raise BackendTimeout("cancelled" if scope.cancelled else "the time was up; give a longer timeout")
 
     return alive

@@ -44,7 +44,7 @@ class Files:
 
     def __init__(self, store: Store, index: EvidenceIndex) -> None:
         self._store, self._index = store, index
-        self._together = Together(self._write, _joins)
+        self._together = Together(self._write, _fitting)
 
     def file(self, filing: Filing) -> tuple[Row, Stored]:
         """Make a record durable, in the store and in the index.
@@ -73,10 +73,20 @@ class Files:
         return stored
 
 
-def _joins(batch: Sequence[Filing], filing: Filing) -> bool:
-    """Whether one more is filed with these. What links to evidence in the store stands alone: it may be refused."""
-    size = sum(one.size for one in batch)
-    return batch[-1].whole and filing.whole and len(batch) < _MOST and size + filing.size <= _MOST_BYTES
+def _fitting(waiting: Sequence[Filing]) -> int:
+    """Return how many of these are filed together.
+
+    What links to evidence in the store stands alone: it may be refused.
+    """
+    many, size = 0, 0
+    for filing in waiting[:_MOST]:
+        size += filing.size
+        if many and (size > _MOST_BYTES or not filing.whole):
+            break
+        many += 1
+        if not filing.whole:
+            break
+    return many
 
 
 def _chained(change: Change, batch: Sequence[Filing]) -> tuple[list[Envelope], list[tuple[bytes, bytes]]]:
