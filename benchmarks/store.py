@@ -87,13 +87,13 @@ def each_synced(items: list[bytes], folder: Path, threads: int = _THREADS) -> Ca
     return write
 
 
-def each_put(items: list[bytes], folder: Path) -> Callable[[], float]:
+def each_put(items: list[bytes], folder: Path, threads: int = _THREADS) -> Callable[[], float]:
     """Return a function that puts each item into a new store."""
 
     def write() -> float:
         with Store([Blocks(path=folder)]) as store:
             store.put(b"the store is there now")
-            took = at_once(items, store.put, _THREADS)
+            took = at_once(items, store.put, threads)
         rmtree(folder)
         return took
 

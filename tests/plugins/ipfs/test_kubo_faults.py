@@ -161,7 +161,7 @@ def spoken(answer: bytes) -> Callable[[Wire], None]:
 FAULTS: dict[str, Callable[[Wire], None]] = {
     "closes at once": lambda wire: None,
     "never answers": lambda wire: wire.held(b"") and None,
-    "takes the request and never answers": lambda wire: wire.passing(down=lambda _: b""),
+    "takes the request and never answers": lambda wire: wire.passing(down=wire.held),
     "is late": lambda wire: wire.passing(down=lambda piece: time.sleep(0.002) or piece),
     "drips": dripping,
     "ends the answer after its head": lambda wire: wire.passing(down=After(700, ended)),
