@@ -15,7 +15,7 @@ from ._health import Monitor
 from ._settings import Policy
 from ._sources import Replayed
 from ._stores import StoreBackend, StoreGate, Stores, Task
-from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError
+from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError, UnavailableError
 from .scope import Clock, Scope
 
 Got: TypeAlias = Answered[StoreBackend, Any]
@@ -174,7 +174,7 @@ class Storing:
         raise AllBackendsFailed(f"no store can do this ({task.hook}): {reasons}", errors)
 
     def _hindrance(self, backend: StoreBackend, task: Task) -> BackendError:
-        error = BackendError(self.gate.why_not(backend, task))
+        error = UnavailableError(self.gate.why_not(backend, task), retry_same=False)
         error.backend = backend.id
         return error
 

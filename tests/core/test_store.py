@@ -37,7 +37,7 @@ class Memory:
     """A store in memory. A CAR file of it is the CID, a line break and the bytes. It fails as it is told."""
 
     local: bool = True
-    writable: bool = True
+    read_only: str = ""
     kept: dict[str, bytes] = field(factory=dict)
     pinned: set[str] = field(factory=set)
     fails: dict[str, list[BaseException | None]] = field(factory=dict)  #: hook -> what its next calls raise
@@ -153,7 +153,7 @@ class ReadOnly:
     """What a gateway is: a store that gives and takes nothing."""
 
     inner: Memory
-    writable = False
+    read_only = "it only gives out"
 
     @hookimpl
     def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
@@ -289,13 +289,13 @@ def test_what_is_not_pinned_stays_where_it_is(make: Make) -> None:
 
 
 def test_a_store_that_cannot_be_written_is_not(make: Make) -> None:
-    """It is asked for reading only."""
+    """It is asked for reading only, as long as it says why, and misses nothing that it could not get."""
     inner = Memory()
     cid = inner._keep(b"from afar", pin=True).cid
     store = make(Memory(), ReadOnly(inner))
     assert store.put(b"x").waiting_for == ()
     assert store.get(cid) == b"from afar"
-    with pytest.raises(BackendError, match="b: it is read only"):
+    with pytest.raises(UnavailableError, match="b: it only gives out"):
         store.put(b"x", store="b")
     assert [copy.state for copy in store.status(cid)] == ["absent", "unknown"]
 

@@ -29,12 +29,14 @@ _ROWS = 20_000
 class Places:
     """The places of the blocks of one store. Thread-safe; after a fork the child makes its own.
 
+    :param read_only: whether the folder cannot be written: nothing in it is changed then, and all is found in memory.
     :raises UnavailableError: the store cannot be opened.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.folder = root / "packs"
-        self.index = Index(root / "index.sqlite")
+        self.read_only = read_only
+        self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}
         self._waiting: list[Written] = []
@@ -45,7 +47,8 @@ class Places:
         self._closed = False
         self._collected = root / "collected"  #: whose time is the generation
         with suppress(FileExistsError):
-            self._collected.touch(mode=0o600, exist_ok=False)
+            if not read_only:
+                self._collected.touch(mode=0o600, exist_ok=False)
         self._seen = self.generation
         try:
             self.recover()
@@ -91,6 +94,17 @@ class Places:
                 waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
                 self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
 
+    def missed(self, digest: bytes) -> None:
+        """Look where a block is now: the pack in which it stood is gone.
+
+        :raises UnavailableError: the store cannot be written, and it has to be opened anew, to know what others know.
+        """
+        if self.read_only:
+            self.index.broken = True
+            raise UnavailableError(f"{self.folder} was changed by another process; try again")
+        self.forget(digest)
+        self.catch_up()
+
     def forget(self, digest: bytes) -> None:
         """Let the index say where a block is: what this process remembers is not so any more."""
         with suppress(UnavailableError):
@@ -111,7 +125,10 @@ class Places:
     @property
     def generation(self) -> int:
         """Changes when a collection begins: what was there before may then be gone."""
-        return os.stat(self._collected).st_mtime_ns
+        try:
+            return os.stat(self._collected).st_mtime_ns
+        except FileNotFoundError:  # on a medium that was made of the packs alone
+            return 0
 
     def new_generation(self) -> None:
         """Begin a collection."""
@@ -206,8 +223,8 @@ class Places:
                     self.index.lost_pack(gone)
 
     def _recover(self, path: Path, known: int, running: bool) -> None:
-        file = locked(path)
-        if file is None:  # its writer lives
+        file = None if self.read_only else locked(path)
+        if file is None:  # its writer lives, or nobody has to care
             if not running:
                 self._read_on(path, known)
             return
