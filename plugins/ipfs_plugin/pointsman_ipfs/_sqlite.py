@@ -41,7 +41,7 @@ def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
             db = connected(f"{path.as_uri()}?{how}")
             if marks_of(db) == marks:
                 return db
-    except (OSError, sqlite3.Error):
+    except (OSError, sqlite3.Error, UnicodeDecodeError):
         pass
     if db is not None:
         db.close()

@@ -150,14 +150,14 @@ class Database(Shared):
 
 def _in_memory(path: Path) -> sqlite3.Connection:
     """Return a copy of an index; an empty one, where there is none that is sound."""
-    if (file := to_read(path, _MARKS)) is not None:
-        with closing(file), suppress(sqlite3.Error):
-            db = connected(":memory:")
+    db, file = connected(":memory:"), to_read(path, _MARKS)
+    if file is not None:
+        with closing(file), suppress(sqlite3.Error, UnicodeDecodeError):
             file.backup(db)
             if db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
                 return db
-            db.close()
-    db = connected(":memory:")
+        db.close()
+        db = connected(":memory:")
     _begin_new(db)
     return db
 

@@ -247,7 +247,11 @@ class EvidenceIndex(Shared):
             if _state(self.path)[0] and not (self._ours or _is_ours(self.path)):
                 raise self._told(sqlite3.DatabaseError())
             db = connected(":memory:")
-            self._begin(db)
+            try:
+                self._begin(db)
+            except BaseException:
+                db.close()
+                raise
         self._read, self._write, self._file = db, db, now
 
     def _open(self) -> None:
