@@ -253,17 +253,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
     for name in "ab":
         (root / "tree" / name).write_text(f"of {name}")
     home = {"home": Blocks(path=root / "closed")}
-    with Store(home) as store:
+    with Store(home) as store, Evidence(store) as evidence:
         cids = {name: store.put(root / name).cid for name in ("tree", "large")}
+        records = [evidence.submit(b"the deposit", About("document", "a receipt", user="anna")).record]
     with Store({**home, "office": Blocks(path=root / "large" / "none")}) as store, Evidence(store) as evidence:
-        # What was put so far is in the index; what comes now is in its log.
-        records = [
-            evidence.submit(b"the deposit", About("document", "a receipt", user="anna")).record,
-            evidence.submit(b"a photo", About("photo", user="anna")).record,
-        ]
+        # What came so far is in the indexes; what comes now is in their logs.
+        records.append(evidence.submit(b"a photo", About("photo", user="anna")).record)
         cids["letter"] = store.put(b"Dear Sir").cid
         store.unpin(store.put(b"let go").cid)
         shutil.copytree(root / "closed", root / "open")
+    for copy in "closed", "open":
+        (root / copy / "packs" / f"{0:032x}.new").touch()  # of a process that was killed
     pinned = [*cids.values(), *(one.record_cid for one in records)]
     known = {
         **cids,
@@ -311,7 +311,7 @@ def test_what_the_index_lacks_is_found(medium: Medium, made: tuple[Path, dict[st
     """Where the packs have grown since the index was written: all that counts of them is read."""
     shutil.copyfile(made[0] / "open" / "index.sqlite", medium.folder / "index.sqlite")
     with closing(sqlite3.connect(medium.folder / "index.sqlite")) as db:
-        assert db.execute("SELECT count(*) FROM pins").fetchone() == (2,)
+        assert db.execute("SELECT count(*) FROM pins").fetchone() == (3,)
     medium.seal()
     medium.run(medium.program(_READ))
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from weakref import finalize
 
 from pointsman import UnavailableError
 
@@ -41,7 +42,7 @@ class Database(Shared):
         super().__init__()
         self._path, self._read_only = path, read_only
         self._pid = 0
-        #: Whether it was found damaged, and put aside, or too old: whoever opens the store again makes it anew.
+        #: Whether it was found damaged, and put aside: whoever opens the store again makes it anew.
         self.broken = False
         self.begin()
         self._open()
@@ -61,6 +62,7 @@ class Database(Shared):
         self._pid = os.getpid()
         if self._read_only:
             self._read = self._write = _in_memory(self._path)
+            finalize(self, self._read.close)
             self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
             return
         try:

@@ -36,6 +36,8 @@ class Places:
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.folder = root / "packs"
         self.read_only = read_only
+        self._collected = root / "collected"  #: whose time is the generation
+        self.began = self.generation  #: which it was when this was opened
         self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}
@@ -45,7 +47,6 @@ class Places:
         self._thread: threading.Thread | None = None
         self._wanted = threading.Event()
         self._closed = False
-        self._collected = root / "collected"  #: whose time is the generation
         with suppress(FileExistsError):
             if not read_only:
                 self._collected.touch(mode=0o600, exist_ok=False)
@@ -93,17 +94,6 @@ class Places:
                 self._seen = self.generation
                 waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
                 self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
-
-    def missed(self, digest: bytes) -> None:
-        """Look where a block is now: the pack in which it stood is gone.
-
-        :raises UnavailableError: the store cannot be written, and it has to be opened anew, to know what others know.
-        """
-        if self.read_only:
-            self.index.broken = True
-            raise UnavailableError(f"{self.folder} was changed by another process; try again")
-        self.forget(digest)
-        self.catch_up()
 
     def forget(self, digest: bytes) -> None:
         """Let the index say where a block is: what this process remembers is not so any more."""

@@ -47,7 +47,8 @@ class Shelf:
                 return data
             if data is None and missed < 2:  # the pack is gone: its blocks may have moved
                 missed += 1
-                self._places.missed(digest)
+                self._places.forget(digest)
+                self._places.catch_up()
                 continue
             self._put_aside(cid, place, data)
             self._look_elsewhere(cid, place)

@@ -243,6 +243,7 @@ class Blocks:
             return used[-1]
         with self._lock:
             if not used or not used[-1].usable:
+                used[:] = [one for one in used if not one.read_only]  # these go with the last call that uses them
                 used.append(_Opened(self.path))
             return used[-1]
 
@@ -292,9 +293,14 @@ class _Opened:
 
     @property
     def usable(self) -> bool:
-        """Whether it is of this process, its index is sound, and it is not for reading what can now be written."""
-        sound = self.pid == os.getpid() and not self.places.index.broken
-        return sound and not (self.read_only and not _is_read_only(self._root))
+        """Whether it is of this process, and its index is sound.
+
+        Where it only reads, that is a copy: others have moved blocks since, if they have collected. And perhaps the
+        folder can now be written.
+        """
+        if self.pid != os.getpid() or self.places.index.broken:
+            return False
+        return not self.read_only or (self.places.began == self.places.generation and _is_read_only(self._root))
 
     def with_room(self, work: Callable[[], T]) -> T:
         """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""
