@@ -35,17 +35,24 @@ def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
     https://www.sqlite.org/wal.html#read_only_databases, https://www.sqlite.org/c3ref/open.html
     """
     log, shared = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
-    how, db = "mode=ro&readonly_shm=1" if shared.exists() else "mode=ro&immutable=1", None
-    try:
+    how = "mode=ro&readonly_shm=1" if shared.exists() else "mode=ro&immutable=1"
+    with suppress(OSError, sqlite3.Error, UnicodeDecodeError):
         if shared.exists() or not (log.exists() and log.stat().st_size):
-            db = connected(f"{path.as_uri()}?{how}")
-            if marks_of(db) == marks:
-                return db
-    except (OSError, sqlite3.Error, UnicodeDecodeError):
-        pass
-    if db is not None:
-        db.close()
+            with opened(connected(f"{path.as_uri()}?{how}")) as db:
+                if marks_of(db) != marks:
+                    raise sqlite3.DatabaseError("it is of something else, or of another version")
+            return db
     return None
+
+
+@contextmanager
+def opened(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Close a connection that turns out to be of no use: when what is done inside fails."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
 
 
 @contextmanager

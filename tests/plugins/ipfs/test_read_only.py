@@ -134,6 +134,15 @@ with Store({"home": Blocks(path=folder), "new": Blocks(path="new")}) as store:
     with Evidence(store, "new/evidence.sqlite") as evidence:
         assert [one.record_cid for one in evidence.records("anna")] == known["records"]
         assert evidence.submit(b"more", About("note", user="anna")).record.previous == (known["records"][-1],)
+
+with Store({"home": Blocks(path=folder), "new": Blocks(path="new"), "office": Blocks(path="office")}) as store:
+    try:
+        store.put(b"y")  # what the office has still to get must be written down
+    except UnavailableError as error:
+        assert str(error).startswith(f"the outbox {folder / 'outbox.sqlite'} cannot be used: ")
+        assert str(error).endswith("; list a store first whose folder can be written, or name another file (outbox=)")
+    else:
+        sys.exit("the office gets nothing")
 """
 _DAMAGED = """
 with Store({"home": Blocks(path=folder)}) as store:
@@ -396,10 +405,9 @@ def test_what_others_write_meanwhile_is_found(medium: Medium) -> None:
     assert child.returncode == 0
 
 
+@pytest.mark.parametrize("medium", ["modes", "folder"], indirect=True)
 def test_what_becomes_writable_is_written(medium: Medium) -> None:
     """By the same process, which has read it so far."""
-    if medium.how == "mounted":
-        pytest.skip("what is mounted for one process is changed by no other")
     medium.seal()
     child = subprocess.Popen(
         medium.program(_BESIDE), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=medium.folder.parent

@@ -13,7 +13,7 @@ from weakref import finalize
 from pointsman import UnavailableError
 
 from .._forks import PAUSE_S, Shared
-from .._sqlite import connected, is_empty, make, marks_of, put_aside, to_read, transaction
+from .._sqlite import connected, is_empty, make, marks_of, opened, put_aside, to_read, transaction
 
 #: "PtsI" in ASCII, in the file's header; and the version of the tables.
 _MARKS = 0x50747349, 1
@@ -72,11 +72,8 @@ class Database(Shared):
                 raise _told(self._path, error) from error
             put_aside(self._path)
             self._write = self._connected()
-        try:
+        with opened(self._write):
             self._read = self._connected()
-        except BaseException:
-            self._write.close()
-            raise
         self._file = os.stat(self._path).st_ino
 
     def _told(self, error: sqlite3.Error) -> UnavailableError:
@@ -97,8 +94,7 @@ class Database(Shared):
                 raise sqlite3.DatabaseError(found)
 
     def _connected(self) -> sqlite3.Connection:
-        db = connected(self._path)
-        try:
+        with opened(connected(self._path)) as db:
             for pragma in (
                 "journal_mode=WAL",
                 "synchronous=NORMAL",
@@ -108,9 +104,6 @@ class Database(Shared):
                 db.execute(f"PRAGMA {pragma}")
             if marks_of(db) != _MARKS:
                 _begin_new(db)
-        except BaseException:
-            db.close()
-            raise
         return db
 
     @contextmanager

@@ -25,7 +25,7 @@ from pointsman import ConfigError, UnavailableError, UnusableAnswer
 
 from .. import _sqlite
 from .._forks import PAUSE_S, Shared
-from .._sqlite import connected, is_empty, is_read_only, make, marks_of, put_aside, to_read, transaction
+from .._sqlite import connected, is_empty, is_read_only, make, marks_of, opened, put_aside, to_read, transaction
 from ..dag import cid as cids
 from ._chain import in_order
 from ._locked import SharedLock
@@ -246,12 +246,8 @@ class EvidenceIndex(Shared):
         if db is None:
             if _state(self.path)[0] and not (self._ours or _is_ours(self.path)):
                 raise self._told(sqlite3.DatabaseError())
-            db = connected(":memory:")
-            try:
+            with opened(connected(":memory:")) as db:
                 self._begin(db)
-            except BaseException:
-                db.close()
-                raise
         self._read, self._write, self._file = db, db, now
 
     def _open(self) -> None:
@@ -262,13 +258,9 @@ class EvidenceIndex(Shared):
                     Path(f"{self.path}{end}").unlink(missing_ok=True)
         except OSError as error:
             raise UnavailableError(f"the index {self.path} cannot be used: {error.strerror}") from error
-        self._write = connected(self.path)
-        try:
+        with opened(connected(self.path)) as self._write:
             self._begin(self._write)
             self._read = connected(self.path)
-        except BaseException:
-            self._write.close()
-            raise
         self._file = self._now()
 
     def _begin(self, db: sqlite3.Connection) -> None:
