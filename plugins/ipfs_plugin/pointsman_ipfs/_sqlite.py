@@ -35,9 +35,10 @@ def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
     https://www.sqlite.org/wal.html#read_only_databases, https://www.sqlite.org/c3ref/open.html
     """
     log, shared = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
-    how = "mode=ro&readonly_shm=1" if shared.exists() else "mode=ro&immutable=1"
+    both = log.exists() and shared.exists()
+    how = "mode=ro&readonly_shm=1" if both else "mode=ro&immutable=1"
     with suppress(OSError, sqlite3.Error, UnicodeDecodeError):
-        if shared.exists() or not (log.exists() and log.stat().st_size):
+        if both or not (log.exists() and log.stat().st_size):
             with opened(connected(f"{path.as_uri()}?{how}")) as db:
                 if marks_of(db) != marks:
                     raise sqlite3.DatabaseError("it is of something else, or of another version")
