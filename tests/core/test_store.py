@@ -298,6 +298,8 @@ def test_a_store_that_cannot_be_written_is_not(make: Make) -> None:
     with pytest.raises(UnavailableError, match="b: it only gives out"):
         store.put(b"x", store="b")
     assert [copy.state for copy in store.status(cid)] == ["absent", "unknown"]
+    with pytest.raises(UnavailableError, match="a: it only gives out"):
+        make(ReadOnly(inner)).unpin(cid)
 
 
 # Content out

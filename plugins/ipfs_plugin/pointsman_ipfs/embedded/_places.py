@@ -47,8 +47,8 @@ class Places:
         self._thread: threading.Thread | None = None
         self._wanted = threading.Event()
         self._closed = False
-        with suppress(FileExistsError):
-            if not read_only:
+        if not read_only:
+            with suppress(FileExistsError):
                 self._collected.touch(mode=0o600, exist_ok=False)
         self._seen = self.generation
         try:
