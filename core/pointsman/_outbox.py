@@ -40,6 +40,7 @@ _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLI
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me WHERE (store, cid) =
     (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
     ORDER BY due LIMIT 1) RETURNING *"""
+_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
 _FIRST_S, _LONGEST_S = 1.0, 300.0
@@ -212,6 +213,8 @@ class Outbox:
         text = f"the outbox {self.path} cannot be used: {error}"
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             return ConfigError(f"{text}; save what `sqlite3 FILE .recover` finds, and name another file")
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE:
+            text = f"{text}; name another file (outbox=)"
         return UnavailableError(text, retry_same=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -32,8 +33,8 @@ class Post:
 
     @property
     def exists(self) -> bool:
-        """Whether anything has ever waited."""
-        return self._opened is not None or self._path.exists()
+        """Whether anything has ever waited. What cannot be written is left to who can: no job in it can be taken."""
+        return self._opened is not None or all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
 
     def send(self, cid: str, stores: Iterable[str], what: What = "put") -> None:
         """Note what these stores have still to do, durably, and let it be done."""
@@ -121,7 +122,7 @@ class Post:
     ) -> None:
         storing, failure = self._storing(), list[BackendError]()
         export = evolve(storing.task("export_car", cid=cid), scope=scope)
-        pieces = storing.given_out(export, ([one for one in storing.able(export) if one is not target[0]], []))
+        pieces = storing.bytes_of(export, ([one for one in storing.able(export) if one is not target[0]], []))
 
         def brought() -> Iterator[bytes]:
             try:

@@ -33,9 +33,15 @@ class StoreBackend(Configured):
     GROUP, NOUN = STORES, "store"
 
     @property
+    def read_only(self) -> str:
+        """Why nothing can be kept there, "" if it can."""
+        why: str = self._declared("read_only", "")
+        return why
+
+    @property
     def writable(self) -> bool:
-        """Whether anything can be kept there."""
-        return self._declared("writable", True) is True
+        """Whether anything can be kept there now."""
+        return not self.read_only
 
 
 @frozen
@@ -90,8 +96,8 @@ class StoreGate(Gate[StoreBackend]):
     def _never(self, backend: StoreBackend, request: Task, needs: Any) -> str:
         if why := super()._never(backend, request, needs):
             return why
-        if request.hook in _WRITING and not backend.writable:
-            return "it is read only"
+        if request.hook in _WRITING and (why := backend.read_only):
+            return why
         return "" if self._registry.can(backend, request.hook) else f"its plugin has no hook {request.hook}"
 
 
@@ -110,9 +116,9 @@ def stores_of(given: Iterable[object] | Mapping[str, object] | None, catalogue: 
 
 
 def outbox_path(stores: Iterable[StoreBackend]) -> Path:
-    """Return where the outbox is if nobody says: beside the content of the first store that has a path."""
+    """Return where the outbox is if nobody says: beside the content of the first store that has a path to write to."""
     for one in stores:
         path = getattr(one.provider, "path", None)
-        if isinstance(path, Path):
+        if isinstance(path, Path) and one.writable:
             return path / "outbox.sqlite"
     return Path.home() / ".local" / "share" / "pointsman" / "outbox.sqlite"

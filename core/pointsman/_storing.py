@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, BinaryIO, TypeAlias
 
 from attrs import evolve
@@ -15,7 +16,7 @@ from ._health import Monitor
 from ._settings import Policy
 from ._sources import replayed
 from ._stores import StoreBackend, StoreGate, Stores, Task
-from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError
+from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError, UnavailableError, UnusableAnswer
 from .scope import Clock, Scope
 
 Got: TypeAlias = Answered[StoreBackend, Any]
@@ -95,19 +96,29 @@ class Storing:
             given = arguments(source)  # type: ignore[arg-type] # it reads
             return self.run(Task(task.hook, given, task.scope, task.backend, retries), order, ask)
 
-    def bytes_of(self, task: Task) -> Iterator[bytes]:
-        """Give out a file. Where a store fails in the middle, the next one goes on.
+    def bytes_of(self, task: Task, order: Order | None = None) -> Iterator[bytes]:
+        """Give out a file, or a CAR. Where a store fails in the middle, the next one goes on.
+
+        It is asked for the rest of a file. A CAR it gives out from the start, which must be as before.
 
         :raises BackendError: none could; or none could go on.
         """
-        call, given = Call(task, self._shared, self._begun), 0
+        whole, given, hashed = task.hook != "fetch", 0, sha256()
+
+        def begun(backend: StoreBackend, asked: Task) -> tuple[Any, Iterator[Any]]:
+            first, pieces = self._begun(backend, asked)
+            return _beyond(first, pieces, given, hashed.digest()) if whole and given else (first, pieces)
+
+        call = Call(task, self._shared, begun)
         try:
-            answered, error = call.run(*self._candidates(task)), None
+            answered, error = call.run(*(order or self._candidates(task))), None
             while True:
                 first, rest = answered.answer
                 try:
                     for piece in _chained(first, rest):
                         given += len(piece)
+                        if whole:
+                            hashed.update(piece)
                         yield piece
                 except (Exception, SystemExit) as raised:
                     error = translated(raised)
@@ -116,7 +127,7 @@ class Storing:
                 if error is None:
                     break
                 call.broke(answered, error)
-                call.request = _from(task, given)
+                call.request = task if whole else _from(task, given)
                 answered, error = call.go_on(), None
             self._good(call, answered)
         except BackendError as failed:
@@ -174,7 +185,7 @@ class Storing:
         raise AllBackendsFailed(f"no store can do this ({task.hook}): {reasons}", errors)
 
     def _hindrance(self, backend: StoreBackend, task: Task) -> BackendError:
-        error = BackendError(self.gate.why_not(backend, task))
+        error = UnavailableError(self.gate.why_not(backend, task), retry_same=False)
         error.backend = backend.id
         return error
 
@@ -189,10 +200,27 @@ class Storing:
             self._damaged(answered.request.arguments["cid"], wrong)
 
 
-def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+def _chained(first: Any, rest: Iterator[Any]) -> Generator[Any, None, None]:
     if first is not None:
         yield first
         yield from rest
+
+
+def _beyond(first: Any, rest: Iterator[Any], size: int, digest: bytes) -> tuple[Any, Iterator[Any]]:
+    """Return what comes after so many bytes, in its first piece and the rest.
+
+    :raises UnusableAnswer: those have another SHA-256.
+    """
+    hashed, pieces = sha256(), _chained(first, rest)
+    for piece in pieces:
+        hashed.update(piece[:size])
+        if size <= len(piece):
+            if hashed.digest() != digest:
+                break
+            return piece[size:], pieces
+        size -= len(piece)
+    pieces.close()
+    raise UnusableAnswer("it does not go on where the store before it stopped: it gives out something else")
 
 
 def _from(task: Task, given: int) -> Task:

@@ -18,7 +18,8 @@ Beside its hooks, the router reads these attributes of a provider, each of them 
 
 And of a store:
 
-- `writable`: False if nothing can be kept there (a gateway).
+- `read_only`: why nothing can be kept there now (a gateway, a disk that cannot be written), and what to do; or "". Such
+  a store is asked for reading only.
 - `local`: True if it is on this machine: such stores come first.
 """
 

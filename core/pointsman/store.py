@@ -35,7 +35,7 @@ class Store:
     :param max_retries: further attempts at the same store, where trying again may help.
     :param health_ttl: seconds for which a finding about health is good.
     :param outbox: the file of what other stores have still to get; made when it is needed. Without, it is beside the
-        content of the first store that has a path.
+        content of the first store that has a path to write to.
     :param middleware: names of installed `pointsman.middleware` plugins, or instances; the first is the outermost.
     :param found: whether these may or may not be there, as without `stores`: one that says it is unconfigured, and
         never was anything else, is missed by nobody.
@@ -164,10 +164,8 @@ class Store:
 
     def export_car(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
         """Give out all that is under a CID as a CAR file of version 1, in pieces. Raises as `open`."""
-        pieces: Iterator[bytes] = self._storing.given_out(
-            self._storing.task("export_car", store, timeout, moving=True, cid=cid)
-        )
-        return pieces
+        pieces = self._storing.bytes_of(self._storing.task("export_car", store, timeout, moving=True, cid=cid))
+        return _with_first(pieces, next(pieces, b""))
 
     def import_car(
         self, content: Given, *, pin: bool = True, store: str | None = None, timeout: float | None = None
@@ -220,11 +218,13 @@ class Store:
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
 
-        :raises BackendError: there is but one store, and it could not be told.
+        :raises BackendError: there is but one store, and it could not be told; or none can be written.
         """
         self._post.drop(cid)
         task, later, absent = self._storing.task("unpin", None, timeout, cid=cid), list[str](), self._absent()
         able = [one for one in self._storing.able(task) if one.id not in absent]
+        if not able:
+            self._storing.run(task)
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
@@ -239,10 +239,13 @@ class Store:
     def gc(self, *, timeout: float | None = None) -> dict[str, Collected]:
         """Remove what no pin keeps from every store that is ours, and return what that was, by the id of the store.
 
-        :raises BackendError: one could not do it.
+        :raises BackendError: one could not do it; or none of ours can be written.
         """
         task = self._storing.task("collect", None, timeout, moving=True)
-        return {one.id: self._storing.run(task, ([one], [])).answer for one in self._storing.able(task)}
+        able, can = self._storing.able(task), self._storing.registry.can
+        if not able and any(one.read_only and can(one, "collect") for one in self.stores):
+            self._storing.run(task)
+        return {one.id: self._storing.run(task, ([one], [])).answer for one in able}
 
     def verify(self, cid: str | None = None, *, repair: bool = False, store: str | None = None) -> Iterator[Finding]:
         """Read all that is kept, or what is under a CID, in every store, and give out what is wrong with it.

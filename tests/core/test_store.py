@@ -37,7 +37,7 @@ class Memory:
     """A store in memory. A CAR file of it is the CID, a line break and the bytes. It fails as it is told."""
 
     local: bool = True
-    writable: bool = True
+    read_only: str = ""
     kept: dict[str, bytes] = field(factory=dict)
     pinned: set[str] = field(factory=set)
     fails: dict[str, list[BaseException | None]] = field(factory=dict)  #: hook -> what its next calls raise
@@ -153,7 +153,7 @@ class ReadOnly:
     """What a gateway is: a store that gives and takes nothing."""
 
     inner: Memory
-    writable = False
+    read_only = "it only gives out"
 
     @hookimpl
     def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
@@ -289,15 +289,17 @@ def test_what_is_not_pinned_stays_where_it_is(make: Make) -> None:
 
 
 def test_a_store_that_cannot_be_written_is_not(make: Make) -> None:
-    """It is asked for reading only."""
+    """It is asked for reading only, as long as it says why, and misses nothing that it could not get."""
     inner = Memory()
     cid = inner._keep(b"from afar", pin=True).cid
     store = make(Memory(), ReadOnly(inner))
     assert store.put(b"x").waiting_for == ()
     assert store.get(cid) == b"from afar"
-    with pytest.raises(BackendError, match="b: it is read only"):
+    with pytest.raises(UnavailableError, match="b: it only gives out"):
         store.put(b"x", store="b")
     assert [copy.state for copy in store.status(cid)] == ["absent", "unknown"]
+    with pytest.raises(UnavailableError, match="a: it only gives out"):
+        make(ReadOnly(inner)).unpin(cid)
 
 
 # Content out
@@ -398,6 +400,35 @@ def test_listing_and_exporting_fall_back_until_they_have_begun(make: Make) -> No
     assert (root.cid, root.stored_in, root.waiting_for) == (cid, ("a",), ("b",))
     with pytest.raises(UnusableAnswer, match="not what its CID says"):
         make(Memory()).import_car(b"mffff\nother")
+
+
+def test_an_export_goes_on_in_the_middle(make: Make) -> None:
+    """Another store gives out the same CAR from the start: what came already is compared, and not given out again."""
+    a, b = Memory(), Memory()
+    store = make(a, b, max_retries=0)
+    cid = store.put(b"0123456789", store="b").cid
+    assert b"".join(store.export_car(cid)) == cid.encode() + b"\n0123456789"
+    a.kept[cid], a.damaged = b"9876543210", {cid}
+    assert b"".join(store.export_car(cid)) == cid.encode() + b"\n0123456789"
+    until(lambda: not a.damaged)
+
+
+def test_an_export_does_not_go_on_with_something_else(make: Make) -> None:
+    """A store that begins its CAR otherwise cannot finish that of another one."""
+
+    class Otherwise(Memory):
+        @hookimpl
+        def export_car(self, cid: str, scope: Scope) -> Iterator[bytes]:
+            yield b"m"
+            yield b"other\n"
+            yield self._get(cid)
+
+    store = make(Memory(), Otherwise(), max_retries=0)
+    cid = store.put(b"0123456789", store="b").cid
+    pieces = store.export_car(cid)
+    assert next(pieces) == cid.encode() + b"\n"
+    with pytest.raises(AllBackendsFailed, match="b: it does not go on where the store before it stopped"):
+        next(pieces)
 
 
 # What other stores have still to get

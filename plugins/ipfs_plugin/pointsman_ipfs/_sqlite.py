@@ -13,9 +13,47 @@ from time import time
 BUSY_S = 60.0
 
 
-def connected(path: Path) -> sqlite3.Connection:
-    """Return a connection that threads may share, whose transactions are begun and ended by hand."""
-    return sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+def connected(path: str | Path) -> sqlite3.Connection:
+    """Return a connection that threads may share, whose transactions are begun and ended by hand.
+
+    :param path: absolute; or a `file:` URI, or ":memory:".
+    """
+    uri = str(path).startswith("file:")
+    return sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=uri)
+
+
+def is_read_only(*paths: Path) -> bool:
+    """Whether one of these files and folders is there, and cannot be written by us."""
+    return any(os.access(path, os.F_OK) and not os.access(path, os.W_OK) for path in paths)
+
+
+def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
+    """Return a connection that only reads, and writes nothing beside the file; None if that has not these marks.
+
+    What is in the log (`-wal`) belongs to the file, and SQLite reads it only with what processes share of it (`-shm`),
+    whether or not any process is left: without that there is no connection.
+    https://www.sqlite.org/wal.html#read_only_databases, https://www.sqlite.org/c3ref/open.html
+    """
+    log, shared = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
+    both = log.exists() and shared.exists()
+    how = "mode=ro&readonly_shm=1" if both else "mode=ro&immutable=1"
+    with suppress(OSError, sqlite3.Error, UnicodeDecodeError):
+        if both or not (log.exists() and log.stat().st_size):
+            with opened(connected(f"{path.as_uri()}?{how}")) as db:
+                if marks_of(db) != marks:
+                    raise sqlite3.DatabaseError("it is of something else, or of another version")
+            return db
+    return None
+
+
+@contextmanager
+def opened(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Close a connection that turns out to be of no use: when what is done inside fails."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
 
 
 @contextmanager

@@ -120,8 +120,7 @@ def test_a_gateway_by_its_url() -> None:
     for url in "https://gateway.example", "https://gateway.example/", "https://gateway.example/ipfs/":
         assert Gateway(url=url).url == "https://gateway.example"
     assert (Gateway(url="http://127.0.0.1:8080").local, Gateway(url="https://gateway.example").local) == (True, False)
-    assert not Gateway.writable
-    assert Kubo.writable
+    assert Gateway.read_only == "a gateway only gives out; name another store to keep things in"
 
 
 def test_keys_are_not_shown() -> None:

@@ -210,7 +210,10 @@ def test_a_flipped_bit_is_found_and_mended_by_another_copy(blocks: Blocks) -> No
     for n, mend in enumerate((lambda: put(blocks, data), lambda: blocks.import_car(io.BytesIO(car), True, Scope()))):
         flip(blocks, data[1 << 20 :][:50], 77 + n)
         assert get(blocks, cid, 0, 1 << 20) == data[: 1 << 20]
-        with pytest.raises(UnusableAnswer, match=f"block {leaf} was damaged on this disk, and has been put aside"):
+        with pytest.raises(
+            UnusableAnswer,
+            match=f"block {leaf} was damaged on this disk: .* has been put aside",
+        ):
             get(blocks, cid)
         assert not blocks.has(cid, Scope())
         assert problems(blocks) == {leaf, cid}

@@ -54,10 +54,13 @@ def record(cid: bytes, data: bytes) -> bytes:
 
 
 def write(roots: Sequence[bytes], blocks: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
-    """Give out a CAR in pieces: the header, then each block as it comes."""
-    yield header(roots)
+    """Give out a CAR in pieces: the header, once the first block is there, then each block as it comes."""
+    head = header(roots)
     for cid, data in blocks:
-        yield record(cid, data)
+        yield head + record(cid, data)
+        head = b""
+    if head:
+        yield head
 
 
 class Reader(Iterator[tuple[bytes, bytes]]):

@@ -6,13 +6,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from weakref import finalize
 
 from pointsman import UnavailableError
 
 from .._forks import PAUSE_S, Shared
-from .._sqlite import connected, is_empty, make, marks_of, put_aside, transaction
+from .._sqlite import connected, is_empty, make, marks_of, opened, put_aside, to_read, transaction
 
 #: "PtsI" in ASCII, in the file's header; and the version of the tables.
 _MARKS = 0x50747349, 1
@@ -30,14 +31,16 @@ INSERT INTO counter VALUES(1);
 class Database(Shared):
     """Two connections to the file: one reads, one changes. Thread-safe; in a forked child it opens its own.
 
+    :param read_only: whether the file cannot be written: then one connection to a copy in memory is both, which begins
+        as the file is, and empty if that is damaged, or not there.
     :raises UnavailableError: it cannot be opened or written.
     """
 
     level = 1
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._read_only = path, read_only
         self._pid = 0
         #: Whether it was found damaged, and put aside: whoever opens the store again makes it anew.
         self.broken = False
@@ -45,7 +48,8 @@ class Database(Shared):
         self._open()
 
     def begin(self) -> None:
-        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._reading = threading.RLock()
+        self._writing = self._reading if self._read_only else threading.RLock()
 
     def pause(self) -> bool:
         return self._writing.acquire(timeout=PAUSE_S)  # SQLite in a child would take a change for one of its own
@@ -56,6 +60,11 @@ class Database(Shared):
     def _open(self) -> None:
         """Open both connections; an index that is broken is put aside, and a new one begun."""
         self._pid = os.getpid()
+        if self._read_only:
+            self._read = self._write = _in_memory(self._path)
+            finalize(self, self._read.close)
+            self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
+            return
         try:
             self._write = self._connected()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -63,16 +72,14 @@ class Database(Shared):
                 raise _told(self._path, error) from error
             put_aside(self._path)
             self._write = self._connected()
-        try:
+        with opened(self._write):
             self._read = self._connected()
-        except BaseException:
-            self._write.close()
-            raise
         self._file = os.stat(self._path).st_ino
 
     def _told(self, error: sqlite3.Error) -> UnavailableError:
         """Return what says that something failed. An index that is damaged is put aside, unless somebody else has."""
-        if type(error) is not sqlite3.DatabaseError and "decode" not in str(error):  # a text that is none
+        is_damage = type(error) is sqlite3.DatabaseError or "decode" in str(error)  # a text that is none
+        if self._read_only or not is_damage:
             return _told(self._path, error)
         self.broken = True
         with suppress(OSError):
@@ -87,8 +94,7 @@ class Database(Shared):
                 raise sqlite3.DatabaseError(found)
 
     def _connected(self) -> sqlite3.Connection:
-        db = connected(self._path)
-        try:
+        with opened(connected(self._path)) as db:
             for pragma in (
                 "journal_mode=WAL",
                 "synchronous=NORMAL",
@@ -98,9 +104,6 @@ class Database(Shared):
                 db.execute(f"PRAGMA {pragma}")
             if marks_of(db) != _MARKS:
                 _begin_new(db)
-        except BaseException:
-            db.close()
-            raise
         return db
 
     @contextmanager
@@ -128,7 +131,8 @@ class Database(Shared):
 
     def _here(self) -> None:
         """See that the connections are of this process."""
-        if self._pid != os.getpid():  # SQLite's connections do not survive a fork; the parent's are left as they are
+        if self._pid != os.getpid() and not self._read_only:
+            # SQLite's connections to a file do not survive a fork; the parent's are left as they are
             self._open()
 
     def close(self) -> None:
@@ -137,6 +141,20 @@ class Database(Shared):
             if self._pid == os.getpid():
                 self._read.close()
                 self._write.close()
+
+
+def _in_memory(path: Path) -> sqlite3.Connection:
+    """Return a copy of an index; an empty one, where there is none that is sound."""
+    db, file = connected(":memory:"), to_read(path, _MARKS)
+    if file is not None:
+        with closing(file), suppress(sqlite3.Error, UnicodeDecodeError):
+            file.backup(db)
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
+                return db
+        db.close()
+        db = connected(":memory:")
+    _begin_new(db)
+    return db
 
 
 def _begin_new(db: sqlite3.Connection) -> None:

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from pointsman import UnavailableError
 
+from .._sqlite import is_read_only
 from ..dag.cbor import Ref, decode, encode
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
@@ -323,7 +324,7 @@ def packs_in(folder: Path) -> Iterable[Path]:
     """
     try:
         for unseen in folder.glob("*.new"):
-            if (file := locked(unseen)) is not None:
+            if not is_read_only(folder, folder.parent) and (file := locked(unseen)) is not None:
                 with suppress(OSError):
                     unseen.unlink()
                 os.close(file)

@@ -29,12 +29,16 @@ _ROWS = 20_000
 class Places:
     """The places of the blocks of one store. Thread-safe; after a fork the child makes its own.
 
+    :param read_only: whether the folder cannot be written: nothing in it is changed then, and all is found in memory.
     :raises UnavailableError: the store cannot be opened.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.folder = root / "packs"
-        self.index = Index(root / "index.sqlite")
+        self.read_only = read_only
+        self._collected = root / "collected"  #: whose time is the generation
+        self.began = self.generation  #: which it was when this was opened
+        self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}
         self._waiting: list[Written] = []
@@ -43,9 +47,9 @@ class Places:
         self._thread: threading.Thread | None = None
         self._wanted, self._ending = threading.Event(), threading.Event()
         self._closed = False
-        self._collected = root / "collected"  #: whose time is the generation
-        with suppress(FileExistsError):
-            self._collected.touch(mode=0o600, exist_ok=False)
+        if not read_only:
+            with suppress(FileExistsError):
+                self._collected.touch(mode=0o600, exist_ok=False)
         self._seen = self.generation
         try:
             self.recover()
@@ -112,7 +116,10 @@ class Places:
     @property
     def generation(self) -> int:
         """Changes when a collection begins: what was there before may then be gone."""
-        return os.stat(self._collected).st_mtime_ns
+        try:
+            return os.stat(self._collected).st_mtime_ns
+        except FileNotFoundError:  # on a medium that was made of the packs alone
+            return 0
 
     def new_generation(self) -> None:
         """Begin a collection."""
@@ -207,8 +214,8 @@ class Places:
                     self.index.lost_pack(gone)
 
     def _recover(self, path: Path, known: int, running: bool) -> None:
-        file = locked(path)
-        if file is None:  # its writer lives
+        file = None if self.read_only else locked(path)
+        if file is None:  # its writer lives, or nobody has to care
             if not running:
                 self._read_on(path, known)
             return

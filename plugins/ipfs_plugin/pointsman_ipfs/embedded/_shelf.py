@@ -24,11 +24,12 @@ _OPEN = 64
 class Shelf:
     """Reads the blocks of one store. Thread-safe.
 
-    :param quarantine: the folder for what is wrong.
+    :param quarantine: the folder for what is wrong; None where nothing can be put aside.
     """
 
-    def __init__(self, places: Places, quarantine: Path) -> None:
+    def __init__(self, places: Places, quarantine: Path | None) -> None:
         self._places, self._quarantine = places, quarantine
+        self._aside = "" if quarantine is None else ": what is there in its place has been put aside"
         self._lock = threading.Lock()
         self._open: dict[str, _File] = {}
         self._generation = places.generation
@@ -37,7 +38,7 @@ class Shelf:
         """Return the bytes of a block, verified.
 
         :raises ContentNotFoundError: it is not here.
-        :raises UnusableAnswer: its bytes are damaged: they have been put aside.
+        :raises UnusableAnswer: its bytes are damaged: they have been put aside, where that can be done.
         """
         digest, missed, wrong = cid[-32:], 0, set[Place]()
         while (place := self._places.find(digest)) is not None and place not in wrong:
@@ -53,9 +54,7 @@ class Shelf:
             self._look_elsewhere(cid, place)
             wrong.add(place)
         if place or any(damaged[-32:] == digest for damaged in self._places.index.damaged()):
-            raise UnusableAnswer(
-                f"block {to_text(cid)} was damaged on this disk, and has been put aside", try_next=True
-            )
+            raise UnusableAnswer(f"block {to_text(cid)} was damaged on this disk{self._aside}", try_next=True)
         raise ContentNotFoundError(f"block {to_text(cid)} is not in this store")
 
     def holds(self, cid: bytes, data: bytes) -> bool:
@@ -72,7 +71,7 @@ class Shelf:
         for record in self.records(name):
             place = Place(name, record.offset, record.length)
             if self._places.index.place(record.cid[-32:]) == place and self.at(record.cid, place) is None:
-                yield record.cid, f"its bytes in {name}.car are not those of its CID; they have been put aside"
+                yield record.cid, f"its bytes in {name}.car are not those of its CID{self._aside}"
 
     def at(self, cid: bytes, place: Place) -> bytes | None:
         """Return the bytes of the block at a place; None if they are wrong: it has been put aside."""
@@ -131,6 +130,8 @@ class Shelf:
 
     def _put_aside(self, cid: bytes, place: Place, data: bytes | None) -> None:
         self._places.lost(cid, place)
+        if self._quarantine is None:
+            return
         with suppress(OSError):
             self._quarantine.mkdir(mode=0o700, exist_ok=True)
             (self._quarantine / f"{to_text(cid)}.{time_ns()}").write_bytes(data or b"")

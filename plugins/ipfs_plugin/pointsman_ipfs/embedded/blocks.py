@@ -22,6 +22,7 @@ from pointsman import (
 )
 from pointsman.content import Collected, Entry, Finding, Source, Stored
 
+from .._sqlite import is_read_only
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified
@@ -44,6 +45,10 @@ _FREE = 64 << 20
 _RESERVE = 4 << 20
 
 
+#: Of a store that is there.
+_CANNOT = "{} cannot be written, and is only read; make it writable, or name another store to keep things in"
+
+
 def default_path() -> Path:
     """Return where the store is if nobody says: POINTSMAN_STORE, else a folder for the data of programs."""
     named = os.environ.get("POINTSMAN_STORE", "").strip()
@@ -61,7 +66,9 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 class Blocks:
     """Keeps content in a folder of this machine. A put that has returned is durable.
 
-    Any number of threads and processes may use one folder at once. The file system must be a local one.
+    Any number of threads and processes may use one folder at once. The file system must be a local one. Where the
+    folder cannot be written (a medium that is read only, a folder of somebody else's), it is read as it is, and nothing
+    in it is changed; that is looked at anew with each call.
     """
 
     #: The folder, which is made with the first put. Without: POINTSMAN_STORE, else ~/.local/share/pointsman/store.
@@ -72,12 +79,19 @@ class Blocks:
     _lock: threading.Lock = field(init=False, repr=False, eq=False, factory=threading.Lock)
 
     local: ClassVar[bool] = True
-    writable: ClassVar[bool] = True
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing can be kept here now, and what to do; "" if it can, or no store is here yet."""
+        used = self._used
+        if used and used[-1].usable and not used[-1].read_only:
+            return ""
+        return _CANNOT.format(self.path) if _is_read_only(self.path) else ""
 
     @hookimpl
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
-        profile, opened, alive = profile_of(source.profile or self.profile), self._opened(), _alive(scope)
+        profile, opened, alive = profile_of(source.profile or self.profile), self._to_write(), _alive(scope)
         with _Put(opened, source.pin, alive, source.progress) as put:
             if source.file is not None:
                 link = add_file(source.file.read, profile, put.block)
@@ -133,7 +147,7 @@ class Blocks:
     @hookimpl
     def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
-        opened, alive, get = self._opened(), _alive(scope), self._get(scope)
+        opened, alive, get = self._to_write(), _alive(scope), self._get(scope)
         roots, blocks = car.opened(source)
         held = Held(opened.places, get)
         with _Put(opened, pin, alive) as put:
@@ -146,7 +160,7 @@ class Blocks:
     @hookimpl
     def pin(self, cid: str, scope: Scope) -> None:
         """Keep everything under `cid` until it is unpinned."""
-        opened, get = self._opened(), self._get(scope)
+        opened, get = self._to_write(), self._get(scope)
         root, held = reader.resolve(get, cid), Held(opened.places, get)
         held.hold(root)
         opened.writer.add((), (root,))
@@ -155,14 +169,14 @@ class Blocks:
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
-        opened, root = self._opened(), reader.resolve(self._get(scope), cid)
+        opened, root = self._to_write(), reader.resolve(self._get(scope), cid)
         if root in opened.places.pins():
             opened.with_room(lambda: opened.writer.add((), (), (root,)))
 
     @hookimpl
     def collect(self, scope: Scope) -> Collected:
         """Remove what no pin keeps."""
-        opened, alive = self._opened(), _alive(scope)
+        opened, alive = self._to_write(), _alive(scope)
         return opened.with_room(lambda: collected(opened.places, opened.shelf, opened.writer, alive))
 
     @hookimpl
@@ -187,7 +201,12 @@ class Blocks:
 
     @hookimpl
     def health(self) -> Health:
-        """Say whether it can be written, and whether anything in it is damaged. It makes no folder."""
+        """Say whether it can be written, and whether anything in it is damaged. It makes no folder.
+
+        Of one that can only be read, `verify` says what is damaged: its index may have to be made first.
+        """
+        if why := self.read_only:
+            return Health.degraded(why)
         there = self.path
         while not there.exists() and there != there.parent:
             there = there.parent
@@ -220,8 +239,18 @@ class Blocks:
             return used[-1]
         with self._lock:
             if not used or not used[-1].usable:
+                used[:] = [one for one in used if not one.read_only]  # these go with the last call that uses them
                 used.append(_Opened(self.path))
             return used[-1]
+
+    def _to_write(self) -> _Opened:
+        """Return the open store.
+
+        :raises UnavailableError: it cannot be written.
+        """
+        if (opened := self._opened()).read_only:
+            raise UnavailableError(_CANNOT.format(self.path), retry_same=False)
+        return opened
 
     def _get(self, scope: Scope) -> Verified:
         """Return what reads the blocks, while somebody waits."""
@@ -241,27 +270,33 @@ class _Opened:
     """
 
     def __init__(self, root: Path) -> None:
-        self.pid = os.getpid()
+        self.pid, self._root = os.getpid(), root
         packs = root / "packs"
         try:
+            #: Whether nothing in the folder may be changed
+            self.read_only = _is_read_only(root)
             if not packs.is_dir():
                 packs.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for folder in (root, root.parent):
                     sync_folder(folder)
-            if not os.access(root, os.W_OK | os.X_OK):
-                raise OSError("it is read only, and reading it needs an index that can be written: copy it")
             self._reserve = root / "reserve"
-            self.places = self.with_room(lambda: Places(root))
+            self.places = Places(root, read_only=True) if self.read_only else self.with_room(lambda: Places(root))
         except OSError as error:
             text = f"{root} cannot be used as a store: {error.strerror or error}; choose another path"
             raise UnavailableError(text, retry_same=False) from error
-        self.shelf = Shelf(self.places, root / "quarantine")
+        self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
         self.writer = Writer(self.places, self.shelf)
 
     @property
     def usable(self) -> bool:
-        """Whether it is of this process, and its index is sound."""
-        return self.pid == os.getpid() and not self.places.index.broken
+        """Whether it is of this process, and its index is sound.
+
+        Where it only reads, that is a copy: others have moved blocks since, if they have collected. And perhaps the
+        folder can now be written.
+        """
+        if self.pid != os.getpid() or self.places.index.broken:
+            return False
+        return not self.read_only or (self.places.began == self.places.generation and _is_read_only(self._root))
 
     def with_room(self, work: Callable[[], T]) -> T:
         """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""
@@ -331,6 +366,11 @@ class _Put:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None and self._large is not None:
             self._large.abandon()
+
+
+def _is_read_only(root: Path) -> bool:
+    """Whether a store is there that cannot be written."""
+    return (root / "packs").is_dir() and is_read_only(root, root / "packs")
 
 
 def _alive(scope: Scope) -> Callable[[], None]:

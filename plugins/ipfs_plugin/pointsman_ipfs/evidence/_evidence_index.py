@@ -5,7 +5,7 @@ anything in it is believed. Of an encrypted record there is what its block shows
 no user, no type, no description, no time, no CID of what was encrypted.
 
 What a change has entered is on the disk when it ends (WAL, synchronous=FULL). An index that is damaged, or of another
-version, is put aside and made anew.
+version, is put aside and made anew; where the file cannot be written, it stays as it is, and the new one is in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from heapq import merge
 from operator import itemgetter
@@ -25,7 +25,7 @@ from pointsman import ConfigError, UnavailableError, UnusableAnswer
 
 from .. import _sqlite
 from .._forks import PAUSE_S, Shared
-from .._sqlite import connected, is_empty, make, marks_of, put_aside, transaction
+from .._sqlite import connected, is_empty, is_read_only, make, marks_of, opened, put_aside, to_read, transaction
 from ..dag import cid as cids
 from ._chain import in_order
 from ._locked import SharedLock
@@ -87,7 +87,8 @@ class EvidenceIndex(Shared):
         super().__init__()
         self.path = path
         self._fill, self._ours = fill, ours
-        self._file: tuple[int, int] | None = None  #: the process and the inode whose connections these are
+        self._file: tuple[int, ...] | None = None  #: the process and the inode whose connections these are
+        self._reads_only = False  #: whether these cannot change anything
         self.begin()
 
     # -- across a fork -----------------------------------------------------------------------------
@@ -170,6 +171,9 @@ class EvidenceIndex(Shared):
 
         :raises UnavailableError: it could not be entered; somebody else has been at it for a minute.
         """
+        if self._is_read_only():
+            text = f"the index {self.path} cannot be written, and is only read; make it writable, or name another one"
+            raise UnavailableError(text, retry_same=False)
         with self._writing:
             self._here()
             try:
@@ -191,11 +195,15 @@ class EvidenceIndex(Shared):
 
     def _here(self) -> None:
         """See that the connections are of this process, and of the file that is there now."""
-        if self._file != (os.getpid(), _inode(self.path)):
-            with self._writing, self._reading:
-                if self._file == (os.getpid(), _inode(self.path)):  # another thread was faster
+        if self._file != self._now():
+            read_only = self._is_read_only()
+            with nullcontext() if read_only else self._writing, self._reading:
+                if self._file == self._now():  # another thread was faster
                     return
                 self._let_go()
+                if read_only:
+                    self._open_to_read(to_read(self.path, _MARKS))
+                    return
                 try:
                     self._open()
                 except sqlite3.Error as error:
@@ -206,8 +214,13 @@ class EvidenceIndex(Shared):
 
     def _anew(self) -> None:
         """Put the file aside, unless somebody else was faster, and begin another one."""
+        if self._reads_only:
+            with self._reading:
+                self._let_go()
+                self._open_to_read(None)
+            return
         with self._writing:
-            if self._file == (os.getpid(), _inode(self.path)):
+            if self._file == self._now():
                 put_aside(self.path)
         self._here()
 
@@ -215,7 +228,27 @@ class EvidenceIndex(Shared):
         if self._file is not None and self._file[0] == os.getpid():  # SQLite's connections do not survive a fork
             self._read.close()
             self._write.close()
-        self._file = None
+        self._file, self._reads_only = None, False
+
+    def _is_read_only(self) -> bool:
+        return is_read_only(self.path.parent, self.path)
+
+    def _now(self) -> tuple[int, ...]:
+        """Return what `_file` is if the connections are right; those that only read are to the file as it was."""
+        if self._reads_only and self._is_read_only():
+            return os.getpid(), *_state(self.path), *_state(Path(f"{self.path}-shm"))
+        return os.getpid(), _state(self.path)[0]
+
+    def _open_to_read(self, db: sqlite3.Connection | None) -> None:
+        """Take a connection to a file that cannot be written; where there is none, read all records into memory."""
+        self._reads_only = True
+        now = self._now()
+        if db is None:
+            if _state(self.path)[0] and not (self._ours or _is_ours(self.path)):
+                raise self._told(sqlite3.DatabaseError())
+            with opened(connected(":memory:")) as db:
+                self._begin(db)
+        self._read, self._write, self._file = db, db, now
 
     def _open(self) -> None:
         try:
@@ -225,14 +258,10 @@ class EvidenceIndex(Shared):
                     Path(f"{self.path}{end}").unlink(missing_ok=True)
         except OSError as error:
             raise UnavailableError(f"the index {self.path} cannot be used: {error.strerror}") from error
-        self._write = connected(self.path)
-        try:
+        with opened(connected(self.path)) as self._write:
             self._begin(self._write)
             self._read = connected(self.path)
-        except BaseException:
-            self._write.close()
-            raise
-        self._file = os.getpid(), _inode(self.path)
+        self._file = self._now()
 
     def _begin(self, db: sqlite3.Connection) -> None:
         """Make the tables in a file that is empty, and fill them."""
@@ -355,8 +384,10 @@ def _is_ours(path: Path) -> bool:
     return False
 
 
-def _inode(path: Path) -> int:
+def _state(path: Path) -> tuple[int, int]:
+    """Return the inode of a file, 0 if there is none, and when it was written."""
     try:
-        return path.stat().st_ino
+        found = path.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns

@@ -26,6 +26,7 @@ from pointsman import (
     ContentNotFoundError,
     InvalidRequestError,
     Store,
+    StoreBackend,
     UnavailableError,
     UnusableAnswer,
 )
@@ -303,7 +304,8 @@ class Evidence:
         health = self.store.health()
         for store in self.store.stores:
             state = health[store.id]
-            if not store.enabled or not store.writable or state.status == "unconfigured":
+            lists = store.writable or _folder(store) is not None  # a gateway does not
+            if not store.enabled or not lists or state.status == "unconfigured":
                 continue
             try:
                 if not state.usable:
@@ -364,6 +366,11 @@ def _named(user: str | Anyone | None) -> tuple[bool, str | None]:
 
 def _beside(store: Store) -> Path:
     for one in store.stores:
-        if isinstance(path := getattr(one.provider, "path", None), Path):
+        if (path := _folder(one)) is not None:
             return path / "evidence.sqlite"
     return default_path().with_name("evidence.sqlite")
+
+
+def _folder(store: StoreBackend) -> Path | None:
+    path = getattr(store.provider, "path", None)
+    return path if isinstance(path, Path) else None

@@ -88,7 +88,7 @@ class Gateway(Reading):
     )
     _has_no_car: list[bool] = field(init=False, eq=False, repr=False, factory=list)
 
-    writable: ClassVar[bool] = False
+    read_only: ClassVar[str] = "a gateway only gives out; name another store to keep things in"
 
     @property
     def local(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import BinaryIO, ClassVar, Literal
+from typing import BinaryIO, Literal
 
 from attrs import Factory, field, frozen, validators
 from pointsman import (
@@ -68,8 +68,6 @@ class Kubo(Reading):
     _rpc: Rpc = field(
         init=False, eq=False, repr=False, default=Factory(lambda self: self._connected(), takes_self=True)
     )
-
-    writable: ClassVar[bool] = True
 
     @property
     def local(self) -> bool:
