@@ -45,6 +45,7 @@ class Memory:
     breaks_after: int | None = None  #: bytes of a file after which it fails, once
     damaged: set[str] = field(factory=set)
     healthy: Health = field(factory=Health.ok)
+    sign: bytes = b"\n"  #: behind the CID in a CAR
 
     def _begin(self, hook: str) -> None:
         self.asked.append(hook)
@@ -109,7 +110,7 @@ class Memory:
     @hookimpl
     def export_car(self, cid: str, scope: Scope) -> Iterator[bytes]:
         self._begin("export_car")
-        yield cid.encode() + b"\n"
+        yield cid.encode() + self.sign
         yield self._get(cid)
 
     @hookimpl
@@ -395,40 +396,20 @@ def test_listing_and_exporting_fall_back_until_they_have_begun(make: Make) -> No
     store = make(a, b, max_retries=0)
     cid = store.put(b"x", store="b").cid
     assert [entry.cid for entry in store.ls()] == [cid]
-    car = b"".join(store.export_car(cid))
-    (root,) = make(Memory(), Memory()).import_car(io.BytesIO(car))
-    assert (root.cid, root.stored_in, root.waiting_for) == (cid, ("a",), ("b",))
+    assert make(Memory(), Memory()).import_car(store.export_car(cid)) == (Stored(cid, 1, "file", ("a",), ("b",)),)
     with pytest.raises(UnusableAnswer, match="not what its CID says"):
         make(Memory()).import_car(b"mffff\nother")
 
 
 def test_an_export_goes_on_in_the_middle(make: Make) -> None:
-    """Another store gives out the same CAR from the start: what came already is compared, and not given out again."""
+    """The next store gives out the same CAR from the start: what came before is compared, and not given out again."""
     a, b = Memory(), Memory()
     store = make(a, b, max_retries=0)
     cid = store.put(b"0123456789", store="b").cid
     assert b"".join(store.export_car(cid)) == cid.encode() + b"\n0123456789"
-    a.kept[cid], a.damaged = b"9876543210", {cid}
-    assert b"".join(store.export_car(cid)) == cid.encode() + b"\n0123456789"
-    until(lambda: not a.damaged)
-
-
-def test_an_export_does_not_go_on_with_something_else(make: Make) -> None:
-    """A store that begins its CAR otherwise cannot finish that of another one."""
-
-    class Otherwise(Memory):
-        @hookimpl
-        def export_car(self, cid: str, scope: Scope) -> Iterator[bytes]:
-            yield b"m"
-            yield b"other\n"
-            yield self._get(cid)
-
-    store = make(Memory(), Otherwise(), max_retries=0)
-    cid = store.put(b"0123456789", store="b").cid
-    pieces = store.export_car(cid)
-    assert next(pieces) == cid.encode() + b"\n"
+    other = Memory(kept=b.kept, sign=b"|")
     with pytest.raises(AllBackendsFailed, match="b: it does not go on where the store before it stopped"):
-        next(pieces)
+        list(make(a, other, max_retries=0).export_car(cid))
 
 
 # What other stores have still to get
@@ -581,16 +562,16 @@ def test_the_deadline_of_a_call_holds(make: Make) -> None:
     """It is handed to the store, of which half is the first one's while another one waits; None leaves it open."""
     limits = list[float]()
 
+    @define(eq=False)
     class Watch(Memory):
         @hookimpl
         def has(self, cid: str, scope: Scope) -> bool:
             limits.append(scope.remaining())
             raise BackendTimeout("too slow")
 
-    watch = define(Watch, eq=False)
     for timeout in (8, None):
         with pytest.raises(AllBackendsFailed):
-            make(watch(), watch(), timeout=30, max_retries=0).has("m", timeout=timeout)
+            make(Watch(), Watch(), timeout=30, max_retries=0).has("m", timeout=timeout)
     assert [round(limit) for limit in limits] == [4, 8, 15, 30]
 
 
@@ -609,6 +590,7 @@ def test_settings_are_checked() -> None:
 def test_a_plugin_that_returns_something_else_is_at_fault(make: Make) -> None:
     """It is told so, and the next store is asked."""
 
+    @define(eq=False)
     class Odd(Memory):
         @hookimpl
         def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Any:
@@ -616,6 +598,6 @@ def test_a_plugin_that_returns_something_else_is_at_fault(make: Make) -> None:
 
     good = Memory()
     cid = good._keep(b"right", pin=True).cid
-    assert make(define(Odd, eq=False)(), good).get(cid) == b"right"
+    assert make(Odd(), good).get(cid) == b"right"
     with pytest.raises(BackendError, match="hook fetch returned str, expected bytes: the plugin is at fault"):
-        make(define(Odd, eq=False)()).get(cid)
+        make(Odd()).get(cid)
