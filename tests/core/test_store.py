@@ -229,8 +229,7 @@ def test_what_cannot_be_kept_is_told(make: Make, given: Any, says: str) -> None:
 
 def test_the_next_store_takes_what_the_first_one_cannot(make: Make) -> None:
     """Content that can be read only once is read again for it; what came first stands in the attempts."""
-    first, second = Memory(breaks_after=20), Memory()
-    seen = list[int]()
+    first, second, seen = Memory(breaks_after=20), Memory(), list[int]()
     stored = make(first, second).put(iter([b"0123456789"] * 5), progress=seen.append)
     assert (stored.size, stored.stored_in, stored.waiting_for) == (50, ("b",), ("a",))
     assert second.kept[stored.cid] == b"0123456789" * 5
@@ -242,8 +241,7 @@ def test_a_file_is_read_again_from_where_it_stood(make: Make) -> None:
     """It is not copied for that."""
     file = io.BytesIO(b"head" + b"body" * 20)
     file.seek(4)
-    stored = make(Memory(breaks_after=9), Memory()).put(file)
-    assert stored.size == 80
+    assert make(Memory(breaks_after=9), Memory()).put(file).size == 80
 
 
 def test_what_nobody_takes_is_an_error_with_all_reasons(make: Make) -> None:
@@ -280,8 +278,7 @@ def test_a_store_may_be_named(make: Make) -> None:
 
 def test_what_is_not_pinned_stays_where_it_is(make: Make) -> None:
     """And goes with the next collection."""
-    a, b = Memory(), Memory()
-    store = make(a, b)
+    store = make(Memory(), b := Memory())
     loose, kept = store.put(b"loose", pin=False), store.put(b"kept")
     assert loose.waiting_for == ()
     until(lambda: kept.cid in b.kept)
