@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -35,8 +35,9 @@ class Pieces(io.RawIOBase):
         if self.closed:
             raise ValueError("I/O operation on closed file")
         while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
+            try:
+                piece = next(self._pieces)
+            except StopIteration:
                 return 0
             if not isinstance(piece, bytes | bytearray | memoryview):
                 raise InvalidRequestError(f"content: found a piece of type {type(piece).__name__}, expected bytes")
@@ -149,17 +150,18 @@ def file_of(given: Given) -> BinaryIO | Path:
     :raises InvalidRequestError: it is neither.
     """
     if isinstance(given, bytes | bytearray | memoryview):
-        return Held(given)
+        return Held(bytes(given))  # of a view that leaves some out, too
     if isinstance(given, str | os.PathLike):
         if not os.fspath(given):
             raise InvalidRequestError("content: found an empty path, expected that of a file or a folder")
         path = Path(given)
         try:
-            there = os.path.lexists(path)
-        except ValueError:  # a zero byte
-            there = False
-        if not there:
-            raise InvalidRequestError(f"{str(path)!r:.300}: nothing is there; to keep a text, give its bytes")
+            os.lstat(path)
+        except PermissionError as error:
+            raise InvalidRequestError(f"{path}: cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a zero byte, say
+            text = f"{str(path)!r:.300}: nothing is there; to keep a text, give its bytes"
+            raise InvalidRequestError(text) from error
         return path
     if (read := getattr(given, "read", None)) is not None:
         try:
@@ -167,7 +169,7 @@ def file_of(given: Given) -> BinaryIO | Path:
         except Exception as error:
             raise _unreadable(error) from error
         return given  # type: ignore[return-value] # it reads bytes
-    if isinstance(given, Iterable):
+    if isinstance(given, Iterable) and not isinstance(given, Mapping | Set):  # those have no order, or no pieces
         return Pieces(given)  # type: ignore[return-value] # a raw binary file
     raise InvalidRequestError(
         f"content: found {type(given).__name__}, expected bytes, a path, a binary file, or bytes in pieces"

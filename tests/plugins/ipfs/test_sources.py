@@ -114,3 +114,34 @@ def test_views_of_larger_items_are_kept_whole(two: Store) -> None:
     numbers = array("I", range(1000))
     given: Any = [memoryview(numbers)]
     assert two.get(two.put(given).cid) == numbers.tobytes()
+
+
+def test_a_piece_that_is_none_is_no_end(two: Store) -> None:
+    """A generator that has nothing to say in the middle has not ended: what would be kept is not all of it."""
+    with pytest.raises(InvalidRequestError, match="found a piece of type NoneType, expected bytes"):
+        two.put(piece for piece in (b"Dear ", None, b"Sir"))  # type: ignore[misc] # that is the mistake
+    assert list(two.ls()) == []
+
+
+@pytest.mark.parametrize("given", [{}, {b"Dear": 1}, {b"Dear", b"Sir"}, frozenset({b"Dear"})])
+def test_pieces_without_an_order_are_refused(two: Store, given: Any) -> None:
+    """A mapping or a set would be kept in whatever order it happens to have."""
+    with pytest.raises(InvalidRequestError, match=f"content: found {type(given).__name__}, expected bytes, a path"):
+        two.put(given)
+
+
+def test_a_view_that_leaves_bytes_out_is_kept_as_it_reads(two: Store) -> None:
+    """Bytes need not lie side by side."""
+    assert two.get(two.put(memoryview(b"D.e.a.r.")[::2]).cid) == b"Dear"
+
+
+def test_what_may_not_be_looked_at_is_not_said_to_be_absent(two: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not enter a folder is told so: root may enter all, so the system's answer is played."""
+
+    def refused(path: Any, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", refused)
+        with pytest.raises(InvalidRequestError, match=r"^locked/letter: cannot be read: Permission denied$"):
+            two.put("locked/letter")
