@@ -16,12 +16,15 @@ from ._health import Monitor
 from ._settings import Policy
 from ._sources import replayed
 from ._stores import StoreBackend, StoreGate, Stores, Task
+from ._structure import misfits
 from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError, UnavailableError, UnusableAnswer
 from .scope import Clock, Scope
+from .values import _FIELDS
 
 Got: TypeAlias = Answered[StoreBackend, Any]
 #: Who is asked, one after another; and who is asked if all of them fail.
 Order: TypeAlias = tuple[Sequence[StoreBackend], Sequence[StoreBackend]]
+_TIMEOUT = {"timeout": _FIELDS["timeout"]}  #: that of a call, as a router's has it
 
 
 class Storing:
@@ -55,7 +58,12 @@ class Storing:
     def task(
         self, hook: str, store: str | None = None, timeout: float | None = None, *, moving: bool = False, **of: Any
     ) -> Task:
-        """Return what is asked. What moves content has no limit but that nothing may stand still; the rest has one."""
+        """Return what is asked. What moves content has no limit but that nothing may stand still; the rest has one.
+
+        :raises ConfigError: there is no such store, or the timeout is no number of seconds.
+        """
+        if timeout is not None and (problems := misfits(_TIMEOUT, {"timeout": timeout})):
+            raise ConfigError(*problems)
         policy = self._shared.policy
         whole = policy.timeout if timeout is None and not moving else timeout
         task = Task(hook, of, Scope(whole, idle_timeout=policy.idle_timeout), store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ._stores import StoreBackend, Task, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
 from .errors import AllBackendsFailed, BackendError, ContentNotFoundError, InvalidRequestError
-from .scope import Clock, Scope
+from .scope import Clock
 from .values import Health
 
 __all__ = ["Content", "Store", "Waiting"]
@@ -105,7 +106,7 @@ class Store:
         hidden: bool = True,
         store: str | None = None,
         timeout: float | None = None,
-        progress: Callable[[int], object] = lambda size: None,
+        progress: Callable[[int], object] | None = None,
     ) -> Stored:
         """Keep bytes, a file or a folder (by its path), what an open file reads, or bytes in pieces.
 
@@ -117,17 +118,18 @@ class Store:
         :param hidden: whether a folder's hidden files are kept too.
         :param store: the id of the only store that is to have it.
         :param progress: is told, each time, how many bytes were read.
-        :raises InvalidRequestError: it cannot be read.
+        :raises InvalidRequestError: it cannot be read, or `progress` failed.
         :raises BackendError: it is in no store: the only one that could be asked failed.
         :raises AllBackendsFailed: it is in no store: several failed.
         """
         task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
+        tell = _silent if progress is None else _telling(progress)
         if isinstance(given, Path):
-            source = Source(given, None, pin, profile, hidden, progress)
+            source = Source(given, None, pin, profile, hidden, tell)
             answered = self._storing.run(evolve(task, arguments={"source": source}))
         else:
             answered = self._storing.replayed(
-                given, task, lambda file: {"source": Source(None, file, pin, profile, hidden, progress)}
+                given, task, lambda file: {"source": Source(None, file, pin, profile, hidden, tell)}
             )
         return self._acknowledged(answered.answer, answered.backend, copied=pin and store is None)
 
@@ -154,6 +156,12 @@ class Store:
 
         Raises as `get` does: at once what can be known at once, and while it is read what no store could go on with.
         """
+        try:
+            offset, length = index(offset), None if length is None else index(length)
+        except TypeError as error:
+            raise InvalidRequestError(
+                f"offset {offset!r:.40}, length {length!r:.40}: expected whole numbers"
+            ) from error
         task = self._storing.task("fetch", store, timeout, moving=True, cid=cid, offset=offset, length=length)
         pieces = self._storing.bytes_of(task)
         return Content(_with_first(pieces, next(pieces, b"")))
@@ -270,7 +278,7 @@ class Store:
 
     def sync(self, *, timeout: float | None = None) -> tuple[Waiting, ...]:
         """Bring to every store what waits for it, now; return what waits on, with the reason."""
-        self._post.drain(Scope(timeout))
+        self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope)
         return tuple(self._post.waiting())
 
     def status(self, cid: str) -> tuple[Copy, ...]:
@@ -348,6 +356,22 @@ class Store:
             raise
         except BackendError as error:
             return Copy(store, "unknown", error.message)
+
+
+def _silent(size: int) -> None:
+    """Tell nobody how far it is."""
+
+
+def _telling(progress: Callable[[int], object]) -> Callable[[int], object]:
+    """Return what tells the caller how far it is. What fails there is the caller's error, and no store's."""
+
+    def tell(size: int) -> None:
+        try:
+            progress(size)
+        except Exception as error:
+            raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
+
+    return tell
 
 
 def _with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:

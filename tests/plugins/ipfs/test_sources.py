@@ -12,7 +12,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from pointsman import BackendTimeout, InvalidRequestError, Store, UnavailableError
+from pointsman import BackendTimeout, ConfigError, InvalidRequestError, Store, UnavailableError
 from pointsman_ipfs import Blocks
 
 
@@ -132,7 +132,8 @@ def test_pieces_without_an_order_are_refused(two: Store, given: Any) -> None:
 
 def test_a_view_that_leaves_bytes_out_is_kept_as_it_reads(two: Store) -> None:
     """Bytes need not lie side by side."""
-    assert two.get(two.put(memoryview(b"D.e.a.r.")[::2]).cid) == b"Dear"
+    given: Any = memoryview(b"D.e.a.r.")[::2]
+    assert two.get(two.put(given).cid) == b"Dear"
 
 
 def test_what_may_not_be_looked_at_is_not_said_to_be_absent(two: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,3 +146,32 @@ def test_what_may_not_be_looked_at_is_not_said_to_be_absent(two: Store, monkeypa
         patched.setattr(os, "lstat", refused)
         with pytest.raises(InvalidRequestError, match=r"^locked/letter: cannot be read: Permission denied$"):
             two.put("locked/letter")
+
+
+@pytest.mark.parametrize("progress", [3, lambda: None, lambda size: 1 / 0])
+def test_progress_that_fails_is_the_callers_error(two: Store, progress: Any) -> None:
+    """No store is blamed for it, and none keeps what was begun."""
+    with pytest.raises(InvalidRequestError, match=r"home: progress: it failed: \w+Error: "):
+        two.put(b"Dear Sir", progress=progress)
+    assert list(two.ls()) == []
+    assert two.put(b"x", progress=None).stored_in == ("home",)
+
+
+@pytest.mark.parametrize("part", [{"offset": 1.5}, {"offset": float("nan")}, {"offset": "1"}, {"length": 2.0}])
+def test_a_part_is_given_in_whole_numbers(two: Store, part: dict[str, Any]) -> None:
+    """What is none is the caller's error, and no store's."""
+    letter = two.put(b"Dear Sir").cid
+    with pytest.raises(InvalidRequestError, match=r"offset .*, length .*: expected whole numbers"):
+        two.open(letter, **part)
+
+
+@pytest.mark.parametrize("timeout", ["1", float("nan"), -1, [], True, 10**400])
+def test_a_timeout_is_a_number_of_seconds(two: Store, timeout: Any) -> None:
+    """What is none is refused as a router refuses it, by every call; 0 is one."""
+    letter = two.put(b"Dear Sir").cid
+    calls = (two.get, two.has, two.pin, two.unpin, lambda cid, timeout: two.sync(timeout=timeout))
+    for call in calls:
+        with pytest.raises(ConfigError, match=r"^timeout: found .*, expected a number from 0 upwards$"):
+            call(letter, timeout=timeout)
+    with pytest.raises(BackendTimeout):
+        two.get(letter, timeout=0)
