@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from time import sleep
@@ -27,6 +28,7 @@ from pointsman import (
     Store,
     Tool,
     ToolCall,
+    Usage,
     hookimpl,
 )
 from pointsman.config import load
@@ -333,6 +335,43 @@ def test_what_dag_cbor_has_no_place_for_is_told(kept: Path, said: Said, says: An
     assert found["request"]["messages"][0]["content"] == "half \\ud800 a character"
     assert "altered" not in said(plain.receipt)
     assert all(check.holds for check in verify(kept))
+
+
+def test_a_digest_stands_for_what_dag_cbor_has_no_place_for_too(kept: Path, said: Said, says: Any) -> None:
+    """There is a receipt of every answer, and who has what was asked can prove that it was that."""
+    options: Any = {"system": "half \ud800", "extra": {"far": 1 << 70, "inf": float("inf"), "object": object()}}
+    with Router([says], receipts={"content": False}) as router:
+        answer = router.generate("What?", **options)
+    found, request = said(answer.receipt), Request((Message("user", "What?"),), **options)
+    assert matches(found, request=request, completion=answer)
+    assert not matches(found, request=evolve(request, extra={**options["extra"], "far": 1}))
+    assert all(check.status != "fails" for check in verify(kept))
+
+
+@pytest.mark.parametrize("content", [True, False])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"model": 3, "request_id": 7, "raw_finish_reason": 1},
+        {"thinking": 3, "tool_calls": (ToolCall(None, "f", {"a": 1}),)},  # type: ignore[arg-type] # that is odd
+        {"usage": Usage(1 << 70, 1)},
+        {"usage": Usage(-1, 1)},
+        {"usage": Usage(True, 1)},
+        {"usage": Usage(1, 1, cost=float("nan"))},
+        {"cost": Decimal("0.1")},
+    ],
+)
+def test_odd_words_of_a_provider_spoil_no_chain(kept: Path, said: Said, odd: dict[str, Any], content: bool) -> None:
+    """A server that calls its model 3, or counts tokens below zero, has a receipt that holds, and says what it is."""
+    with Router([Scripted([Completion("hi", **odd)])], receipts={"content": content}) as router:
+        answer = router.generate("What?")
+    found = said(answer.receipt)
+    if content or not odd.keys() & {"thinking"}:
+        assert found["altered"] == ["values"]
+    assert found["model"] == str(odd.get("model", "scripted-model"))
+    assert found.get("usage", {"input_tokens": 1, "output_tokens": 1}) == {"input_tokens": 1, "output_tokens": 1}
+    assert "cost" not in found
+    assert all(check.status != "fails" for check in verify(kept))
 
 
 def test_a_record_that_no_block_can_hold_becomes_files(kept: Path, said: Said, says: Any) -> None:

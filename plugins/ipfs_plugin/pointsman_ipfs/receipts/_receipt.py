@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from io import BytesIO
 from math import isfinite
@@ -79,10 +79,12 @@ def written(request: Request, completion: Completion, *, content: bool, careful:
         texts = sheet.texts
     else:
         salt = said["salt"] = urandom(16)
-        hidden = _Sheet(inline=True)
-        asked = {"digest": digest(salt, _asked(request, hidden))}
-        answer = {"digest": digest(salt, _answer(completion, hidden))}
-        texts = hidden.texts
+        (request_bytes, asked_texts), (answer_bytes, answer_texts) = (
+            _hidden(_asked, request),
+            _hidden(_answer, completion),
+        )
+        asked, answer = {"digest": digest(salt, request_bytes)}, {"digest": digest(salt, answer_bytes)}
+        texts = asked_texts + answer_texts
     _add_how(asked, answer, request, completion, sheet)
     said |= {"request": asked, "answer": answer}
     if cited := _cited(texts):
@@ -93,22 +95,29 @@ def written(request: Request, completion: Completion, *, content: bool, careful:
     return Written(said, sheet.blocks, bool(sheet.links))
 
 
-def request_content(request: Request) -> dict[str, Any]:
+def request_content(request: Request) -> bytes:
     """Return what was asked, as its digest in a receipt without content stands for it."""
-    return _asked(request, _Sheet(inline=True))
+    return _hidden(_asked, request)[0]
 
 
-def answer_content(completion: Completion) -> dict[str, Any]:
+def answer_content(completion: Completion) -> bytes:
     """Return what was answered, as its digest in a receipt without content stands for it."""
-    return _answer(completion, _Sheet(inline=True))
+    return _hidden(_answer, completion)[0]
 
 
-def digest(salt: bytes, content: Mapping[str, Any]) -> bytes:
+def digest(salt: bytes, content: bytes) -> bytes:
     """Return what stands for something that was asked or answered, in a receipt without content."""
+    return sha256(salt + content).digest()
+
+
+def _hidden(say: Callable[[Any, _Sheet], dict[str, Any]], what: Request | Completion) -> tuple[bytes, list[str]]:
+    """Return what is not to be in a receipt as it would be written there, but with all keys; and the texts in it."""
+    sheet = _Sheet(inline=True)
     try:
-        return sha256(salt + encode(content)).digest()
-    except (TypeError, ValueError):
-        return sha256(salt + encode(_CarefulSheet(masks=False).plain(content))).digest()
+        return encode(say(what, sheet)), sheet.texts
+    except (TypeError, ValueError, RecursionError):
+        sheet = _CarefulSheet(inline=True, masks=False)
+        return encode(say(what, sheet)), sheet.texts
 
 
 @define
@@ -166,6 +175,9 @@ class _CarefulSheet(_Sheet):
     def text(self, text: str) -> Any:
         return _Sheet.text(self, self._clean(text))
 
+    def word(self, text: str) -> str:
+        return self._clean(text)
+
     def plain(self, value: Any, depth: int = 0) -> Any:
         if isinstance(value, str):
             return self._clean(value)
@@ -183,8 +195,9 @@ class _CarefulSheet(_Sheet):
     def whole(self, said: dict[str, Any]) -> dict[str, Any]:
         return {name: self.plain(value) for name, value in said.items()}
 
-    def _clean(self, text: str) -> str:
-        clean = text.encode("utf-8", "backslashreplace").decode()
+    def _clean(self, text: Any) -> str:
+        """Return a text, or what stands in the place of one, as it is written."""
+        clean = str(text).encode("utf-8", "backslashreplace").decode()
         if clean != text:
             self.altered.add("values")
         masked = redact(clean, shortest=_SHORTEST) if self.masks else clean
@@ -216,7 +229,7 @@ def _add_how(
     if values != _UNSET:
         pairs = zip(_OPTIONS, values, _UNSET, strict=True)
         asked["options"] = sheet.plain({name: value for name, value, unset in pairs if value != unset})
-    answer["finish_reason"] = completion.finish_reason
+    answer["finish_reason"] = sheet.word(completion.finish_reason)
     if completion.raw_finish_reason is not None:
         answer["raw_finish_reason"] = sheet.word(completion.raw_finish_reason)
     if completion.request_id is not None:
@@ -314,10 +327,7 @@ def _facts(completion: Completion, sheet: _Sheet, content: bool) -> dict[str, An
         facts["backend"] = completion.backend
     if completion.model is not None:
         facts["model"] = sheet.word(completion.model)
-    if completion.usage is not None:
-        facts["usage"] = _usage(completion.usage)
-    if completion.cost is not None:
-        facts["cost"] = completion.cost
+    _add_cost(facts, completion, sheet)
     if completion.warnings and content:
         facts["warnings"] = [sheet.text(warning) for warning in completion.warnings]
     return facts
@@ -331,21 +341,31 @@ def _attempt(attempt: Attempt, sheet: _Sheet, content: bool) -> dict[str, Any]:
         made["error"] = attempt.error
         if attempt.reason is not None and content:
             made["reason"] = sheet.text(attempt.reason)
-    if attempt.usage is not None:
-        made["usage"] = _usage(attempt.usage)
-    if attempt.cost is not None:
-        made["cost"] = attempt.cost
+    _add_cost(made, attempt, sheet)
     return made
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
-    counts: dict[str, Any] = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-    for name in ("cached_tokens", "reasoning_tokens", "cache_written_tokens"):
-        if count := getattr(usage, name):
-            counts[name] = count
-    if usage.cost is not None:
-        counts["cost"] = usage.cost
-    return counts
+def _add_cost(said: dict[str, Any], of: Completion | Attempt, sheet: _Sheet) -> None:
+    """Add what it took, but for what a provider calls a number and is none."""
+    if (usage := of.usage) is not None:
+        counts: dict[str, Any] = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+        for name in ("cached_tokens", "reasoning_tokens", "cache_written_tokens"):
+            if count := getattr(usage, name):
+                counts[name] = count
+        if all(count.__class__ is int and 0 <= count < 1 << 64 for count in counts.values()):
+            said["usage"] = counts
+            _add_price(counts, usage, sheet)
+        else:
+            sheet.altered.add("values")
+    _add_price(said, of, sheet)
+
+
+def _add_price(said: dict[str, Any], of: Completion | Attempt | Usage, sheet: _Sheet) -> None:
+    if (cost := of.cost) is not None:
+        if cost.__class__ in (int, float) and _fits(cost):
+            said["cost"] = cost
+        else:
+            sheet.altered.add("values")
 
 
 def _cited(texts: Sequence[str]) -> list[str]:
