@@ -1,7 +1,8 @@
 """What lies on this machine's disk, into blocks and out again.
 
 Symbolic links are kept as what they are and never followed. Hidden entries, those whose names begin with a dot, are
-left out unless asked for; what is named itself is always taken. Names are the bytes that the file system has, UTF-8
+left out unless asked for; what is named itself is always taken. Folders may lie as deep within one another as the
+system has paths for. Names are the bytes that the file system has, UTF-8
 or not: Kubo takes them so, and they come back the same. Times and permissions are not kept. What is neither file,
 folder nor symbolic link is refused.
 """
@@ -11,8 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from shutil import rmtree
+from contextlib import contextmanager, suppress
 from tempfile import mkdtemp
 
 from attrs import define, field, frozen
@@ -23,8 +23,6 @@ from .cid import to_text
 from .reader import Entry, entries, kind_and_size, read_file, target_of
 from .unixfs import Link, Profile, add_file, add_folder, add_symlink, is_name
 
-#: Folders within folders, at most: the system's own limits for paths are near.
-_DEEPEST = 256
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -45,8 +43,6 @@ def add_tree(path: str | os.PathLike[str], profile: Profile, put: Put, *, hidden
             inner = os.path.join(folder.path, folder.waiting[-1])
             link = _added(inner, profile, put)
             if link is None:
-                if len(folders) == _DEEPEST:
-                    raise InvalidRequestError(f"{inner}: found more than {_DEEPEST} folders within one another")
                 folders.append(_folder(inner, hidden))
                 continue
         else:
@@ -86,7 +82,7 @@ def extract(
         with _told(path, "written"):
             os.rename(whole, path)
     finally:
-        rmtree(beside, ignore_errors=True)
+        _remove(beside)
 
 
 @define
@@ -191,8 +187,6 @@ class _Writer:
             if not is_name(name := os.fsencode(entry.name)) or {os.sep, os.altsep} & set(entry.name):
                 raise UnusableAnswer(f"found an entry {name!r:.300} in a folder: no file can have that name")
             folders += self._one(entry.cid, os.path.join(folders[-1].path, entry.name))
-            if len(folders) > _DEEPEST:
-                raise UnusableAnswer(f"found more than {_DEEPEST} folders within one another")
 
     def _one(self, cid: bytes, path: str) -> list[_Inner]:
         """Write one thing; return the folder, if it is one, whose entries are still to be written."""
@@ -227,6 +221,21 @@ class _Writer:
             raise UnusableAnswer(f"found more than {self._most_bytes} bytes to be written")
         if self._entries > self._most_entries:
             raise UnusableAnswer(f"found more than {self._most_entries} files and folders to be written")
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder with all that is in it, if the system lets us: `shutil.rmtree` takes some hundred levels only."""
+    folders = [folder]
+    for path in folders:  # it grows meanwhile
+        with suppress(OSError):
+            for entry in list(os.scandir(path)):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    os.unlink(entry.path)
+    for path in reversed(folders):
+        with suppress(OSError):
+            os.rmdir(path)
 
 
 def _write_all(write: Callable[[memoryview], int | None], piece: bytes) -> None:
