@@ -69,7 +69,8 @@ def extract(
     :param most_bytes: of all files; `None` for any number.
     :param most_entries: files, folders and symbolic links. A few small blocks can be folders without end.
     :raises UnusableAnswer: a block is broken, a name would lead out of its folder, or there is more than that.
-    :raises InvalidRequestError: the system refuses to write it, or something is there.
+    :raises InvalidRequestError: it is no file, folder or symbolic link; the system refuses to write it, or something is
+        there.
     """
     path = os.path.abspath(os.fspath(target))
     _refuse_existing(path)
@@ -203,7 +204,7 @@ class _Writer:
         elif kind == "file":
             self._file(cid, path)
         else:
-            raise UnusableAnswer(f"block {to_text(cid)}: found something that is no file, folder or symbolic link")
+            raise InvalidRequestError(f"{to_text(cid)}: found a block of kind {kind!r}, expected a file or a folder")
         return []
 
     def _file(self, cid: bytes, path: str) -> None:
