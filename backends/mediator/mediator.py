@@ -67,7 +67,7 @@ class Mediator:
         store: Store | None = None,
         path: str | os.PathLike[str] | None = None,
         *,
-        recipients: str | Iterable[str] = (),
+        recipients: str | Iterable[str] | None = None,
         identity: Identity | Iterable[Identity] | None = None,
         evidence_db_path: str | os.PathLike[str] | None = None,
         legal_authority_db_path: object = None,

@@ -134,3 +134,12 @@ def test_a_damaged_key_is_told_and_not_shown(tmp_path: Path, anna: Any) -> None:
         Mediator(path=tmp_path / "case", identity=str(anna)[:-4])
     assert str(anna)[20:40] not in str(caught.value)
     assert not (tmp_path / "case").exists()
+
+
+@pytest.mark.parametrize("keys", [{"recipients": []}, {"recipients": iter(())}, {"identity": []}, {"recipients": ()}])
+def test_an_empty_list_of_keys_does_not_publish(store: Store, keys: dict[str, Any]) -> None:
+    """A list that came out empty is an error: what was to be encrypted would be stored in the clear."""
+    with pytest.raises(ConfigError, match="recipients: found none; give the public keys of those who may open"):
+        Mediator([], store, **keys)
+    with Mediator([], store, recipients=None, identity=None) as mediator:
+        assert mediator.submit_evidence(SECRET, "document")["encrypted"] is False

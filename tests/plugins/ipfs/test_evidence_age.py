@@ -35,7 +35,8 @@ def open_(store: Store) -> Iterator[Open]:
     opened = list[Evidence]()
 
     def open_(*recipients: Any, identity: Any = None, path: Path | None = None) -> Evidence:
-        opened.append(Evidence(store, path, recipients=[str(one) for one in recipients], identity=identity))
+        public = [str(one) for one in recipients] or None
+        opened.append(Evidence(store, path, recipients=public, identity=identity))
         return opened[-1]
 
     yield open_

@@ -23,6 +23,7 @@ from pointsman import (
     AllBackendsFailed,
     AuthenticationError,
     BackendError,
+    ConfigError,
     ContentNotFoundError,
     InvalidRequestError,
     Store,
@@ -108,10 +109,14 @@ class Evidence:
         store: Store,
         path: str | Path | None = None,
         *,
-        recipients: str | Iterable[str] = (),
+        recipients: str | Iterable[str] | None = None,
         identity: Identity | Iterable[Identity] | None = None,
     ) -> None:
+        named = recipients is not None or identity is not None
         recipients, identity = hidden(recipients, public=True), hidden(identity)  # so that no traceback shows a key
+        if named and not recipients and not identity:  # a list that came out empty is no wish to be read by all
+            text = "give the public keys of those who may open what is stored; without encryption, leave it out"
+            raise ConfigError(f"recipients: found none; {text}")
         self.store = store
         self.path = (_beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
