@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Any, Generic, TypeVar
 
 from ._attempts import Errand
@@ -10,7 +11,7 @@ from ._breaker import Breaker, Pause
 from ._configured import Configured
 from ._health import Monitor
 from ._structure import nearest
-from .errors import ConfigError
+from .errors import BackendError, ConfigError
 
 M = TypeVar("M", bound=Configured)
 
@@ -69,6 +70,15 @@ class Gate(Generic[M]):
         asked = (one for one in others if request.backend in (None, one.id))
         reasons = [f"{one.id}: {why}" for one in asked if (why := self.why_not(one, request))]
         return f"not asked: {'; '.join(reasons)}" if reasons else ""
+
+    def remembered(self, backend: M, request: Errand) -> BackendError | None:
+        """Return the error that a cool-down remembers, if that is why this backend is not asked."""
+        why, pause = self.why_not(backend, request), self._pause(backend, request)
+        if pause is None or not why.startswith("cool"):
+            return None
+        error = copy(pause.error)
+        error.args, error.retry_after = (why,), pause.left
+        return error
 
     def _not_now(self, backend: M, request: Errand) -> str:
         """Return why this backend had better not be asked now ("" if it may)."""

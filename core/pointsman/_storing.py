@@ -193,7 +193,8 @@ class Storing:
         raise AllBackendsFailed(f"no store can do this ({task.hook}): {reasons}", errors)
 
     def _hindrance(self, backend: StoreBackend, task: Task) -> BackendError:
-        error = UnavailableError(self.gate.why_not(backend, task), retry_same=False)
+        known, why = self.gate.remembered(backend, task), self.gate.why_not(backend, task)
+        error = known or UnavailableError(why, retry_same=False)
         error.backend = backend.id
         return error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
@@ -341,13 +340,9 @@ class Router:
 
     def _hindrance(self, backend: Backend, request: Request) -> BackendError:
         """Return why a backend cannot be asked, as the error that its cool-down remembers, if that is the reason."""
-        pause = self._breaker.pause(backend.id, backend.model_for(request))
         why = self._gate.why_not(backend, request) or "left out by the order plugin"
         kind = AuthenticationError if backend.missing.startswith("set ") else BackendError  # a variable: a key
-        refusal = self._gate.refusal(backend, request)
-        error = refusal or (copy(pause.error) if pause is not None and why.startswith("cool") else kind(why))
-        if pause is not None and refusal is None:
-            error.args, error.retry_after = (why,), pause.left
+        error = self._gate.refusal(backend, request) or self._gate.remembered(backend, request) or kind(why)
         error.backend = backend.id
         return error
 

@@ -18,6 +18,7 @@ from pointsman import (
     ConfigError,
     RateLimitError,
     Scope,
+    Store,
     UnavailableError,
     UnusableAnswer,
 )
@@ -32,6 +33,18 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No node of the person who runs the tests."""
     monkeypatch.delenv("IPFS_API", raising=False)
     monkeypatch.setenv("IPFS_PATH", str(tmp_path))
+
+
+def test_a_login_that_is_refused_is_told_as_such_every_time(fault_server: Any) -> None:
+    """The node is left alone for an hour then; who asks again meanwhile sees why, and until when, in the same type."""
+    server = fault_server(faults.status(403))
+    with Store({"node": Kubo(url=server.url)}) as store:
+        for words in "check token", "cooling down for 3600 s more: .*check token":
+            with pytest.raises(AuthenticationError, match=words) as caught:
+                store.get("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+            assert caught.value.backend == "node"
+        assert caught.value.retry_after is not None
+        assert 3590 < caught.value.retry_after <= 3600
 
 
 @pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
