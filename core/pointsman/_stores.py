@@ -60,11 +60,11 @@ class Stores(Registry[StoreBackend]):
     """Every store and middleware of one `Store`, in pluggy."""
 
     HOOKS = (
-        *("store", "fetch", "has", "entries", "extract", "export_car", "import_car", "mend"),
+        *("store", "fetch", "resolve", "has", "entries", "extract", "export_car", "import_car", "mend"),
         *("pin", "unpin", "collect"),
         *("verify", "health"),
     )
-    WHOLE: ClassVar = {"store": Stored, "has": bool, "collect": Collected}
+    WHOLE: ClassVar = {"store": Stored, "resolve": str, "has": bool, "collect": Collected}
     PIECES: ClassVar = {"fetch": bytes, "export_car": bytes, "entries": Entry, "verify": Finding}
 
     def can(self, backend: StoreBackend, hook: str) -> bool:

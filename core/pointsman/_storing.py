@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
+from itertools import chain
 from typing import Any, BinaryIO, TypeAlias
 
 from attrs import evolve
@@ -73,6 +75,14 @@ class Storing:
     def able(self, task: Task) -> list[StoreBackend]:
         """Return the stores that could do it, whether or not they are well."""
         return [one for one in self.registry.backends if not self.gate.never(one, task)]
+
+    def rooted(self, task: Task) -> Task:
+        """Return the same, asked of the CID that its path leads to, as stores write it; if none can tell, as it is."""
+        asked = evolve(task, hook="resolve")
+        for backend in chain(*self.gate.sorted_out(asked)):
+            with suppress(Exception):  # what is wrong with it, the task itself will show
+                return evolve(task, arguments={"cid": self.registry.ask(backend, asked)})
+        return task
 
     def run(
         self, task: Task, order: Order | None = None, ask: Callable[[StoreBackend, Task], Any] | None = None

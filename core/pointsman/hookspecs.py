@@ -137,6 +137,11 @@ def fetch(cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[b
 
 
 @hookspec(firstresult=True)
+def resolve(cid: str, scope: Scope) -> str:
+    """Return the CID of what a path leads to, written as `store` writes it: one thing has one such name."""
+
+
+@hookspec(firstresult=True)
 def has(cid: str, scope: Scope) -> bool:
     """Say whether everything under `cid` is there, without reading it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ class Store:
         :raises AllBackendsFailed: it is in no store: several failed.
         """
         task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
-        tell = _silent if progress is None else _telling(progress)
+        tell = partial(_tell, progress)
         if isinstance(given, Path):
             source = Source(given, None, pin, profile, hidden, tell)
             answered = self._storing.run(evolve(task, arguments={"source": source}))
@@ -220,16 +221,18 @@ class Store:
 
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
-        answered = self._storing.run(self._storing.task("pin", None, timeout, moving=True, cid=cid))
-        self._post.send(cid, self._others(answered.backend))
+        task = self._storing.rooted(self._storing.task("pin", None, timeout, moving=True, cid=cid))
+        answered = self._storing.run(task)
+        self._post.send(task.arguments["cid"], self._others(answered.backend))
 
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
 
         :raises BackendError: there is but one store, and it could not be told; or none can be written.
         """
+        task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
+        cid, later, absent = task.arguments["cid"], list[str](), self._absent()
         self._post.drop(cid)
-        task, later, absent = self._storing.task("unpin", None, timeout, cid=cid), list[str](), self._absent()
         able = [one for one in self._storing.able(task) if one.id not in absent]
         if not able:
             self._storing.run(task)
@@ -286,6 +289,7 @@ class Store:
 
         :raises InvalidRequestError: the CID is none.
         """
+        cid = self._storing.rooted(self._storing.task("has", cid=cid)).arguments["cid"]
         waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent()
         shown = (one.id for one in self.stores if one.enabled and one.id not in absent)
         return tuple(self._copy(cid, store, waiting.get(store)) for store in shown)
@@ -345,7 +349,9 @@ class Store:
     def _damaged(self, cid: str, stores: Iterable[str]) -> None:
         """Let what was wrong in these stores, and right in another one, be brought back."""
         able = {one.id for one in self._storing.able(self._storing.task("import_car"))}
-        self._post.send(cid.partition("/")[0], sorted(able & set(stores)), "mend")
+        whole = cid.removeprefix("ipfs://").removeprefix("/ipfs/").partition("/")[0]
+        task = self._storing.rooted(self._storing.task("has", cid=whole))
+        self._post.send(task.arguments["cid"], sorted(able & set(stores)), "mend")
 
     def _copy(self, cid: str, store: str, waiting: Waiting | None) -> Copy:
         if waiting is not None:
@@ -358,20 +364,13 @@ class Store:
             return Copy(store, "unknown", error.message)
 
 
-def _silent(size: int) -> None:
-    """Tell nobody how far it is."""
-
-
-def _telling(progress: Callable[[int], object]) -> Callable[[int], object]:
-    """Return what tells the caller how far it is. What fails there is the caller's error, and no store's."""
-
-    def tell(size: int) -> None:
-        try:
+def _tell(progress: Callable[[int], object] | None, size: int) -> None:
+    """Tell the caller how far it is. What fails there is the caller's error, and no store's."""
+    try:
+        if progress is not None:
             progress(size)
-        except Exception as error:
-            raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
-
-    return tell
+    except Exception as error:
+        raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
 
 
 def _with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:

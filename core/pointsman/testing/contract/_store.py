@@ -96,6 +96,8 @@ class StoreReads(Suite):
         }
         assert listed["a.txt"].size == 5
         assert shelf.whole(listed["a.txt"].cid) == b"hello"
+        assert shelf.named(f"ipfs://{cid}/a.txt") == listed["a.txt"].cid
+        assert shelf.named(f"/ipfs/{cid}") == shelf.named(cid) == cid
         assert {entry.name: entry.kind for entry in shelf.entries(f"{cid}/in")} == {
             "deep": "folder", "same": "file", "link": "symlink", "broken": "symlink"
         }  # fmt: skip

@@ -53,6 +53,10 @@ class Shelf(Subject):
         assert all(isinstance(piece, bytes) for piece in pieces), "fetch gave something else than bytes"
         return b"".join(pieces)
 
+    def named(self, cid: str, scope: Scope | None = None) -> str:
+        """Return the CID of what a path leads to."""
+        return str(self._hook.resolve(cid=cid, scope=scope or self.scope()))
+
     def there(self, cid: str, scope: Scope | None = None) -> bool:
         """Ask whether something is there."""
         found = self._hook.has(cid=cid, scope=scope or self.scope())

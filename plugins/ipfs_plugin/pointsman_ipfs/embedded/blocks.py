@@ -108,6 +108,11 @@ class Blocks:
         return reader.read_file(get, reader.resolve(get, cid), offset, length)
 
     @hookimpl
+    def resolve(self, cid: str, scope: Scope) -> str:
+        """Return the CID of what a path leads to."""
+        return cids.to_text(reader.resolve(self._get(scope), cid))
+
+    @hookimpl
     def has(self, cid: str, scope: Scope) -> bool:
         """Say whether everything under `cid` is here."""
         get, opened = self._get(scope), self._opened()

@@ -28,6 +28,11 @@ class Reading(ABC):
         return self.blocks(scope)
 
     @hookimpl
+    def resolve(self, cid: str, scope: Scope) -> str:
+        """Return the CID of what a path leads to."""
+        return cids.to_text(reader.resolve(self.blocks(scope), cid))
+
+    @hookimpl
     def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
         """Give back a file, or a part of it, for which no other blocks are read."""
         get = self.blocks(scope)
