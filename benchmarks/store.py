@@ -80,6 +80,7 @@ def each_synced(items: list[bytes], folder: Path, threads: int = _THREADS) -> Ca
 
     def write() -> float:
         folder.mkdir()
+        os.sync()  # what was removed before is not to be paid for here
         took = at_once(items, keep, threads)
         rmtree(folder)
         return took
@@ -93,6 +94,7 @@ def each_put(items: list[bytes], folder: Path, threads: int = _THREADS) -> Calla
     def write() -> float:
         with Store([Blocks(path=folder)]) as store:
             store.put(b"the store is there now")
+            os.sync()
             took = at_once(items, store.put, threads)
         rmtree(folder)
         return took
