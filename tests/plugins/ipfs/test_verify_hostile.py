@@ -13,7 +13,7 @@ import pytest
 from pointsman_ipfs.dag import car, cbor, dagpb
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref
-from pointsman_ipfs.receipts.verify import verify
+from pointsman_ipfs.proof import verify
 
 Chain = Callable[..., list[str]]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -58,7 +58,7 @@ def hostile(root: bytes) -> dict[str, tuple[bytes, str]]:
         "another block's CID": (head + framed(cid, b"date"), "not those of its CID"),
         "deep": (car.header([cids.cbor_cid(deep)]) + framed(cids.cbor_cid(deep), deep), "no dag-cbor"),
         "wide": (car.header([cids.cbor_cid(wide)]) + framed(cids.cbor_cid(wide), wide), "50,000 blocks to which"),
-        "no receipt": (head + framed(cid, data), "receipts: found none"),
+        "no receipt": (head + framed(cid, data), "receipts and evidence: found none of either"),
     }
 
 
@@ -84,7 +84,7 @@ def test_a_million_links_take_little_memory(tmp_path: Path) -> None:
     path.write_bytes(b"".join(car.write([pairs[0][0]], pairs)))
     code = f"""
 import resource
-from pointsman_ipfs.receipts.verify import verify
+from pointsman_ipfs.proof import verify
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = sum("50,000 blocks" in check.text for check in verify({str(path)!r}))
 print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -140,7 +140,9 @@ def test_the_command_tells_what_holds(run: Run, chain: Chain, kept: Path, tmp_pa
     for what in (kept, tmp_path / "chain.car"):
         done = run(what)
         assert done.returncode == 0
-        assert all(line.startswith("holds      ") for line in done.stdout.splitlines())
+        *lines, last = done.stdout.splitlines()
+        assert all(line.startswith("holds      ") for line in lines)
+        assert last.startswith(f"All {len(lines)} checks hold; unchanged: 1 chain of receipts; that their times ")
 
 
 def test_the_command_tells_what_fails(run: Run, chain: Chain, kept: Path) -> None:

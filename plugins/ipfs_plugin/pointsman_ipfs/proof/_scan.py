@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,7 +36,11 @@ class Found:
     """Where the blocks stand that were read from files, and were right.
 
     Who asks for plain bytes (codec raw) gets any block that has their hash: a store keeps the same bytes once.
+
+    :param progress: is told of bytes that were read.
     """
+
+    progress: Callable[[int], object] = lambda size: None
 
     _places: dict[bytes, tuple[Path, int, int]] = field(factory=dict)
     _bytes: dict[bytes, tuple[Path, int, int]] = field(factory=dict)  #: by the digest
@@ -59,11 +63,18 @@ class Found:
 
         :raises ContentNotFoundError: it is in none of the files.
         """
-        if (place := self._place(cid)) is None:
-            raise ContentNotFoundError(f"block {to_text(cid)} is not here")
-        path, offset, length = place
+        path, offset, length = self._here(cid)
         with path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), length, offset)
+
+    def length(self, cid: bytes) -> int:
+        """Return how many bytes a block has. Raises as `get`."""
+        return self._here(cid)[2]
+
+    def _here(self, cid: bytes) -> tuple[Path, int, int]:
+        if (place := self._place(cid)) is None:
+            raise ContentNotFoundError(f"block {to_text(cid)} is not here")
+        return place
 
     def _place(self, cid: bytes) -> tuple[Path, int, int] | None:
         place = self._places.get(cid)
@@ -73,7 +84,7 @@ class Found:
         """Read a CAR file through. Raises OSError."""
         with path.open("rb", buffering=0) as file:
             try:
-                reader = car.Reader(_pieces(file, os.fstat(file.fileno()).st_size))
+                reader = car.Reader(self._pieces(file, os.fstat(file.fileno()).st_size))
             except UnusableAnswer as error:
                 yield Damage(f"{path}, byte 0", error.message)
                 return
@@ -89,7 +100,7 @@ class Found:
             if os.pread(file.fileno(), len(HEADER), 0) != HEADER:
                 yield Damage(f"{path}, byte 0", "found another header than every pack has; nothing in it can be read")
                 return
-            reader, counts, damaged = car.Reader(_pieces(file, end)), len(HEADER), list[Damage]()
+            reader, counts, damaged = car.Reader(self._pieces(file, end)), len(HEADER), list[Damage]()
             for one in self._blocks(path, reader):
                 if isinstance(one, Damage):
                     damaged.append(one)
@@ -110,6 +121,11 @@ class Found:
                 text = f"found {reader.end - counts} bytes without a mark: they never counted, or it is damaged"
                 damaged.append(Damage(f"{path}, byte {counts}", text))
             yield from (evolve(one, is_live=live) for one in damaged)
+
+    def _pieces(self, file: BinaryIO, end: int) -> Iterator[bytes]:
+        for piece in _pieces(file, end):
+            yield piece
+            self.progress(len(piece))
 
     def _take_up(self, mark: Mark, path: str) -> None:
         """Note what a mark says of roots: of all that is said, the largest number holds."""

@@ -1,0 +1,137 @@
+"""The index of evidence, compared with the records: it proves nothing, and people are answered from it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from pointsman import UnusableAnswer
+
+from .._sqlite import marks_of
+from ..dag.cid import cbor_cid, raw_cid, to_text
+from ..evidence._evidence_index import _MARKS, Row, _is_damage
+from ..evidence._records import Envelope
+from ._check import Check
+from ._records import Records
+
+#: Seconds for which a program that submits evidence is waited for, and between two looks.
+_PATIENCE_S, _PAUSE_S = 10.0, 0.005
+_COLUMNS = "place", "cid", "data", "user", "claim", "type", "size", "block", "sealed"
+_ADVICE = "`pointsman store reindex` makes it anew from the records"
+
+
+def index_checks(path: Path, records: Records) -> Iterator[Check]:
+    """Tell whether an index says what these records say; nothing, if there is none. Nothing is written."""
+    what = f"file {path}"
+    if not path.is_file():
+        return
+    try:
+        with _nobody_submits(path) as quiet:
+            db = _opened(path)
+            db.execute("BEGIN")
+            marks = marks_of(db)  # from here on it stays as it is now
+        with closing(db):
+            if marks != _MARKS:
+                yield Check("unchecked", what, f"it is no index of this version; {_ADVICE}")
+            else:
+                yield from _compared(what, db, records, quiet=quiet)
+    except sqlite3.Error as error:
+        if _is_damage(error):
+            yield Check("fails", what, f"it is damaged ({error}); {_ADVICE}")
+        else:
+            yield Check("unchecked", what, f"it could not be looked at: {error}")
+
+
+def _compared(what: str, db: sqlite3.Connection, records: Records, *, quiet: bool) -> Iterator[Check]:
+    (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if sound != "ok":
+        raise sqlite3.DatabaseError(" ".join(sound.split()))
+    there, followed, early, wrong = set[bytes](), set[bytes](), list[tuple[bytes, bytes]](), False
+    for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM records ORDER BY place"):  # noqa: S608 - ours
+        if problem := _problem_of(row):
+            wrong = True
+            yield Check("fails", what, f"{problem}; {_ADVICE}")
+            continue
+        cid, before = row[1], Envelope.read(row[1], row[7]).previous
+        there.add(cid)
+        followed |= {one[-32:] for one in before}
+        early += [(cid, one) for one in before if one not in there]
+    ends = {cid for cid in there if cid[-32:] not in followed}
+    told = list[tuple[bool, str]]()
+    if late := [cid for cid, before in early if before in there]:
+        told.append((True, f"record {to_text(late[0])} stands in it before one that it follows"))
+    if not wrong and (_all(db, "cid FROM ends"), _all(db, "digest FROM follows")) != (ends, followed):
+        told.append((True, "it names other records as the last ones than its records do"))
+    if not wrong and (lost := [cid for cid in records if cid not in there]):
+        told.append((quiet, f"it lacks {len(lost):,} records that are here, {to_text(lost[0])} among them"))
+    for fails, text in told:
+        yield Check("fails" if fails else "unchecked", what, f"{text}; {_ADVICE}")
+    if elsewhere := [cid for cid in there if cid not in records]:
+        text = f"it has {len(elsewhere):,} records that are not here, {to_text(min(elsewhere))} among them"
+        yield Check("unchecked", what, text)
+    if not wrong and not told:
+        yield Check("holds", what, f"of {len(there):,} records it says what they say themselves")
+
+
+def _problem_of(row: tuple[Any, ...]) -> str:
+    """Return what in a row is not as its record has it, "" if it is right. What it says is not told: it is private."""
+    place, cid, block, sealed = row[0], row[1], row[7], row[8]
+    if not isinstance(cid, bytes) or not isinstance(block, bytes) or cbor_cid(block) != cid:
+        return f"what it has in place {place} is not the record that it names"
+    try:
+        envelope = Envelope.read(cid, block)
+    except UnusableAnswer as error:
+        return error.message
+    if (None if sealed is None else raw_cid(sealed)) != envelope.sealed:
+        return f"of record {to_text(cid)} it has another age file than that names"
+    expected = Row(envelope, sealed).columns(place)
+    other = [name for name, is_, be in zip(_COLUMNS, row, expected, strict=True) if (is_, type(is_)) != (be, type(be))]
+    return f"of record {to_text(cid)} it says another {' and another '.join(other)} than that says" if other else ""
+
+
+def _all(db: sqlite3.Connection, which: str) -> set[bytes]:
+    return {one for (one,) in db.execute(f"SELECT {which}")}
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Return a connection that writes nothing, not beside the file either.
+
+    Where processes share its log (`-wal`), they have a file `-shm`; without that, the log must be empty.
+    Source: https://www.sqlite.org/wal.html#read_only_databases
+    """
+    log, shared = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
+    if not shared.exists() and log.exists() and log.stat().st_size:
+        raise sqlite3.OperationalError("what was written last is in its log, which a program that submits takes up")
+    how = "readonly_shm=1" if shared.exists() else "immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
+
+
+@contextmanager
+def _nobody_submits(index: Path) -> Iterator[bool]:
+    """Keep others from submitting, who first write a record and then enter it; say whether that was possible."""
+    try:
+        file = os.open(f"{index}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # nobody has ever submitted, or may look
+        yield True
+        return
+    try:
+        until = monotonic() + _PATIENCE_S
+        while not (free := _is_free(file)) and monotonic() < until:
+            sleep(_PAUSE_S)
+        yield free
+    finally:
+        os.close(file)
+
+
+def _is_free(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
