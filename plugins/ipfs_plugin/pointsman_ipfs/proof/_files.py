@@ -52,7 +52,8 @@ class Files:
         yield from self._judged()
         for trail, text in said.items():
             yield self._trail(trail, text)
-        yield from index_checks(path / "evidence.sqlite", self._records)
+        kept = self._found.roots.keys() & set(self._records)
+        yield from index_checks(path / "evidence.sqlite", self._records, kept)
 
     def _read(self, files: Iterable[Iterator[Read]]) -> Iterator[Check]:
         for file in files:
@@ -69,7 +70,7 @@ class Files:
             if len(self._audit) > before and any(links_in(said)):
                 self._receipts.append(cid)
         elif (record := record_in(cid, block)) is not None:
-            yield from self._records.take(cid, block, record)
+            yield from self._records.take(cid, record)
         else:
             try:
                 links_of(cid, block)  # it has the form that its CID says

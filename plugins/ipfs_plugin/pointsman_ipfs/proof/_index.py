@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -17,7 +17,7 @@ from .._sqlite import marks_of
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _MARKS, Row, _is_damage
 from ..evidence._records import Envelope
-from ._check import Check
+from ._check import Check, Status
 from ._records import Records
 
 #: Seconds for which a program that submits evidence is waited for, and between two looks.
@@ -26,8 +26,11 @@ _COLUMNS = "place", "cid", "data", "user", "claim", "type", "size", "block", "se
 _ADVICE = "`pointsman store reindex` makes it anew from the records"
 
 
-def index_checks(path: Path, records: Records) -> Iterator[Check]:
-    """Tell whether an index says what these records say; nothing, if there is none. Nothing is written."""
+def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Iterator[Check]:
+    """Tell whether an index says what these records say; nothing, if there is none. Nothing is written.
+
+    :param kept: those that it must have, since they are pinned.
+    """
     what = f"file {path}"
     if not path.is_file():
         return
@@ -40,7 +43,8 @@ def index_checks(path: Path, records: Records) -> Iterator[Check]:
             if marks != _MARKS:
                 yield Check("unchecked", what, f"it is no index of this version; {_ADVICE}")
             else:
-                yield from _compared(what, db, records, quiet=quiet)
+                for status, text in _compared(db, records, kept, quiet=quiet):
+                    yield Check(status, what, text)
     except sqlite3.Error as error:
         if _is_damage(error):
             yield Check("fails", what, f"it is damaged ({error}); {_ADVICE}")
@@ -48,7 +52,9 @@ def index_checks(path: Path, records: Records) -> Iterator[Check]:
             yield Check("unchecked", what, f"it could not be looked at: {error}")
 
 
-def _compared(what: str, db: sqlite3.Connection, records: Records, *, quiet: bool) -> Iterator[Check]:
+def _compared(
+    db: sqlite3.Connection, records: Records, kept: Collection[bytes], *, quiet: bool
+) -> Iterator[tuple[Status, str]]:
     (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if sound != "ok":
         raise sqlite3.DatabaseError(" ".join(sound.split()))
@@ -56,7 +62,7 @@ def _compared(what: str, db: sqlite3.Connection, records: Records, *, quiet: boo
     for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM records ORDER BY place"):  # noqa: S608 - ours
         if problem := _problem_of(row):
             wrong = True
-            yield Check("fails", what, f"{problem}; {_ADVICE}")
+            yield "fails", f"{problem}; {_ADVICE}"
             continue
         cid, before = row[1], Envelope.read(row[1], row[7]).previous
         there.add(cid)
@@ -68,15 +74,14 @@ def _compared(what: str, db: sqlite3.Connection, records: Records, *, quiet: boo
         told.append((True, f"record {to_text(late[0])} stands in it before one that it follows"))
     if not wrong and (_all(db, "cid FROM ends"), _all(db, "digest FROM follows")) != (ends, followed):
         told.append((True, "it names other records as the last ones than its records do"))
-    if not wrong and (lost := [cid for cid in records if cid not in there]):
+    if not wrong and (lost := [cid for cid in kept if cid not in there]):
         told.append((quiet, f"it lacks {len(lost):,} records that are here, {to_text(lost[0])} among them"))
     for fails, text in told:
-        yield Check("fails" if fails else "unchecked", what, f"{text}; {_ADVICE}")
+        yield "fails" if fails else "unchecked", f"{text}; {_ADVICE}"
     if elsewhere := [cid for cid in there if cid not in records]:
-        text = f"it has {len(elsewhere):,} records that are not here, {to_text(min(elsewhere))} among them"
-        yield Check("unchecked", what, text)
+        yield "unchecked", f"it has {len(elsewhere):,} records that are not here, {to_text(min(elsewhere))} among them"
     if not wrong and not told:
-        yield Check("holds", what, f"of {len(there):,} records it says what they say themselves")
+        yield "holds", f"of {len(there):,} records it says what they say themselves"
 
 
 def _problem_of(row: tuple[Any, ...]) -> str:

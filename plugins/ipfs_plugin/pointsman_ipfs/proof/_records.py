@@ -10,7 +10,7 @@ from pointsman import AuthenticationError, BackendError, ContentNotFoundError
 
 from ..dag import reader
 from ..dag.block import Verified
-from ..dag.cbor import decode, read
+from ..dag.cbor import decode
 from ..dag.cid import DAG_CBOR, codec_of, to_text
 from ..evidence._age import Keys
 from ..evidence._preparing import hashing
@@ -87,13 +87,13 @@ class Records:
         """Return the records that one follows."""
         return self._records[cid].before
 
-    def take(self, cid: bytes, block: bytes, said: Mapping[str, Any]) -> Iterator[Check]:
+    def take(self, cid: bytes, said: Mapping[str, Any]) -> Iterator[Check]:
         """Take a record, whose bytes are those of its CID. One that has another form is told, and not taken."""
         what = f"record {to_text(cid)}"
         if said["schema"] != SCHEMA:
             yield Check("unchecked", what, f"it is of another version than {SCHEMA}: a newer program may know it")
             return
-        if problems := [*_canonical_problems(block), *problems_of(said)]:
+        if problems := list(problems_of(said)):
             yield Check("fails", what, several(problems))
             return
         one = _Record.of(cid, said)
@@ -214,18 +214,11 @@ def record_in(cid: bytes, block: bytes) -> Mapping[str, Any] | None:
     if codec_of(cid) != DAG_CBOR or _FAMILY.encode() not in block:
         return None
     try:
-        said = read(block)
+        said = decode(block)
     except ValueError:
         return None
     schema = said.get("schema") if said.__class__ is dict else None
     return said if schema.__class__ is str and schema.startswith(_FAMILY) else None
-
-
-def _canonical_problems(block: bytes) -> Iterator[str]:
-    try:
-        decode(block)
-    except ValueError as error:
-        yield str(error)
 
 
 def _logs(records: Iterable[_Record]) -> list[list[_Record]]:

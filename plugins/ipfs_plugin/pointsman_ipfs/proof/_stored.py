@@ -66,7 +66,7 @@ class Stored:
         held, error = self._held(cid)
         text, block = cids.to_text(cid), held.get(cid) if cid in held else b""
         if cid in held and (record := record_in(cid, block)) is not None:
-            yield from self._records.take(cid, block, record)
+            yield from self._records.take(cid, record)
             if cid in self._records:
                 yield self._record(cid, held, error, asked=asked)
             return
@@ -107,7 +107,7 @@ class Stored:
         else:
             yield Check("holds", f"evidence {text}", f"it is here, with all that it leads to; receipt {by} cites it")
             if (record := record_in(cid, held.get(cid))) is not None:
-                yield from self._records.take(cid, held.get(cid), record)
+                yield from self._records.take(cid, record)
                 if cid in self._records:
                     yield self._record(cid, held, None, asked=True)
 
