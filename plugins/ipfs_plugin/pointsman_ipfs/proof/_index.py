@@ -36,7 +36,10 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
         return
     try:
         with _nobody_submits(path) as quiet:
-            db = _opened(path)
+            if (db := _opened(path)) is None:
+                text = "what was entered last is in its log, which only a program that may write can read"
+                yield Check("unchecked", what, f"it could not be looked at: {text}")
+                return
             db.execute("BEGIN")
             marks = marks_of(db)  # from here on it stays as it is now
         with closing(db):
@@ -104,15 +107,15 @@ def _all(db: sqlite3.Connection, which: str) -> set[bytes]:
     return {one for (one,) in db.execute(f"SELECT {which}")}
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """Return a connection that writes nothing, not beside the file either.
+def _opened(path: Path) -> sqlite3.Connection | None:
+    """Return a connection that writes nothing, not beside the file either; None if that cannot be.
 
-    Where processes share its log (`-wal`), they have a file `-shm`; without that, the log must be empty.
+    What processes share of its log (`-wal`) is in a file `-shm`; without that, the log must be empty.
     Source: https://www.sqlite.org/wal.html#read_only_databases
     """
     log, shared = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
     if not shared.exists() and log.exists() and log.stat().st_size:
-        raise sqlite3.OperationalError("what was written last is in its log, which a program that submits takes up")
+        return None
     how = "readonly_shm=1" if shared.exists() else "immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
 
