@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import ConfigError, InvalidRequestError, Router, Store
+from pointsman import ConfigError, InvalidRequestError, Router, Store, UnavailableError
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
@@ -376,6 +376,36 @@ def test_a_damaged_store_is_said_from_a_receipt(kept: Path, chain: Chain) -> Non
         lines = "\n".join(failing(verify(receipts[-1], store=store)))
     assert f"receipt {receipts[1]}: block {receipts[1]} was damaged" in lines
     assert "receipts 0 to 1 are not here, before" in lines
+
+
+def test_a_store_that_is_away_is_not_told_as_damaged(kept: Path, chain: Chain, tmp_path: Path) -> None:
+    """Of what could not be looked at nothing is known: neither that it holds, nor that it fails."""
+    receipts = chain(3)
+    (tmp_path / "file").touch()
+    with Store([Blocks(path=tmp_path / "file")]) as store:
+        (check,) = verify(receipts[-1], store=store)
+    assert check.status == "unchecked"
+    assert "it could not be looked at: " in check.text
+    assert "cannot be used as a store" in check.text
+
+
+def test_a_store_that_goes_away_meanwhile_leaves_the_rest_unchecked(kept: Path, chain: Chain, says: Any) -> None:
+    """The receipts that were read hold; those before them are told as what could not be looked at, not as a gap."""
+    receipts = chain(3)
+
+    class Leaving(Store):
+        def export_car(self, cid: str, **options: Any) -> Any:
+            if cid == receipts[0]:
+                raise UnavailableError("it is away")
+            return super().export_car(cid, **options)
+
+    with Leaving([Blocks(path=kept)]) as store:
+        checks = list(verify(receipts[-1], store=store))
+    assert failing(checks) == []
+    lines = [str(check) for check in checks if check.status == "unchecked"]
+    assert lines[0] == f"unchecked  receipt {receipts[0]}: it could not be looked at: it is away"
+    assert "receipt 0 is not here, before receipt" in lines[1]
+    assert len(lines) == 2
 
 
 def test_a_store_in_use_can_be_verified(kept: Path, says: Any) -> None:

@@ -49,7 +49,7 @@ def change(kept: Path, sql: str) -> None:
         ("UPDATE records SET user='ben' WHERE place=2", "of record {} it says another user than that says"),
         ("UPDATE records SET claim=NULL, type='x' WHERE place=2", "it says another claim and another type than that"),
         ("UPDATE records SET size=9 WHERE place=2", "it says another size"),
-        ("UPDATE records SET size='3' WHERE place=2", "it says another size"),
+        ("UPDATE records SET size=x'33' WHERE place=2", "it says another size"),
         ("UPDATE records SET data=x'00' WHERE place=2", "it says another data"),
         ("UPDATE records SET block=x'00' WHERE place=2", "what it has in place 2 is not the record that it names"),
         ("UPDATE records SET cid=x'00' WHERE place=2", "what it has in place 2 is not the record that it names"),
