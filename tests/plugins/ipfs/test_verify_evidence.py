@@ -12,7 +12,7 @@ import pyrage
 import pytest
 from pointsman import Router, Store
 from pointsman_ipfs import Blocks
-from pointsman_ipfs.dag import car, cbor
+from pointsman_ipfs.dag import car, cbor, dagpb
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref
 from pointsman_ipfs.evidence import About, Evidence, Record
@@ -320,3 +320,28 @@ def test_evidence_that_is_no_file_is_named(forged: Callable[..., list[Check]], t
     blocks = [(cids.cbor_cid(record), record), (cids.pb_cid(folder), folder)]
     path.write_bytes(b"".join(car.write([blocks[0][0]], blocks)))
     assert any("found a block of kind 'folder', expected 'file'" in line for line in told(verify(path), "fails"))
+
+
+def test_a_block_within_its_cid_stands_for_no_other(tmp_path: Path) -> None:
+    """A block that its CID holds in itself, which is the digest of evidence that is lost: it is not that evidence."""
+    lost = cids.raw_cid(b"lost")
+    record = cbor.encode(said(lost, size=32))
+    path = tmp_path / "forged.car"
+    blocks = [(cids.cbor_cid(record), record), (b"\x01\x55\x00\x20" + lost[-32:], lost[-32:])]
+    path.write_bytes(b"".join(car.write([blocks[0][0]], blocks)))
+    assert any(f"block {cids.to_text(lost)} is not here" in line for line in told(verify(path), "fails"))
+
+
+def test_evidence_that_unfolds_without_end_is_measured_soon(tmp_path: Path) -> None:
+    """A record of 2^60 bytes, which are the same piece again and again: what it says is so, and nobody reads it all."""
+    leaf = bytes(1 << 10)
+    cid, size, blocks = cids.raw_cid(leaf), len(leaf), [(cids.raw_cid(leaf), leaf)]
+    for _ in range(10):
+        data = dagpb.encode([dagpb.PBLink(cid, b"", size)] * 32, dagpb.encode_file(32 * size, (size,) * 32))
+        cid, size = cids.pb_cid(data), 32 * size
+        blocks.append((cid, data))
+    record = cbor.encode(said(cid, size=size))
+    blocks.append((cids.cbor_cid(record), record))
+    path = tmp_path / "bomb.car"
+    path.write_bytes(b"".join(car.write([blocks[-1][0]], blocks)))
+    assert troubles(verify(path)) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from pointsman import BackendError, InvalidRequestError
@@ -15,10 +16,11 @@ from ..dag.cbor import decode, links_in
 from ..receipts._schema import is_page
 from ._chains import Audit
 from ._check import Check
+from ._found import Found
 from ._index import index_checks
 from ._receipt import content_of, receipt_in
 from ._records import Records, record_in
-from ._scan import Damage, Found, Read
+from ._scan import Damage, Read, Scan
 
 _LINE = re.compile(r"(-|[A-Za-z0-9]+) (-|[A-Za-z0-9]+)\n")
 
@@ -30,12 +32,13 @@ class Files:
     """
 
     def __init__(self, audit: Audit, records: Records, progress: Callable[[int], object]) -> None:
-        self._audit, self._records, self._found = audit, records, Found(progress)
+        self._audit, self._records, self._found = audit, records, Found()
+        self._scan = Scan(self._found, progress)
         self._receipts = list[bytes]()  #: those that link to anything
 
     def file(self, path: Path) -> Iterator[Check]:
         """Check a CAR file."""
-        yield from self._read([self._found.through_car(path)])
+        yield from self._read([self._scan.through_car(path)])
         yield from self._judged()
 
     def folder(self, path: Path) -> Iterator[Check]:
@@ -48,11 +51,11 @@ class Files:
         for trail in sorted(trails.glob("*")):
             with suppress(FileNotFoundError):  # another router has taken it up
                 said |= {} if trail.suffix else {trail: trail.read_text("ascii", "replace")}
-        yield from self._read(self._found.through_pack(pack) for pack in sorted(packs.glob("*.car")))
+        yield from self._read(self._scan.through_pack(pack) for pack in sorted(packs.glob("*.car")))
         yield from self._judged()
         for trail, text in said.items():
             yield self._trail(trail, text)
-        kept = self._found.roots.keys() & set(self._records)
+        kept = [record for record in self._records if self._found.is_root(record)]
         yield from index_checks(path / "evidence.sqlite", self._records, kept)
 
     def _read(self, files: Iterable[Iterator[Read]]) -> Iterator[Check]:
@@ -83,11 +86,11 @@ class Files:
         if not len(self._audit) and not len(self._records):
             yield Check("fails", "receipts and evidence", "found none of either")
         yield from self._audit.checks()
-        roots = self._found.roots
         for record in self._records:
-            yield self._records.check(record, self._found, kept=record in roots)
+            yield self._records.check(record, self._found, kept=self._found.is_root(record))
         yield from self._records.sealed()
-        yield from self._records.logs(self._found, {cids.parse(one) for one in self._audit.cited} - roots.keys())
+        cited = map(cids.parse, self._audit.cited)
+        yield from self._records.logs(self._found, {one for one in cited if not self._found.is_root(one)})
         yield from self._linked()
         get = Verified(self._found.get)
         for cid in self._receipts:
@@ -95,13 +98,15 @@ class Files:
 
     def _linked(self) -> Iterator[Check]:
         """Look whether all is here that roots and receipts link to, and what they cite."""
-        seen, failed = set[bytes](), False
-        roots = self._found.roots | dict.fromkeys(self._receipts, "a receipt")
-        for root, by in roots.items():
-            for problem in self._missing(root, seen) if root not in self._records else ():
+        seen, count, failed = set[bytes](), 0, False
+        for root, by in chain(self._found.roots(), ((one, "a receipt") for one in self._receipts)):
+            if root in self._records:  # it was looked at
+                continue
+            count += 1
+            for problem in self._missing(root, seen):
                 failed = True
                 yield Check("fails", f"block {cids.to_text(root)}", f"{problem}; {by} names it")
-        if not failed and roots.keys() - set(self._records):
+        if count and not failed:
             yield Check("holds", "links", "all is here that they lead to")
         for text, by in self._audit.cited.items():
             yield self._cited(text, by)
@@ -127,21 +132,17 @@ class Files:
             seen.add(cid)
             try:
                 inline = cids.inline_of(cid)
-                if inline is None and cids.codec_of(cid) == cids.RAW:
-                    self._found.length(cid)  # it is here
-                    continue
-                data = self._found.get(cid) if inline is None else inline
-                links = dict.fromkeys(links_of(cid, data))
+                links = dict.fromkeys(links_of(cid, self._found.get(cid) if inline is None else inline))
                 new = [link for link in links if link not in seen]
                 lost = [link for link in new if link not in self._found and cids.inline_of(link) is None]
+                gone = set(lost)
+                waiting += [link for link in new if link not in gone and cids.codec_of(link) != cids.RAW]
             except BackendError as error:
                 yield error.message
                 continue
             if lost:
                 first = cids.to_text(lost[0])
                 yield f"{len(lost):,} blocks to which {cids.to_text(cid)} links are not here, {first} among them"
-            gone = set(lost)
-            waiting += [link for link in new if link not in gone]
 
     def _trail(self, path: Path, text: str) -> Check:
         """Look at what a file says of how far a chain has come."""
