@@ -210,6 +210,50 @@ def test_what_was_taken_out_is_told_as_that(kept: Path, submit: Submit) -> None:
     assert told(verify(kept), "fails") == []
 
 
+def test_what_is_submitted_meanwhile_fails_nothing(kept: Path, submit: Submit) -> None:
+    """A record that was read may name what came into a pack that had been read before: that is read again."""
+    submit(LETTER)
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        evidence.submit(b"two", ABOUT)
+        count = 2
+
+        def meanwhile(_: int) -> None:
+            nonlocal count
+            if count < 8:
+                count += 2
+                with Store([Blocks(path=kept)]) as other, Evidence(other) as more:
+                    more.submit(os.urandom(5 << 20), ABOUT)
+                evidence.submit(b"small", ABOUT)
+
+        checks = list(verify(kept, progress=meanwhile))
+        assert told(checks, "fails") == []
+        (log,) = (line for line in told(checks, "holds") if " log " in line)
+        assert f"{count} records" in log
+
+
+def test_what_is_collected_meanwhile_fails_nothing(kept: Path, submit: Submit) -> None:
+    """A pack that is gone when it should be read: what was kept of it is in another one."""
+    large, *_ = submit(os.urandom(3 << 20), LETTER, b"three")
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        evidence.submit(b"in a pack of another process", ABOUT)
+        packs = set((kept / "packs").iterdir())
+        store.unpin(large.record_cid)
+        checks = list(verify(kept, progress=lambda _: store.gc()))
+        assert set((kept / "packs").iterdir()) != packs
+    assert told(checks, "fails") == []
+
+
+def test_records_of_other_layouts_are_measured(kept: Path) -> None:
+    """Evidence whose pieces stand in nodes, more than is held in memory: its blocks are asked for again."""
+    with Store([Blocks(path=kept)]) as store:
+        data = cids.parse(store.put(os.urandom(20 << 20), profile="cid-v0").cid)
+        record = cbor.encode(said(data, size=20 << 20))
+        cid = cids.cbor_cid(record)
+        store.import_car(b"".join(car.write([cid], [(cid, record)])))
+        assert troubles(verify(cids.to_text(cid), store=store)) == []
+    assert troubles(verify(kept)) == []
+
+
 # -- what was put together by hand -----------------------------------------------------------------------
 
 

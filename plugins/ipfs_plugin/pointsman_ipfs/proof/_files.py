@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,8 @@ from ._receipt import content_of, receipt_in
 from ._records import Records, record_in
 from ._scan import Damage, Read, Scan
 
+#: How often packs are read again that others have changed meanwhile.
+_ROUNDS = 5
 _LINE = re.compile(r"(-|[A-Za-z0-9]+) (-|[A-Za-z0-9]+)\n")
 
 
@@ -34,11 +36,17 @@ class Files:
     def __init__(self, audit: Audit, records: Records, progress: Callable[[int], object]) -> None:
         self._audit, self._records, self._found = audit, records, Found()
         self._scan = Scan(self._found, progress)
-        self._receipts = list[bytes]()  #: those that link to anything
+        self._receipts = dict[bytes, None]()  #: those that link to anything
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._found.close()
 
     def file(self, path: Path) -> Iterator[Check]:
         """Check a CAR file."""
-        yield from self._read([self._scan.through_car(path)])
+        yield from self._read(self._scan.through_car(path))
         yield from self._judged()
 
     def folder(self, path: Path) -> Iterator[Check]:
@@ -51,27 +59,44 @@ class Files:
         for trail in sorted(trails.glob("*")):
             with suppress(FileNotFoundError):  # another router has taken it up
                 said |= {} if trail.suffix else {trail: trail.read_text("ascii", "replace")}
-        yield from self._read(self._scan.through_pack(pack) for pack in sorted(packs.glob("*.car")))
+        yield from self._packs(packs)
         yield from self._judged()
         for trail, text in said.items():
             yield self._trail(trail, text)
         kept = [record for record in self._records if self._found.is_root(record)]
         yield from index_checks(path / "evidence.sqlite", self._records, kept)
 
-    def _read(self, files: Iterable[Iterator[Read]]) -> Iterator[Check]:
-        for file in files:
-            for one in file:
-                if isinstance(one, Damage):
-                    yield Check("unchecked" if one.is_live else "fails", one.where, one.text)
-                    continue
+    def _packs(self, folder: Path) -> Iterator[Check]:
+        """Read all packs, and anew those that others have changed meanwhile: what one has may link to another one."""
+        states, told = dict[Path, tuple[int, ...]](), dict[Path, list[Check]]()
+        for _ in range(_ROUNDS):
+            now = dict(_states(folder))
+            for gone in told.keys() - now.keys():  # a collection has moved what was in it to another one
+                self._found.forget(gone)
+                del told[gone]
+            changed = [pack for pack in now if states.get(pack) != now[pack]]
+            states = now
+            if not changed:
+                break
+            for pack in changed:
+                with suppress(FileNotFoundError):
+                    told[pack] = []
+                    told[pack] += self._read(self._scan.through_pack(pack))
+        for checks in told.values():
+            yield from checks
+
+    def _read(self, file: Iterator[Read]) -> Iterator[Check]:
+        for one in file:
+            if isinstance(one, Damage):
+                yield Check("unchecked" if one.is_live else "fails", one.where, one.text)
+            else:
                 yield from self._block(*one)
 
     def _block(self, cid: bytes, block: bytes) -> Iterator[Check]:
         if (said := receipt_in(cid, block)) is not None:
-            before = len(self._audit)
             yield from self._audit.take(cid, block, said)
-            if len(self._audit) > before and any(links_in(said)):
-                self._receipts.append(cid)
+            if cids.to_text(cid) in self._audit and any(links_in(said)):
+                self._receipts[cid] = None
         elif (record := record_in(cid, block)) is not None:
             yield from self._records.take(cid, record)
         else:
@@ -162,3 +187,11 @@ class Files:
     def _is_page(self, text: str) -> bool:
         cid = cids.canonical(text)
         return cid is not None and cid in self._found and is_page(decode(self._found.get(cid)))
+
+
+def _states(folder: Path) -> Iterator[tuple[Path, tuple[int, ...]]]:
+    """Yield the packs, each with what is another when it was changed."""
+    for pack in sorted(folder.glob("*.car")):
+        with suppress(FileNotFoundError):
+            found = pack.stat()
+            yield pack, (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -39,9 +39,18 @@ class Found:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM blocks").fetchone()[0])
 
+    def close(self) -> None:
+        """Let the database go."""
+        self._db.close()
+
     def begin(self, path: Path) -> None:
         """Begin another file."""
         self._files.append(path)
+
+    def forget(self, path: Path) -> None:
+        """Forget the blocks of a file that is gone."""
+        numbers = [(number,) for number, one in enumerate(self._files) if one == path]
+        self._db.executemany("DELETE FROM blocks WHERE file=?", numbers)
 
     def add(self, cid: bytes, offset: int, length: int) -> None:
         """Take a block of that file, which was verified."""

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -35,19 +35,20 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
     if not path.is_file():
         return
     try:
-        with _nobody_submits(path) as quiet:
-            if (db := _opened(path)) is None:
-                text = "what was entered last is in its log, which only a program that may write can read"
-                yield Check("unchecked", what, f"it could not be looked at: {text}")
-                return
-            db.execute("BEGIN")
-            marks = marks_of(db)  # from here on it stays as it is now
-        with closing(db):
+        with ExitStack() as opened:
+            with _nobody_submits(path) as quiet:
+                if (db := _opened(path)) is None:
+                    text = "what was entered last is in its log, which only a program that may write can read"
+                    yield Check("unchecked", what, f"it could not be looked at: {text}")
+                    return
+                opened.enter_context(closing(db))
+                db.execute("BEGIN")
+                marks = marks_of(db)  # from here on it stays as it is now
             if marks != _MARKS:
                 yield Check("unchecked", what, f"it is no index of this version; {_ADVICE}")
-            else:
-                for status, text in _compared(db, records, kept, quiet=quiet):
-                    yield Check(status, what, text)
+                return
+            for status, text in _compared(db, records, kept, quiet=quiet):
+                yield Check(status, what, text)
     except sqlite3.Error as error:
         if _is_damage(error):
             yield Check("fails", what, f"it is damaged ({error}); {_ADVICE}")

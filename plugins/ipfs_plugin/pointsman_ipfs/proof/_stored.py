@@ -10,12 +10,13 @@ from pointsman import BackendError, ContentNotFoundError, Store
 from ..dag import car
 from ..dag import cid as cids
 from ..dag.block import Verified, verified
+from ..evidence._records import as_bytes
 from ._chains import Audit
 from ._check import Check, is_away
 from ._receipt import content_of, receipt_in
 from ._records import Records, record_in
 
-#: Bytes of the plain blocks of evidence that are held.
+#: Bytes of the blocks of evidence that are held; a receipt is held whole.
 _ROOM = 8 << 20
 
 
@@ -117,8 +118,8 @@ class Stored:
         try:
             for one, data in car.complete([cid], car.Reader(self._store.export_car(cids.to_text(cid)))):
                 self._progress(len(data))
-                held.take(one, data)
                 held.is_receipt |= one == cid and receipt_in(cid, data) is not None
+                held.take(one, data)
                 if not held.is_receipt:
                     self._write(one, data)
         except BackendError as error:
@@ -132,7 +133,7 @@ class Stored:
 
 
 class _Held:
-    """What a store gave out. Of what has much content, the plain blocks are not in memory: they are asked for again."""
+    """What a store gave out. What has much content is not in memory: its blocks are asked for again, as plain bytes."""
 
     def __init__(self, store: Store) -> None:
         self.blocks = dict[bytes, bytes]()
@@ -145,16 +146,15 @@ class _Held:
     def take(self, cid: bytes, data: bytes) -> None:
         """Take a block, which was verified."""
         self._lengths[cid] = len(data)
-        plain = cids.codec_of(cid) == cids.RAW and not self.is_receipt
-        if not plain or len(data) <= self._room:
+        if self.is_receipt or len(data) <= self._room:
             self.blocks[cid] = data
-            self._room -= len(data) if plain else 0
+            self._room -= len(data)
 
     def get(self, cid: bytes) -> bytes:
         """Return the bytes of a block. Raises ContentNotFoundError, and as the store does."""
         self.length(cid)
         found = self.blocks.get(cid)
-        return verified(cid, self._store.get(cids.to_text(cid))) if found is None else found
+        return verified(cid, self._store.get(cids.to_text(as_bytes(cid)))) if found is None else found
 
     def length(self, cid: bytes) -> int:
         """Return how many bytes a block has. Raises ContentNotFoundError."""

@@ -48,10 +48,9 @@ def verify(
     path, opening, identity = Path(what), hidden(identity), None  # so that no traceback shows a key
     audit, records = Audit(key), Records(Keys((), opening) if opening else None)
     try:
-        if path.is_dir():
-            yield from Files(audit, records, progress).folder(path)
-        elif path.exists():
-            yield from Files(audit, records, progress).file(path)
+        if path.exists():
+            with Files(audit, records, progress) as files:
+                yield from files.folder(path) if path.is_dir() else files.file(path)
         elif store is None:
             raise InvalidRequestError(f"{path}: there is no such file or folder; a CID is looked for in a store")
         else:
