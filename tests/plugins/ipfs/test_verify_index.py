@@ -54,6 +54,8 @@ def change(kept: Path, sql: str) -> None:
         ("UPDATE records SET block=x'00' WHERE place=2", "what it has in place 2 is not the record that it names"),
         ("UPDATE records SET cid=x'00' WHERE place=2", "what it has in place 2 is not the record that it names"),
         ("UPDATE records SET sealed=x'00' WHERE place=2", "it has another age file"),
+        ("UPDATE records SET sealed='text' WHERE place=2", "it has another age file"),
+        ("UPDATE records SET user=CAST(x'616e6e61ff' AS TEXT) WHERE place=2", "it says another user"),
         ("UPDATE records SET place=9 WHERE place=2", "stands in it before one that it follows"),
         ("DELETE FROM records WHERE place=2", "it lacks 1 records that are here, {} among them"),
         ("DELETE FROM ends", "it names other records as the last ones"),

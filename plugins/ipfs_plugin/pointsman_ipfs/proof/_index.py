@@ -83,7 +83,8 @@ def _compared(
     for fails, text in told:
         yield "fails" if fails else "unchecked", f"{text}; {_ADVICE}"
     if elsewhere := [cid for cid in there if cid not in records]:
-        yield "unchecked", f"it has {len(elsewhere):,} records that are not here, {to_text(min(elsewhere))} among them"
+        text = f"it has {len(elsewhere):,} records that are not here, {to_text(min(elsewhere))} among them"
+        yield "unchecked", f"{text}: another store has them, or they were taken out, or submitted meanwhile"
     if not wrong and not told:
         yield "holds", f"of {len(there):,} records it says what they say themselves"
 
@@ -97,7 +98,7 @@ def _problem_of(row: tuple[Any, ...]) -> str:
         envelope = Envelope.read(cid, block)
     except UnusableAnswer as error:
         return error.message
-    if (None if sealed is None else raw_cid(sealed)) != envelope.sealed:
+    if not isinstance(sealed, bytes | None) or (None if sealed is None else raw_cid(sealed)) != envelope.sealed:
         return f"of record {to_text(cid)} it has another age file than that names"
     expected = Row(envelope, sealed).columns(place)
     other = [name for name, is_, be in zip(_COLUMNS, row, expected, strict=True) if (is_, type(is_)) != (be, type(be))]
@@ -118,7 +119,9 @@ def _opened(path: Path) -> sqlite3.Connection | None:
     if not shared.exists() and log.exists() and log.stat().st_size:
         return None
     how = "readonly_shm=1" if shared.exists() else "immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
+    db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
+    return db
 
 
 @contextmanager
