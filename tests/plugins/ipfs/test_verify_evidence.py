@@ -77,7 +77,7 @@ def test_an_export_of_one_record_proves_its_bytes(kept: Path, submit: Submit, tm
                 assert lines == []
             else:
                 (line,) = lines
-                assert line.startswith(f"unchecked  log {one.record_cid}: one record, and 1 without their evidence")
+                assert line.startswith(f"unchecked  log {one.record_cid}: 1 record, and 1 without their evidence")
                 assert f"{records[0].record_cid}, which record {records[1].record_cid} follows, is not here" in line
 
 

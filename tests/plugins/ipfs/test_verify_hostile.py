@@ -157,7 +157,7 @@ def test_the_command_proves_evidence(run: Run, kept: Path, tmp_path: Path) -> No
     done = run(records[-1].record_cid, "--car", "log.car")
     assert done.returncode == 0, done.stdout
     for what in (kept, "log.car"):
-        done = run(what)
+        done = run(what, "--quiet")
         assert (done.returncode, done.stderr) == (0, "")
         *lines, last = done.stdout.splitlines()
         assert all(line.startswith("holds      ") for line in lines)

@@ -57,7 +57,7 @@ def change(kept: Path, sql: str) -> None:
         ("UPDATE records SET sealed='text' WHERE place=2", "it has another age file"),
         ("UPDATE records SET user=CAST(x'616e6e61ff' AS TEXT) WHERE place=2", "it says another user"),
         ("UPDATE records SET place=9 WHERE place=2", "stands in it before one that it follows"),
-        ("DELETE FROM records WHERE place=2", "it lacks 1 records that are here, {} among them"),
+        ("DELETE FROM records WHERE place=2", "it lacks 1 record of this folder, {} for one"),
         ("DELETE FROM ends", "it names other records as the last ones"),
         ("INSERT INTO ends SELECT cid FROM records WHERE place=1", "it names other records as the last ones"),
         ("DELETE FROM follows", "it names other records as the last ones"),
@@ -107,7 +107,7 @@ def test_records_of_other_stores_are_not_told_as_holding(kept: Path, records: li
     with Store([Blocks(path=tmp_path / "other")]) as store, Evidence(store, kept / "evidence.sqlite") as evidence:
         other = evidence.submit(b"elsewhere", About("note")).record
     (line,) = lines_of(kept, "unchecked")
-    assert f"it has 1 records that are not here, {other.record_cid} among them" in line
+    assert f"it has 1 record from elsewhere, {other.record_cid} for one" in line
     assert lines_of(kept, "fails") == []
 
 

@@ -84,6 +84,11 @@ def is_away(error: BackendError) -> bool:
     return not any(isinstance(one, found) for one in errors) and not isinstance(error, ContentNotFoundError)
 
 
+def amount(count: int, what: str = "byte") -> str:
+    """Return a number of things."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def several(problems: Sequence[str]) -> str:
     """Return problems as one text: the first of them."""
     return "; ".join(problems[:5]) + ("; ..." if problems[5:] else "")

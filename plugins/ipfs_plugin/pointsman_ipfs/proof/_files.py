@@ -132,7 +132,7 @@ class Files:
                 failed = True
                 yield Check("fails", f"block {cids.to_text(root)}", f"{problem}; {by} names it")
         if count and not failed:
-            yield Check("holds", "links", "all is here that they lead to")
+            yield Check("holds", "links", "all is here to which roots and receipts lead")
         for text, by in self._audit.cited.items():
             yield self._cited(text, by)
 

@@ -17,7 +17,7 @@ from .._sqlite import marks_of
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _MARKS, Row, _is_damage
 from ..evidence._records import Envelope
-from ._check import Check, Status
+from ._check import Check, Status, amount
 from ._records import Records
 
 #: Seconds for which a program that submits evidence is waited for, and between two looks.
@@ -79,14 +79,14 @@ def _compared(
     if not wrong and (_all(db, "cid FROM ends"), _all(db, "digest FROM follows")) != (ends, followed):
         told.append((True, "it names other records as the last ones than its records do"))
     if not wrong and (lost := [cid for cid in kept if cid not in there]):
-        told.append((quiet, f"it lacks {len(lost):,} records that are here, {to_text(lost[0])} among them"))
+        told.append((quiet, f"it lacks {amount(len(lost), 'record')} of this folder, {to_text(lost[0])} for one"))
     for fails, text in told:
         yield "fails" if fails else "unchecked", f"{text}; {_ADVICE}"
     if elsewhere := [cid for cid in there if cid not in records]:
-        text = f"it has {len(elsewhere):,} records that are not here, {to_text(min(elsewhere))} among them"
+        text = f"it has {amount(len(elsewhere), 'record')} from elsewhere, {to_text(min(elsewhere))} for one"
         yield "unchecked", f"{text}: another store has them, or they were taken out, or submitted meanwhile"
     if not wrong and not told:
-        yield "holds", f"of {len(there):,} records it says what they say themselves"
+        yield "holds", f"of {amount(len(there), 'record')} it says what they say themselves"
 
 
 def _problem_of(row: tuple[Any, ...]) -> str:

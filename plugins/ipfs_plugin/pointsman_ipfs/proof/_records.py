@@ -16,7 +16,7 @@ from ..evidence._age import Keys
 from ..evidence._preparing import hashing
 from ..evidence._records import SCHEMA, as_bytes, as_record
 from ..evidence._schema import opened_problems, problems_of
-from ._check import Check, Status, several
+from ._check import Check, Status, amount, several
 
 #: What every version of the schema begins with.
 _FAMILY = SCHEMA[: SCHEMA.rindex("v")]
@@ -121,16 +121,16 @@ class Records:
         except BackendError as error:
             return Check("fails", what, f"its {evidence}: {error.message}")
         if one.size not in (None, size):
-            return Check("fails", what, f"its {evidence} has {size:,} bytes; it says {one.size:,}")
+            return Check("fails", what, f"its {evidence} has {amount(size)}; it says {one.size:,}")
         lost = [before for before in one.before if before not in held and as_bytes(before) not in held]
         if kept and lost:
             return Check("fails", what, f"record {to_text(lost[0])}, which it follows, is not here")
         if one.sealed is None:
-            return Check("holds", what, f"{size:,} bytes of {evidence}, all here; submitted, it says, {one.time}")
+            return Check("holds", what, f"{amount(size)} of {evidence}, all here; submitted, it says, {one.time}")
         if self.keys is None:
-            return Check("holds", what, f"{size:,} bytes of {evidence}, encrypted, all here")
+            return Check("holds", what, f"{amount(size)} of {evidence}, encrypted, all here")
         status, text = self._opened(self.keys, one, held)
-        return Check(status, what, f"{size:,} bytes of {evidence}, encrypted, all here; {text}")
+        return Check(status, what, f"{amount(size)} of {evidence}, encrypted, all here; {text}")
 
     def sealed(self) -> Iterator[Check]:
         """Tell how many are encrypted, where nothing opens them."""
@@ -155,8 +155,8 @@ class Records:
             return "fails", f"it does not open: {error}"
         found = plain.finish()
         if (found.cid, found.size) != (said["plain"], said["size"]):
-            return "fails", f"it opens to {found.size:,} bytes {to_text(found.cid)}, which are not those it says"
-        return "holds", f"it opens to {found.size:,} bytes {to_text(found.cid)}; submitted, it says, {said['time']}"
+            return "fails", f"it opens to {amount(found.size)} {to_text(found.cid)}, which are not those it says"
+        return "holds", f"it opens to {amount(found.size)} {to_text(found.cid)}; submitted, it says, {said['time']}"
 
     # -- all of them -------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Records:
         ends = [to_text(cid) for cid in here - followed]
         times = sorted(one.time for one in log if one.time is not None)
         whole = [one.cid for one in log if one.cid in self._records]
-        text = f"{len(whole):,} records" if whole[1:] else "one record"
+        text = amount(len(whole), "record")
         text += f", and {len(log) - len(whole):,} without their evidence" if log[len(whole) :] else ""
         text += f", from {times[0]} to {times[-1]}" if times[1:] else f", of {times[0]}" if times else ""
         text += f"; it has {len(ends):,} ends: {', '.join(sorted(ends)[:_MOST])}" if ends[1:] else ""

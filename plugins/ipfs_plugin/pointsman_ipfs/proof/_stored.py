@@ -100,7 +100,7 @@ class Stored:
                 self._cited[cid] = list(self._evidence(cid, text, by))
 
     def _evidence(self, cid: bytes, text: str, by: str) -> Iterator[Check]:
-        held, error = self._held(cid)
+        held, error = self._held(cid) if self._has(cid) else (_Held(self._store), ContentNotFoundError(text))
         if isinstance(error, ContentNotFoundError):
             yield Check("unchecked", f"evidence {text}", f"it is not here; receipt {by} cites it")
         elif error is not None:
@@ -111,6 +111,13 @@ class Stored:
                 yield from self._records.take(cid, record)
                 if cid in self._records:
                     yield self._record(cid, held, None, asked=True)
+
+    def _has(self, cid: bytes) -> bool:
+        """Whether evidence is worth being copied: half of it would be of no use to anybody."""
+        try:
+            return self._copy is None or self._store.has(cids.to_text(cid))
+        except BackendError:
+            return True  # what is wrong shows soon
 
     def _held(self, cid: bytes) -> tuple[_Held, BackendError | None]:
         """Return what the store has under a CID, and why that is not all of it. All but a receipt is copied at once."""
