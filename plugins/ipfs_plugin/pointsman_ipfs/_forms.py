@@ -1,6 +1,6 @@
 """What a record looks like, field by field: a table of its fields, held against what was read.
 
-No message shows text, unless the field is for text of one form, such as a time: it may be private.
+No message shows text that is more than the digits of a time: whatever the field is for, it may be private.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .dag.cid import canonical
 Form: TypeAlias = "Mapping[str, Any] | list[Any] | Callable[[Any], bool]"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+_HARMLESS = re.compile(r"[\dTZ:.+-]{1,40}", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{32}")
 _KINDS = {
     str: "text",
@@ -112,6 +113,8 @@ def _misfits_of_map(value: Any, form: Mapping[str, Any], place: str) -> Iterator
 
 
 def _told(value: Any) -> str:
+    if value.__class__ is str and not _HARMLESS.fullmatch(value):
+        return f"text of {len(value):,} characters"
     return f"{value!r:.60}" if value.__class__ in (str, int, float, bool) else _kind_of(value)
 
 

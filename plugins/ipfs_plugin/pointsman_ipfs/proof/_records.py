@@ -16,7 +16,7 @@ from ..evidence._age import Keys
 from ..evidence._preparing import hashing
 from ..evidence._records import SCHEMA, as_bytes, as_record
 from ..evidence._schema import opened_problems, problems_of
-from ._check import Check, Status, amount, several
+from ._check import Check, Status, amount, is_away, several
 
 #: What every version of the schema begins with.
 _FAMILY = SCHEMA[: SCHEMA.rindex("v")]
@@ -116,13 +116,13 @@ class Records:
             if one.sealed is not None:
                 held.length(one.sealed)
         except ContentNotFoundError as error:
-            why = "" if kept else "; nothing keeps it here: it was taken out, or is lost"
+            why = "" if kept else "; it was taken out, or is lost"
             return Check("fails" if kept else "unchecked", what, f"of its {evidence} {error.message}{why}")
         except BackendError as error:
-            return Check("fails", what, f"its {evidence}: {error.message}")
+            return Check("unchecked" if is_away(error) else "fails", what, f"its {evidence}: {error.message}")
         if one.size not in (None, size):
             return Check("fails", what, f"its {evidence} has {amount(size)}; it says {one.size:,}")
-        lost = [before for before in one.before if before not in held and as_bytes(before) not in held]
+        lost = [before for before in one.before if as_bytes(before) not in held]
         if kept and lost:
             return Check("fails", what, f"record {to_text(lost[0])}, which it follows, is not here")
         if one.sealed is None:
