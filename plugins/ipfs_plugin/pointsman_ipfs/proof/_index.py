@@ -13,7 +13,7 @@ from typing import Any
 
 from pointsman import UnusableAnswer
 
-from .._sqlite import marks_of
+from .._sqlite import marks_of, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _MARKS, Row, _is_damage
 from ..evidence._records import Envelope
@@ -37,11 +37,12 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
     try:
         with ExitStack() as opened:
             with _nobody_submits(path) as quiet:
-                if (db := _opened(path)) is None:
+                if (db := reading(path.absolute())) is None:
                     text = "what was entered last is in its log, which only a program that may write can read"
                     yield Check("unchecked", what, f"it could not be looked at: {text}")
                     return
                 opened.enter_context(closing(db))
+                db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
                 db.execute("BEGIN")
                 marks = marks_of(db)  # from here on it stays as it is now
             if marks != _MARKS:
@@ -107,21 +108,6 @@ def _problem_of(row: tuple[Any, ...]) -> str:
 
 def _all(db: sqlite3.Connection, which: str) -> set[bytes]:
     return {one for (one,) in db.execute(f"SELECT {which}")}
-
-
-def _opened(path: Path) -> sqlite3.Connection | None:
-    """Return a connection that writes nothing, not beside the file either; None if that cannot be.
-
-    What processes share of its log (`-wal`) is in a file `-shm`; without that, the log must be empty.
-    Source: https://www.sqlite.org/wal.html#read_only_databases
-    """
-    log, shared = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
-    if not shared.exists() and log.exists() and log.stat().st_size:
-        return None
-    how = "readonly_shm=1" if shared.exists() else "immutable=1"
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
-    db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
-    return db
 
 
 @contextmanager
