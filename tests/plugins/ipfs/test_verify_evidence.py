@@ -199,7 +199,7 @@ def test_what_was_taken_out_is_told_as_that(kept: Path, submit: Submit) -> None:
             evidence.reindex()
     found = list(verify(kept))
     (line,) = troubles(found)
-    assert line.startswith(f"unchecked  record {first.record_cid}: of its evidence {first.cid} block ")
+    assert line.startswith(f"unchecked  record {first.record_cid}: not all of its evidence {first.cid} is here: ")
     assert line.endswith("; it was taken out, or is lost")
     (log,) = (line for line in told(found, "holds") if " log " in line)
     assert f"log {last.record_cid}: 3 records" in log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -19,6 +18,7 @@ from ..evidence._evidence_index import _MARKS, Row, _is_damage
 from ..evidence._records import Envelope
 from ._check import Check, Status, amount
 from ._records import Records
+from ._scan import shared
 
 #: Seconds for which a program that submits evidence is waited for, and between two looks.
 _PATIENCE_S, _PAUSE_S = 10.0, 0.005
@@ -120,16 +120,8 @@ def _nobody_submits(index: Path) -> Iterator[bool]:
         return
     try:
         until = monotonic() + _PATIENCE_S
-        while not (free := _is_free(file)) and monotonic() < until:
+        while not (free := shared(file)) and monotonic() < until:
             sleep(_PAUSE_S)
         yield free
     finally:
         os.close(file)
-
-
-def _is_free(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

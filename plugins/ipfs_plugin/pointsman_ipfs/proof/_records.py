@@ -117,7 +117,9 @@ class Records:
                 held.length(one.sealed)
         except ContentNotFoundError as error:
             why = "" if kept else "; it was taken out, or is lost"
-            return Check("fails" if kept else "unchecked", what, f"of its {evidence} {error.message}{why}")
+            return Check(
+                "fails" if kept else "unchecked", what, f"not all of its {evidence} is here: {error.message}{why}"
+            )
         except BackendError as error:
             return Check("unchecked" if is_away(error) else "fails", what, f"its {evidence}: {error.message}")
         if one.size not in (None, size):

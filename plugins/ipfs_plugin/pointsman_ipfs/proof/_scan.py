@@ -115,9 +115,16 @@ def _pieces(file: BinaryIO, end: int, start: int = 0) -> Iterator[bytes]:
 
 
 def _has_writer(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not shared(file.fileno()):
         return True
     fcntl.flock(file, fcntl.LOCK_UN)
     return False
+
+
+def shared(file: int) -> bool:
+    """Lock an open file against those who write, and say whether that was possible: none of them has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
