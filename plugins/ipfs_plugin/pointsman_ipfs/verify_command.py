@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 from pointsman import InvalidRequestError
@@ -30,10 +31,11 @@ Exit codes:
 )
 @click.option("--identity", metavar="FILE", help="The private key that opens evidence which is encrypted.")
 @click.option("--car", "copy", metavar="FILE", help="Write what CID goes back to, and cited evidence, to a CAR file.")
+@click.option("--no-evidence", is_flag=True, help="Leave evidence that receipts cite out of that file.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @json_option
 @config_option
-def verify(what: str, config_file: str | None, as_json_: bool, quiet: bool, **how: str | None) -> int:
+def verify(what: str, config_file: str | None, as_json_: bool, quiet: bool, **how: Any) -> int:
     """Check receipts of answers and records of evidence, offline: line by line what holds, what fails, and what could
     not be checked; then in one sentence what is proven.
 
@@ -56,7 +58,7 @@ def verify(what: str, config_file: str | None, as_json_: bool, quiet: bool, **ho
     return 1 if tally.fails else 3 if tally.unchecked else 0
 
 
-def _checks(what: str, config_file: str | None, seen: Bytes, how: dict[str, str | None]) -> Iterator[Check]:
+def _checks(what: str, config_file: str | None, seen: Bytes, how: dict[str, Any]) -> Iterator[Check]:
     is_here, told = Path(what).exists(), False
     if how["copy"] is not None and is_here:
         raise click.UsageError("--car is for the chain of a receipt, or the log of a record, that a CID names")
@@ -65,8 +67,9 @@ def _checks(what: str, config_file: str | None, seen: Bytes, how: dict[str, str 
         key = None if how["key"] is None else public_key(how["key"])
         identity = None if how["identity"] is None else Path(how["identity"])
         write = None if how["copy"] is None else opened.enter_context(written(how["copy"]))
+        kept: dict[str, Any] = {"store": store, "copy": write, "cited": not how["no_evidence"]}
         try:
-            for check in checks_of(what, store=store, key=key, identity=identity, copy=write, progress=seen.add):
+            for check in checks_of(what, key=key, identity=identity, progress=seen.add, **kept):
                 told = True
                 yield check
         except InvalidRequestError as error:

@@ -130,6 +130,10 @@ def test_a_copy_of_receipts_has_the_evidence_that_they_cite(
         assert troubles(found) == []
         holding = {check.what for check in found}
         assert {f"evidence {one.cid}", f"evidence {two.record_cid}", f"record {two.record_cid}"} <= holding
+    bare = list[bytes]()
+    with Store([Blocks(path=kept)]) as store:
+        assert troubles(verify(str(receipt), store=store, copy=bare.append, cited=False)) == []
+    assert LETTER not in b"".join(bare)
     whole = path.read_bytes()
     assert whole.count(LETTER) == 1
     assert b"not cited" not in whole

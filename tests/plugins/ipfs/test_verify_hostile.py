@@ -259,6 +259,7 @@ def test_a_copy_is_for_a_receipt(run: Run, kept: Path, chain: Chain) -> None:
     assert run(f"ipfs://{receipt}").returncode == 0
     assert "--car is for the chain of a receipt, or the log of a record" in run(kept, "--car", "x.car").stderr
     assert run(receipt, "--car", "x.car").returncode == 0
+    assert run(receipt, "--car", "y.car", "--no-evidence").returncode == 0
     assert "File exists" in run(receipt, "--car", "x.car").stderr
 
 

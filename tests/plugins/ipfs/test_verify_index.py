@@ -212,6 +212,7 @@ def forged(
 ) -> list[Check]:
     """Verify a record whose encrypted part says something else than it should."""
     ciphertext = pyrage.encrypt(data, [pyrage.x25519.Recipient.from_str(public(key))])
+    ciphertext = more.pop("ciphertext", ciphertext)
     cid, id = cids.raw_cid(ciphertext), "0" * 32
     said = {"size": 4, "media_type": "text/plain", "evidence_type": "note", "metadata": {}}
     said |= {"description": PRIVATE, "claim_type": None, "user": None, "time": "2026-01-01T00:00:00.000000Z"}
@@ -234,6 +235,7 @@ def forged(
         ({"user": [PRIVATE]}, "in it, user: found a list"),
         ({"opened": b"\x63\xff\xfe\xfd"}, "it does not open: no DAG-CBOR"),
         ({"opened": cbor.encode([PRIVATE])}, "found a list, expected a map"),
+        ({"ciphertext": b"not encrypted at all"}, "is encrypted, it says, and "),
     ],
 )
 def test_what_is_encrypted_and_wrong_is_named(key: Path, tmp_path: Path, more: dict[str, Any], says: str) -> None:

@@ -20,6 +20,8 @@ from ._check import Check, Status, amount, is_away, several
 
 #: What every version of the schema begins with.
 _FAMILY = SCHEMA[: SCHEMA.rindex("v")]
+#: What an age file begins with. https://age-encryption.org/v1
+_AGE = b"age-encryption.org/v1\n"
 #: Records that one line names, at most.
 _MOST = 3
 
@@ -122,6 +124,9 @@ class Records:
             )
         except BackendError as error:
             return Check("unchecked" if is_away(error) else "fails", what, f"its {evidence}: {error.message}")
+        for link in () if one.sealed is None else (one.sealed, one.data):
+            if b"".join(reader.read_file(Verified(held.get), link, 0, len(_AGE))) != _AGE:
+                return Check("fails", what, f"its {evidence} is encrypted, it says, and {to_text(link)} is no age file")
         if one.size not in (None, size):
             return Check("fails", what, f"its {evidence} has {amount(size)}; it says {one.size:,}")
         lost = [before for before in one.before if as_bytes(before) not in held]

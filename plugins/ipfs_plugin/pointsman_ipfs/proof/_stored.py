@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from attrs import frozen
 from pointsman import BackendError, ContentNotFoundError, Store
 
 from ..dag import car
@@ -20,11 +21,18 @@ from ._records import Records, record_in
 _ROOM = 8 << 20
 
 
+@frozen
+class Copy:
+    """A CAR file that is written, in pieces, with all that something goes back to."""
+
+    write: Callable[[bytes], object]
+    cited: bool  #: whether it has the evidence that receipts cite
+
+
 class Stored:
     """Goes back from a receipt or a record to where its chain begins, and to those behind which that begins.
 
     :param progress: is told of bytes that were read.
-    :param copy: writes a CAR file, in pieces, with the chain and what is cited in it.
     """
 
     def __init__(
@@ -33,7 +41,7 @@ class Stored:
         audit: Audit,
         records: Records,
         progress: Callable[[int], object],
-        copy: Callable[[bytes], object] | None,
+        copy: Copy | None,
     ) -> None:
         self._store, self._audit, self._records, self._progress, self._copy = store, audit, records, progress, copy
         self._copied = set[bytes]()
@@ -42,7 +50,7 @@ class Stored:
     def back_from(self, root: bytes) -> Iterator[Check]:
         """Check all of it."""
         if self._copy is not None:
-            self._copy(car.header([root]))
+            self._copy.write(car.header([root]))
         waiting, seen = [("block", root)], set[bytes]()
         while waiting:
             kind, cid = waiting.pop()
@@ -78,7 +86,7 @@ class Stored:
                 self._audit.away.add(text)
             return
         if (said := receipt_in(cid, block)) is None:
-            yield Check("fails", f"block {text}", "it is neither a receipt nor a record of evidence")
+            yield Check("fails", f"block {text}", "it is neither a receipt nor a record of evidence: name one of these")
             return
         yield from self._audit.take(cid, block, said)
         if text in self._audit:
@@ -100,7 +108,7 @@ class Stored:
                 self._cited[cid] = list(self._evidence(cid, text, by))
 
     def _evidence(self, cid: bytes, text: str, by: str) -> Iterator[Check]:
-        held, error = self._held(cid) if self._has(cid) else (_Held(self._store), ContentNotFoundError(text))
+        held, error = self._held(cid, cited=True)
         if isinstance(error, ContentNotFoundError):
             yield Check("unchecked", f"evidence {text}", f"it is not here; receipt {by} cites it")
         elif error is not None:
@@ -112,22 +120,21 @@ class Stored:
                 if cid in self._records:
                     yield self._record(cid, held, None, asked=True)
 
-    def _has(self, cid: bytes) -> bool:
-        """Whether evidence is worth being copied: half of it would be of no use to anybody."""
-        try:
-            return self._copy is None or self._store.has(cids.to_text(cid))
-        except BackendError:
-            return True  # what is wrong shows soon
+    def _held(self, cid: bytes, *, cited: bool = False) -> tuple[_Held, BackendError | None]:
+        """Return what the store has under a CID, and why that is not all of it. All but a receipt is copied at once.
 
-    def _held(self, cid: bytes) -> tuple[_Held, BackendError | None]:
-        """Return what the store has under a CID, and why that is not all of it. All but a receipt is copied at once."""
-        held = _Held(self._store)
+        :param cited: whether it is evidence that a receipt cites, half of which would be of no use in a copy.
+        """
+        held, text = _Held(self._store), cids.to_text(cid)
+        copied = self._copy is not None and (self._copy.cited or not cited)
         try:
-            for one, data in car.complete([cid], car.Reader(self._store.export_car(cids.to_text(cid)))):
+            if copied and cited and not self._store.has(text):
+                return held, ContentNotFoundError(f"{text} is not here, or not all of it")
+            for one, data in car.complete([cid], car.Reader(self._store.export_car(text))):
                 self._progress(len(data))
                 held.is_receipt |= one == cid and receipt_in(cid, data) is not None
                 held.take(one, data)
-                if not held.is_receipt:
+                if copied and not held.is_receipt:
                     self._write(one, data)
         except BackendError as error:
             return held, error
@@ -136,7 +143,7 @@ class Stored:
     def _write(self, cid: bytes, data: bytes) -> None:
         if self._copy is not None and cid not in self._copied:
             self._copied.add(cid)
-            self._copy(car.record(cid, data))
+            self._copy.write(car.record(cid, data))
 
 
 class _Held:

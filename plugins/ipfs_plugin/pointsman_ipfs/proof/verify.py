@@ -21,18 +21,19 @@ from ._chains import Audit
 from ._check import Check
 from ._files import Files
 from ._records import Records
-from ._stored import Stored
+from ._stored import Copy, Stored
 
 __all__ = ["Check", "verify"]
 
 
-def verify(
+def verify(  # noqa: PLR0913 - one question, all else optional and by name
     what: str | os.PathLike[str],
     *,
     store: Store | None = None,
     key: bytes | None = None,
     identity: Identity | None = None,
     copy: Callable[[bytes], object] | None = None,
+    cited: bool = True,
     progress: Callable[[int], object] = lambda size: None,
 ) -> Iterator[Check]:
     """Check a CAR file, the folder of an embedded store, or what one receipt or record of evidence goes back to.
@@ -40,7 +41,8 @@ def verify(
     :param store: where that receipt or record is, and those before it.
     :param key: the public key, 32 bytes, with which all receipts must be signed.
     :param identity: the private key that opens evidence which is encrypted: its text, or the path of a key file.
-    :param copy: writes a CAR file, in pieces, with that chain and all evidence cited in it: what others need.
+    :param copy: writes a CAR file, in pieces, with all that it goes back to: what others need.
+    :param cited: whether that file has the evidence that receipts cite, too.
     :param progress: is told of bytes that were read.
     :raises InvalidRequestError: it is no file, no folder of a store, and no CID; or it cannot be read.
     :raises ConfigError: the identity is none, or the package that opens what is encrypted is not installed.
@@ -54,7 +56,8 @@ def verify(
         elif store is None:
             raise InvalidRequestError(f"{path}: there is no such file or folder; a CID is looked for in a store")
         else:
-            yield from Stored(store, audit, records, progress, copy).back_from(_cid_in(str(what)))
+            writing = None if copy is None else Copy(copy, cited)
+            yield from Stored(store, audit, records, progress, writing).back_from(_cid_in(str(what)))
     except OSError as error:
         raise InvalidRequestError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
