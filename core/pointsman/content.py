@@ -52,6 +52,7 @@ class Finding:
     problem: str
     store: str = ""  #: id of the store where that is
     mended: bool = False  #: whether it was brought back from another store
+    unchecked: bool = False  #: whether it could not be looked at, and nothing is known of it
 
 
 @frozen

@@ -275,7 +275,7 @@ class Store:
             except InvalidRequestError:
                 raise
             except BackendError as error:
-                yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id)
+                yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id, unchecked=True)
 
     # -- the outbox ------------------------------------------------------------------------------------
 

@@ -374,7 +374,7 @@ def test_what_is_damaged_is_brought_back(make: Make) -> None:
 
 
 def test_verify_names_what_is_wrong_and_repairs_it(make: Make) -> None:
-    """Each finding with its store; what no other store has stays damaged; a store that is away is named too."""
+    """Each finding with its store; what no other store has stays damaged; of one that is away nothing is known."""
     a, b = Memory(), Memory()
     store = make(a, b)
     both, alone = store.put(b"both").cid, store.put(b"alone", store="a").cid
@@ -384,7 +384,7 @@ def test_verify_names_what_is_wrong_and_repairs_it(make: Make) -> None:
     assert {(one.cid, one.mended) for one in store.verify(repair=True)} == {(both, True), (alone, False)}
     assert a.damaged == {alone}
     b.fails["verify"] = [down()]
-    assert [one.problem for one in store.verify(both)] == ["it cannot be verified: it is away"]
+    assert [(one.problem, one.unchecked) for one in store.verify(both)] == [("it cannot be verified: it is away", True)]
 
 
 def test_listing_and_exporting_fall_back_until_they_have_begun(make: Make) -> None:

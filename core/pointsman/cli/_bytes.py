@@ -45,6 +45,12 @@ class Bytes:
             self._bar = self._begun_bar()
         self._bar.update(0, completed=self._done)
 
+    def hide(self) -> None:
+        """Take away what is shown, so that a line can be written; the next `add` shows it again."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
     def through(self, file: BinaryIO) -> Any:
         """Return what reads a file, and counts what it reads."""
         return _Counted(file, self)
@@ -59,8 +65,7 @@ class Bytes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.hide()
 
     def _begun_bar(self) -> Any:
         from rich.console import Console

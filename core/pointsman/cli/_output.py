@@ -27,6 +27,7 @@ _STYLES = {
     "mended": "green",
     "waiting": "yellow",
     "damaged": "red",
+    "unchecked": "yellow",
     "absent": "red",
 }
 

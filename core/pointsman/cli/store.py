@@ -119,7 +119,7 @@ def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str |
 def verify(cid: str | None, repair: bool, store_id: str | None, as_json_: bool, config_file: str | None) -> int:
     """Read all that is kept, or what is under CID, in every store, and name what is damaged or missing.
 
-    The exit code is 1 if anything is, and was not mended.
+    The exit code is 1 if anything is, and was not mended; else 3 if a store could not be looked at ("unchecked").
     """
     with store_of(config_file) as kept:
         found = [
@@ -127,12 +127,13 @@ def verify(cid: str | None, repair: bool, store_id: str | None, as_json_: bool, 
                 "store": one.store,
                 "cid": one.cid,
                 "problem": one.problem,
-                "status": "mended" if one.mended else "damaged",
+                "status": "mended" if one.mended else "unchecked" if one.unchecked else "damaged",
             }
             for one in kept.verify(cid, repair=repair, store=store_id)
         ]
     _show(found, ("store", "cid", "status", "problem"), as_json_, "everything is as its CID says")
-    return 1 if any(one["status"] == "damaged" for one in found) else 0
+    statuses = {one["status"] for one in found}
+    return 1 if "damaged" in statuses else 3 if "unchecked" in statuses else 0
 
 
 @store.command(short_help="Write content as a CAR file.")

@@ -27,8 +27,8 @@ def is_read_only(*paths: Path) -> bool:
     return any(os.access(path, os.F_OK) and not os.access(path, os.W_OK) for path in paths)
 
 
-def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
-    """Return a connection that only reads, and writes nothing beside the file; None if that has not these marks.
+def reading(path: Path) -> sqlite3.Connection | None:
+    """Return a connection that only reads, and writes nothing beside the file; None where that cannot be.
 
     What is in the log (`-wal`) belongs to the file, and SQLite reads it only with what processes share of it (`-shm`),
     whether or not any process is left: without that there is no connection.
@@ -37,9 +37,16 @@ def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
     log, shared = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
     both = log.exists() and shared.exists()
     how = "mode=ro&readonly_shm=1" if both else "mode=ro&immutable=1"
+    if both or not (log.exists() and log.stat().st_size):
+        return connected(f"{path.as_uri()}?{how}")
+    return None
+
+
+def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
+    """Return such a connection; None where that cannot be, or the file is damaged, or has not these marks."""
     with suppress(OSError, sqlite3.Error, UnicodeDecodeError):
-        if both or not (log.exists() and log.stat().st_size):
-            with opened(connected(f"{path.as_uri()}?{how}")) as db:
+        if (db := reading(path)) is not None:
+            with opened(db):
                 if marks_of(db) != marks:
                     raise sqlite3.DatabaseError("it is of something else, or of another version")
             return db

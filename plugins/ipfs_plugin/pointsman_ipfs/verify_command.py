@@ -1,16 +1,19 @@
-"""`pointsman verify`: what holds of receipts, and what does not."""
+"""`pointsman verify`: what holds of receipts and evidence, and what does not."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 from pointsman import InvalidRequestError
-from pointsman.cli.parts import answer, as_json, config_option, json_option, store_of, written
+from pointsman.cli.parts import Bytes, answer, as_json, config_option, json_option, size_of, store_of, written
 
+from .proof._check import Check, Tally
+from .proof.verify import verify as checks_of
 from .receipts._signature import public_key
-from .receipts.verify import verify as checks_of
 
 _CODES = """\b
 Exit codes:
@@ -22,33 +25,59 @@ Exit codes:
 
 
 @click.command(epilog=_CODES)
-@click.argument("what", metavar="RECEIPT|FOLDER|CAR")
-@click.option("--key", metavar="PUBLICKEY", help="All must be signed with it: hexadecimal, base64, or a PEM file.")
-@click.option("--car", "copy", metavar="FILE", help="Write the chain of RECEIPT to a CAR file, for others to verify.")
+@click.argument("what", metavar="CID|FOLDER|CAR")
+@click.option(
+    "--key", metavar="PUBLICKEY", help="All receipts must be signed with it: hexadecimal, base64, a PEM file."
+)
+@click.option("--identity", metavar="FILE", help="The private key that opens evidence which is encrypted.")
+@click.option("--car", "copy", metavar="FILE", help="Write what CID goes back to, and cited evidence, to a CAR file.")
+@click.option("--no-evidence", is_flag=True, help="Leave evidence that receipts cite out of that file.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @json_option
 @config_option
-def verify(what: str, key: str | None, copy: str | None, as_json_: bool, config_file: str | None) -> int:
-    """Check receipts of answers, offline, and say line by line what holds, what fails, and what cannot be checked.
+def verify(what: str, config_file: str | None, as_json_: bool, quiet: bool, **how: Any) -> int:
+    """Check receipts of answers and records of evidence, offline: line by line what holds, what fails, and what could
+    not be checked; then in one sentence what is proven.
 
-    WHAT is the CID of a receipt: then its chain is checked back to its beginning, from the configuration's store. Or
-    a CAR file with receipts, or the folder of an embedded store: then all that is in it.
+    WHAT is the CID of a receipt or a record: then all is checked that it goes back to, from the configuration's store.
+    Or a CAR file, or the folder of an embedded store: then all that is in it. No content is shown.
     """
-    if copy is not None and Path(what).exists():
-        raise click.UsageError("--car is for the chain of a receipt")
-    checks = []
+    tally, rows = Tally(), list[dict[str, str]]()
+    with Bytes(_size(what), quiet=quiet) as seen:
+        for check in _checks(what, config_file, seen, how):
+            tally.add(check)
+            if as_json_:
+                rows.append({"status": check.status, "what": check.what, "text": check.text})
+            else:
+                seen.hide()
+                answer(f"{check}\n")
+    if as_json_:
+        as_json(rows)
+    else:
+        answer(f"{tally}\n")
+    return 1 if tally.fails else 3 if tally.unchecked else 0
+
+
+def _checks(what: str, config_file: str | None, seen: Bytes, how: dict[str, Any]) -> Iterator[Check]:
+    is_here, told = Path(what).exists(), False
+    if how["copy"] is not None and is_here:
+        raise click.UsageError("--car is for the chain of a receipt, or the log of a record, that a CID names")
     with ExitStack() as opened:
-        store = None if Path(what).exists() else opened.enter_context(store_of(config_file))
-        write = None if copy is None else opened.enter_context(written(copy))
+        store = None if is_here else opened.enter_context(store_of(config_file))
+        key = None if how["key"] is None else public_key(how["key"])
+        identity = None if how["identity"] is None else Path(how["identity"])
+        write = None if how["copy"] is None else opened.enter_context(written(how["copy"]))
+        kept: dict[str, Any] = {"store": store, "copy": write, "cited": not how["no_evidence"]}
         try:
-            for check in checks_of(what, store=store, key=None if key is None else public_key(key), copy=write):
-                checks.append(check)
-                if not as_json_:
-                    answer(f"{check}\n")
+            for check in checks_of(what, key=key, identity=identity, progress=seen.add, **kept):
+                told = True
+                yield check
         except InvalidRequestError as error:
-            if checks:
+            if told:
                 raise
             raise click.UsageError(error.message) from error
-    if as_json_:
-        as_json([{"status": one.status, "what": one.what, "text": one.text} for one in checks])
-    found = {one.status for one in checks}
-    return 1 if "fails" in found else 3 if "unchecked" in found else 0
+
+
+def _size(what: str) -> int | None:
+    path = Path(what)
+    return None if not path.exists() else size_of(str(path / "packs" if path.is_dir() else path))

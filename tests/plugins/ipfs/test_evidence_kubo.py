@@ -13,6 +13,7 @@ import pytest
 from pointsman import Store
 from pointsman_ipfs import Blocks, Kubo
 from pointsman_ipfs.evidence import About, Evidence, Record
+from pointsman_ipfs.proof import verify
 
 pytestmark = pytest.mark.kubo
 ABOUT = About("document", "The notice of 3 May", "eviction", "anna", metadata={"page": 1})
@@ -127,3 +128,18 @@ def test_encrypted_evidence_on_a_node(kubo: Any, tmp_path: Path) -> None:
         assert pyrage.decrypt(kubo.run("cat", said["data"]["/"]), [key]) == b"secret"
         assert b"The notice of 3 May" in pyrage.decrypt(kubo.run("cat", said["sealed"]["/"]), [key])
         assert evidence.find(record.record_cid) == (record,)
+
+
+def test_evidence_on_a_node_is_proven(own_kubo: Any, tmp_path: Path, noise: Callable[[int, int], bytes]) -> None:
+    """From its last record, in a store that is a node: back to the first, encrypted or not; the copy verifies alone."""
+    (tmp_path / "key.txt").write_text(str(pyrage.x25519.Identity.generate()))
+    for keys in ({}, {"identity": tmp_path / "key.txt"}):
+        index, copy = tmp_path / f"{len(keys)}.sqlite", tmp_path / f"{len(keys)}.car"
+        with Store({"node": Kubo(url=own_kubo.api)}) as store, Evidence(store, index, **keys) as evidence:
+            evidence.submit(noise((20 << 20) + 1, 7), ABOUT)
+            last = evidence.submit(b"Paid in cash.", ABOUT).record
+            with copy.open("wb") as file:
+                checks = list(verify(last.record_cid, store=store, copy=file.write, **keys))
+        for found in (checks, list(verify(copy, **keys))):
+            assert all(check.holds for check in found), found
+            assert f"log {last.record_cid}" in [check.what for check in found]

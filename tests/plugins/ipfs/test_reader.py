@@ -46,6 +46,28 @@ def test_a_block_that_is_not_its_cids_is_refused_by_name() -> None:
         verified(b"\x01\x55\x13\x20" + bytes(32), data)
 
 
+@pytest.mark.parametrize("size", [0, 1, 100, 101, 400, 401, 3333])
+def test_a_file_is_measured_without_its_content(blocks: Any, noise: Any, size: int) -> None:
+    """Nodes are read, and no plain block but a file that is one; one of another length is an error."""
+    cid = file(blocks, noise(size, 1)).cid
+    assert reader.measured(blocks.fetch, lambda one: len(blocks[one]), cid) == size
+    assert [one for one in blocks.asked if cids.codec_of(one) == cids.RAW] in ([], [cid])
+    if cids.codec_of(cid) != cids.RAW:
+        with pytest.raises(UnusableAnswer, match=r"found \d+ bytes of a file, expected \d+"):
+            reader.measured(blocks.fetch, lambda one: len(blocks[one]) + 1, cid)
+
+
+def test_a_file_that_unfolds_without_end_is_measured_soon(blocks: Any) -> None:
+    """2^50 bytes, which are the same piece again and again: each node is read once."""
+    cid, size = cids.raw_cid(bytes(1024)), 1024
+    blocks.put(cid, bytes(1024))
+    for _ in range(8):
+        cid = node(blocks, [PBLink(cid, b"", size)] * 32, dagpb.encode_file(32 * size, (size,) * 32))
+        size *= 32
+    assert reader.measured(blocks.fetch, lambda one: len(blocks[one]), cid) == size == 1 << 50
+    assert len(blocks.asked) == 8
+
+
 def test_a_block_within_a_cid_is_asked_of_nobody(blocks: Any) -> None:
     """An identity CID is its own block; a CID that cannot be verified is not asked for either."""
     assert loaded(blocks.fetch, b"\x01\x55\x00\x02hi") == b"hi"

@@ -34,8 +34,8 @@ from pointsman import (
 from pointsman.config import load
 from pointsman.testing import Scripted
 from pointsman_ipfs import Blocks, Receipts
+from pointsman_ipfs.proof import verify
 from pointsman_ipfs.receipts import matches
-from pointsman_ipfs.receipts.verify import verify
 
 Chain = Callable[..., list[str]]
 EVIDENCE = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"

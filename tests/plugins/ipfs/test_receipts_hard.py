@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pointsman import Backend, Completion, Message, Request, Router, Secret, Store, UnavailableError
 from pointsman.testing import Scripted
 from pointsman_ipfs import Blocks, Receipts
-from pointsman_ipfs.receipts.verify import verify
+from pointsman_ipfs.proof import verify
 
 Chain = Callable[..., list[str]]
 

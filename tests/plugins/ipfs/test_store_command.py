@@ -94,6 +94,17 @@ def test_what_is_damaged_is_named(run: Run, folder: Path, tmp_path: Path) -> Non
     run("verify")
 
 
+def test_what_could_not_be_looked_at_is_not_called_damaged(run: Run, tmp_path: Path) -> None:
+    """Of a store that is away nothing is known: `unchecked`, with the reason, and exit code 3."""
+    (tmp_path / "file").write_text("where the folder of a store should be")
+    entries = (f'[[STORES]]\nid = "{path}"\ntype = "blocks"\npath = "{path}"\n' for path in ("kept", "file"))
+    (tmp_path / "pointsman.toml").write_text("".join(entries))
+    (row,) = json.loads(run("verify", "--json", code=3).stdout)
+    assert (row["store"], row["status"]) == ("file", "unchecked")
+    assert "it cannot be verified: " in row["problem"]
+    assert "cannot be used as a store" in row["problem"]
+
+
 def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None:
     """Through files and through pipes; a file that is there is not written over, one that breaks is taken away."""
     cid = run("put", "letters").stdout.split()[0].decode()

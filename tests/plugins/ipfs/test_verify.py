@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from pointsman import ConfigError, InvalidRequestError, Router, Store
-from pointsman_ipfs import Blocks
+from pointsman_ipfs import Blocks, Kubo, Receipts
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence
+from pointsman_ipfs.proof import Check, verify
 from pointsman_ipfs.receipts._signature import public_key
-from pointsman_ipfs.receipts.verify import Check, verify
 
 Chain = Callable[..., list[str]]
 KEY = b64encode(bytes(range(32))).decode()
@@ -72,7 +72,7 @@ def test_any_byte_of_a_car_that_changes_is_found(chain: Chain, kept: Path, car_o
         with path.open("wb") as file:
             list(verify(chain(3, **options)[-1], store=store, copy=file.write))
     whole, some = path.read_bytes(), random.Random(2)
-    named = re.compile(r"byte \d+|block ba|receipt ba|chain [0-9a-f]{32}|receipts: found none")
+    named = re.compile(r"byte \d+|block ba|receipt ba|chain [0-9a-f]{32}|found none of either")
     for place in range(len(whole)):
         path.write_bytes(changed(whole, place, some))
         assert any(named.search(line) for line in failing(verify(path))), place
@@ -246,20 +246,20 @@ def test_a_beginning_behind_something_later_is_named(forged: Forged) -> None:
         ({"receipt": 2}, "receipt: found 2"),
         ({"number": -1}, "number: found -1"),
         ({"number": True}, "number: found True"),
-        ({"chain": "x"}, "chain: found 'x'"),
-        ({"previous": "x"}, "previous: found 'x'"),
+        ({"chain": "x"}, "chain: found text of 1 characters"),
+        ({"previous": "x"}, "previous: found text of 1 characters"),
         ({"time": "2026-02-30T00:00:00.000000Z"}, "time: found '2026-02-30"),
-        ({"time": "yesterday"}, "time: found 'yesterday'"),
+        ({"time": "yesterday"}, "time: found text of 9 characters"),
         ({"answer": ...}, "answer: it is missing"),
         ({"answer": {"text": "x"}}, "answer.finish_reason: it is missing"),
         ({"request": {"messages": [{"role": "user"}]}}, r"request.messages\[0\].content: it is missing"),
-        ({"request": {"messages": "hi"}}, "request.messages: found 'hi', expected a list"),
+        ({"request": {"messages": "hi"}}, "request.messages: found text, expected a list"),
         ({"usage": {"input_tokens": 1}}, "usage.output_tokens: it is missing"),
         ({"salt": bytes(16)}, "request.digest: it is missing"),
         ({"signature": bytes(64)}, "signature: found it, or its key, without the other"),
         ({"key": bytes(31)}, "key: found bytes"),
-        ({"evidence": ["x"]}, r"evidence\[0\]: found 'x'"),
-        ({"more": 1}, "more: version 1 has no such field"),
+        ({"evidence": ["x"]}, r"evidence\[0\]: found text of 1 characters"),
+        ({"more": 1}, "more: this version has no such field"),
         ({"attempts": [{}]}, r"attempts\[0\].backend: it is missing"),
     ],
 )
@@ -345,11 +345,11 @@ def test_cited_evidence_is_looked_for(kept: Path, says: Any) -> None:
         router.generate(f"Compare {letter} and {absent}")
     checks = list(verify(kept))
     assert [(check.status, check.what) for check in checks if not check.holds] == [("unchecked", f"evidence {absent}")]
-    assert "and 1 of the cited evidence" in "\n".join(map(str, checks))
+    receipt = next(iter(re.findall(r"receipt (ba\w+) cites", "\n".join(map(str, checks)))))
     with Store([Blocks(path=kept)]) as store:
-        receipt = next(iter(re.findall(r"receipt (ba\w+) cites", "\n".join(map(str, checks)))))
-        told = {check.what: check.status for check in verify(receipt, store=store)}
-    assert (told[f"evidence {letter}"], told[f"evidence {absent}"]) == ("holds", "unchecked")
+        for found in (checks, list(verify(receipt, store=store))):
+            told = {check.what: check.status for check in found}
+            assert (told[f"evidence {letter}"], told[f"evidence {absent}"]) == ("holds", "unchecked")
 
 
 def test_what_is_no_receipt_is_said(kept: Path, chain: Chain) -> None:
@@ -357,7 +357,7 @@ def test_what_is_no_receipt_is_said(kept: Path, chain: Chain) -> None:
     chain(1)
     with Store([Blocks(path=kept)]) as store:
         letter, absent = store.put(b"a letter").cid, cids.to_text(cids.raw_cid(b"not here"))
-        assert "it is no receipt" in "\n".join(failing(verify(letter, store=store)))
+        assert "it is neither a receipt nor a record of evidence" in "\n".join(failing(verify(letter, store=store)))
         assert "it is not here" in "\n".join(failing(verify(absent, store=store)))
         with pytest.raises(InvalidRequestError, match="expected a CID"):
             list(verify("nowhere.car", store=store))
@@ -376,6 +376,38 @@ def test_a_damaged_store_is_said_from_a_receipt(kept: Path, chain: Chain) -> Non
         lines = "\n".join(failing(verify(receipts[-1], store=store)))
     assert f"receipt {receipts[1]}: block {receipts[1]} was damaged" in lines
     assert "receipts 0 to 1 are not here, before" in lines
+
+
+def test_a_store_that_is_away_is_not_told_as_damaged(kept: Path, chain: Chain, tmp_path: Path) -> None:
+    """Of what could not be looked at nothing is known: neither that it holds, nor that it fails."""
+    receipts = chain(3)
+    (tmp_path / "file").touch()
+    with Store([Blocks(path=tmp_path / "file")]) as store:
+        (check,) = verify(receipts[-1], store=store)
+    assert check.status == "unchecked"
+    assert "it could not be looked at: " in check.text
+    assert "cannot be used as a store" in check.text
+
+
+@pytest.mark.kubo
+def test_a_node_that_goes_away_meanwhile_leaves_the_rest_unchecked(spare_kubo: Any, running: Any, says: Any) -> None:
+    """The receipts that were read hold; those before them are told as what could not be looked at, not as a gap."""
+    with running(spare_kubo) as node, Store([Kubo(url=node.api)]) as store:
+        with Router([says], middleware=[Receipts(store=store)]) as router:
+            receipts = [str(router.generate("hi").receipt) for _ in range(4)]
+        read = list[int]()
+
+        def leave(size: int) -> None:
+            read.append(size)
+            if len(read) == 2:
+                node.daemon.kill()
+                node.daemon.wait()
+
+        checks = list(verify(receipts[-1], store=store, progress=leave))
+    assert failing(checks) == []
+    away, gap = (str(check) for check in checks if check.status == "unchecked")
+    assert away.startswith(f"unchecked  receipt {receipts[1]}: it could not be looked at: ")
+    assert "receipts 0 to 1 are not here, before receipt" in gap
 
 
 def test_a_store_in_use_can_be_verified(kept: Path, says: Any) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyrage
 import pytest
+from pointsman import Store
+from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car, cbor, dagpb
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref
-from pointsman_ipfs.receipts.verify import verify
+from pointsman_ipfs.evidence import About, Evidence
+from pointsman_ipfs.proof import verify
 
 Chain = Callable[..., list[str]]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -58,7 +63,7 @@ def hostile(root: bytes) -> dict[str, tuple[bytes, str]]:
         "another block's CID": (head + framed(cid, b"date"), "not those of its CID"),
         "deep": (car.header([cids.cbor_cid(deep)]) + framed(cids.cbor_cid(deep), deep), "no dag-cbor"),
         "wide": (car.header([cids.cbor_cid(wide)]) + framed(cids.cbor_cid(wide), wide), "50,000 blocks to which"),
-        "no receipt": (head + framed(cid, data), "receipts: found none"),
+        "no receipt": (head + framed(cid, data), "receipts and evidence: found none of either"),
     }
 
 
@@ -84,7 +89,7 @@ def test_a_million_links_take_little_memory(tmp_path: Path) -> None:
     path.write_bytes(b"".join(car.write([pairs[0][0]], pairs)))
     code = f"""
 import resource
-from pointsman_ipfs.receipts.verify import verify
+from pointsman_ipfs.proof import verify
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = sum("50,000 blocks" in check.text for check in verify({str(path)!r}))
 print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -140,7 +145,65 @@ def test_the_command_tells_what_holds(run: Run, chain: Chain, kept: Path, tmp_pa
     for what in (kept, tmp_path / "chain.car"):
         done = run(what)
         assert done.returncode == 0
-        assert all(line.startswith("holds      ") for line in done.stdout.splitlines())
+        *lines, last = done.stdout.splitlines()
+        assert all(line.startswith("holds      ") for line in lines)
+        assert last.startswith(f"All {len(lines)} checks hold; unchanged: 1 chain of receipts; that their times ")
+
+
+def test_the_command_proves_evidence(run: Run, kept: Path, tmp_path: Path) -> None:
+    """From a record, its copy and the folder; the last line says in a sentence what is proven, and what never is."""
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        records = [evidence.submit(data, About("letter", "her words", user="anna")).record for data in (b"1", b"2")]
+    done = run(records[-1].record_cid, "--car", "log.car")
+    assert done.returncode == 0, done.stdout
+    for what in (kept, "log.car"):
+        done = run(what, "--quiet")
+        assert (done.returncode, done.stderr) == (0, "")
+        *lines, last = done.stdout.splitlines()
+        assert all(line.startswith("holds      ") for line in lines)
+        proven = "2 records of evidence with all their bytes and 1 log of records"
+        never = "that their times and names are true, and that no newer ones were taken away, no such check can show."
+        assert last == f"All {len(lines)} checks hold; unchanged: {proven}; {never}"
+        assert "anna" not in done.stdout
+        assert "her words" not in done.stdout
+    (tmp_path / "log.car").write_bytes((tmp_path / "log.car").read_bytes().replace(b"her words", b"our words", 1))
+    done = run("log.car")
+    assert done.returncode == 1
+    assert re.match(r"NOT PROVEN: \d of \d checks failed", done.stdout.splitlines()[-1])
+
+
+def test_the_command_opens_what_is_encrypted(run: Run, kept: Path, tmp_path: Path) -> None:
+    """With the file of a key; without it, what is in it was not looked at: exit code 3."""
+    (tmp_path / "key.txt").write_text(str(pyrage.x25519.Identity.generate()))
+    with Store([Blocks(path=kept)]) as store, Evidence(store, identity=tmp_path / "key.txt") as evidence:
+        evidence.submit(b"secret", About("letter"))
+    done = run(kept)
+    assert done.returncode == 3
+    assert re.match(r"Nothing failed, and 1 of \d checks could not be done; ", done.stdout.splitlines()[-1])
+    done = run(kept, "--identity", "key.txt")
+    assert done.returncode == 0
+    assert "it opens to 6 bytes " in done.stdout
+    done = run(kept, "--identity", "nothing.txt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "identity: nothing.txt cannot be read" in done.stderr
+
+
+def test_the_command_shows_how_far_it_is(run: Run, kept: Path) -> None:
+    """In what takes long, on stderr: a store of some size is read in pieces, in memory that does not grow with it."""
+    program = f"""
+import resource
+from pointsman_ipfs.proof import verify
+seen = []
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert all(check.status == "holds" for check in verify({str(kept)!r}, progress=seen.append))
+print(sum(seen), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        evidence.submit(bytes(1 << 20) + os.urandom(200 << 20), About("video"))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    read, grown = map(int, done.stdout.split())
+    assert read == sum(path.stat().st_size for path in (kept / "packs").iterdir())
+    assert grown < 32 << 10  # KiB
 
 
 def test_the_command_tells_what_fails(run: Run, chain: Chain, kept: Path) -> None:
@@ -194,8 +257,9 @@ def test_a_copy_is_for_a_receipt(run: Run, kept: Path, chain: Chain) -> None:
     """A CAR file, or a folder, is not copied; a file that is there is not written over."""
     (receipt,) = chain(1)
     assert run(f"ipfs://{receipt}").returncode == 0
-    assert "--car is for the chain of a receipt" in run(kept, "--car", "x.car").stderr
+    assert "--car is for the chain of a receipt, or the log of a record" in run(kept, "--car", "x.car").stderr
     assert run(receipt, "--car", "x.car").returncode == 0
+    assert run(receipt, "--car", "y.car", "--no-evidence").returncode == 0
     assert "File exists" in run(receipt, "--car", "x.car").stderr
 
 

@@ -8,7 +8,7 @@ What cannot be what it says (sizes that do not add up, a trie without end, block
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -66,6 +66,31 @@ def read_file(get: Get, cid: bytes, offset: int = 0, length: int | None = None) 
         child = waiting.pop()
         start = child.start
         part = _part(_look(get, child.cid), child)
+
+
+def measured(get: Get, length: Callable[[bytes], int], cid: bytes) -> int:
+    """Return the bytes of a file, once all of its blocks were found, and have as many as those above them say.
+
+    Its nodes are read. Its plain blocks are not: `length` returns how many bytes of each were verified before.
+
+    :raises InvalidRequestError: it is no file.
+    :raises UnusableAnswer: a node of it is broken, or what it says does not add up.
+    """
+    part, nodes = _part(_looked(get, cid, "file"), None), dict[bytes, int]()
+    waiting = list(part.children)
+    while waiting:
+        child = waiting.pop()
+        if codec_of(child.cid) == RAW and is_ours(child.cid):
+            size = length(child.cid)
+        elif child.cid in nodes:
+            size = nodes[child.cid]
+        else:
+            inner = _part(_look(get, child.cid), child)
+            size = nodes[child.cid] = inner.size
+            waiting += inner.children
+        if size != child.size:
+            raise UnusableAnswer(f"block {to_text(child.cid)}: found {size} bytes of a file, expected {child.size}")
+    return part.size
 
 
 def size_of(get: Get, cid: bytes) -> int:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from attrs import define, evolve, field, frozen
-from pointsman import ContentNotFoundError, UnusableAnswer
+from attrs import evolve, frozen
+from pointsman import UnusableAnswer
 
 from ..dag import car
-from ..dag.cid import DAG_CBOR, RAW, codec_of, digest_of, inline_of, to_text
-from ..embedded._packs import HEADER, Mark, mark_in
+from ..dag.cid import DAG_CBOR, codec_of, inline_of
+from ..embedded._packs import HEADER, mark_in
+from ._found import Found
 
 _PIECE = 1 << 20
 
@@ -31,53 +32,28 @@ class Damage:
 Read = tuple[bytes, bytes] | Damage
 
 
-@define
-class Found:
-    """Where the blocks stand that were read from files, and were right.
+@frozen
+class Scan:
+    """Reads files through, and notes what was found in them.
 
-    Who asks for plain bytes (codec raw) gets any block that has their hash: a store keeps the same bytes once.
+    :param progress: is told of bytes that were read.
     """
 
-    _places: dict[bytes, tuple[Path, int, int]] = field(factory=dict)
-    _bytes: dict[bytes, tuple[Path, int, int]] = field(factory=dict)  #: by the digest
-    _roots: dict[bytes, str] = field(factory=dict)
-    _said: dict[bytes, tuple[int, bool, str]] = field(factory=dict)
-
-    @property
-    def roots(self) -> dict[bytes, str]:
-        """The roots of the CAR files, and what is pinned, each with the file that says so."""
-        return self._roots | {root: path for root, (_, pinned, path) in self._said.items() if pinned}
-
-    def __contains__(self, cid: bytes) -> bool:
-        return self._place(cid) is not None
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def get(self, cid: bytes) -> bytes:
-        """Return the bytes of a block.
-
-        :raises ContentNotFoundError: it is in none of the files.
-        """
-        if (place := self._place(cid)) is None:
-            raise ContentNotFoundError(f"block {to_text(cid)} is not here")
-        path, offset, length = place
-        with path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
-
-    def _place(self, cid: bytes) -> tuple[Path, int, int] | None:
-        place = self._places.get(cid)
-        return self._bytes.get(digest_of(cid)) if place is None and codec_of(cid) == RAW else place
+    found: Found
+    progress: Callable[[int], object]
 
     def through_car(self, path: Path) -> Iterator[Read]:
         """Read a CAR file through. Raises OSError."""
         with path.open("rb", buffering=0) as file:
             try:
-                reader = car.Reader(_pieces(file, os.fstat(file.fileno()).st_size))
+                reader = car.Reader(self._pieces(file, os.fstat(file.fileno()).st_size))
             except UnusableAnswer as error:
                 yield Damage(f"{path}, byte 0", error.message)
                 return
-            self._roots |= {root: str(path) for root in reader.roots if inline_of(root) is None}
+            self.found.begin(path)
+            for root in reader.roots:
+                if inline_of(root) is None:
+                    self.found.say(root, 0, pinned=True)
             yield from self._blocks(path, reader)
             if not reader.framed:
                 yield Damage(f"{path}, byte {reader.begin}", "nothing can be read from here on")
@@ -89,7 +65,8 @@ class Found:
             if os.pread(file.fileno(), len(HEADER), 0) != HEADER:
                 yield Damage(f"{path}, byte 0", "found another header than every pack has; nothing in it can be read")
                 return
-            reader, counts, damaged = car.Reader(_pieces(file, end)), len(HEADER), list[Damage]()
+            self.found.begin(path)
+            reader, counts, damaged = car.Reader(self._pieces(file, end)), len(HEADER), list[Damage]()
             for one in self._blocks(path, reader):
                 if isinstance(one, Damage):
                     damaged.append(one)
@@ -103,7 +80,8 @@ class Found:
                     continue
                 yield from damaged
                 counts, damaged = reader.end, []
-                self._take_up(mark, str(path))
+                for root, pinned in mark.said():
+                    self.found.say(root, mark.seq, pinned=pinned)
             if not reader.framed and not any(any(piece) for piece in _pieces(file, end, reader.begin)):
                 damaged = damaged[:-1]  # what was no block is room for others
             if reader.end > counts:
@@ -111,11 +89,10 @@ class Found:
                 damaged.append(Damage(f"{path}, byte {counts}", text))
             yield from (evolve(one, is_live=live) for one in damaged)
 
-    def _take_up(self, mark: Mark, path: str) -> None:
-        """Note what a mark says of roots: of all that is said, the largest number holds."""
-        for root, pinned in mark.said():
-            if mark.seq >= self._said.get(root, (-1,))[0]:
-                self._said[root] = mark.seq, pinned, path
+    def _pieces(self, file: BinaryIO, end: int) -> Iterator[bytes]:
+        for piece in _pieces(file, end):
+            yield piece
+            self.progress(len(piece))
 
     def _blocks(self, path: Path, reader: car.Reader) -> Iterator[Read]:
         while True:
@@ -128,8 +105,7 @@ class Found:
                 if not reader.framed:
                     return
                 continue
-            place = path, reader.end - len(data), len(data)
-            self._places[cid] = self._bytes[digest_of(cid)] = place
+            self.found.add(cid, reader.end - len(data), len(data))
             yield cid, data
 
 
@@ -139,9 +115,16 @@ def _pieces(file: BinaryIO, end: int, start: int = 0) -> Iterator[bytes]:
 
 
 def _has_writer(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not shared(file.fileno()):
         return True
     fcntl.flock(file, fcntl.LOCK_UN)
     return False
+
+
+def shared(file: int) -> bool:
+    """Lock an open file against those who write, and say whether that was possible: none of them has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

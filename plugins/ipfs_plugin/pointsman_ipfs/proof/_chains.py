@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 from attrs import field, frozen
 
 from ..dag.cid import to_text
-from ._schema import problems_of
-from ._signature import unsigned, verifier
-
-Status = Literal["holds", "fails", "unchecked"]
-
-
-@frozen
-class Check:
-    """One thing that was looked at."""
-
-    status: Status  #: "unchecked": it could not be
-    what: str  #: a chain, a receipt, a file, ...
-    text: str  #: what was found
-
-    @property
-    def holds(self) -> bool:
-        """Whether it was checked, and is as it should be."""
-        return self.status == "holds"
-
-    def __str__(self) -> str:
-        return f"{self.status:<9}  {self.what}: {self.text}"
+from ..receipts._schema import problems_of
+from ..receipts._signature import unsigned, verifier
+from ._check import Check, Status, several
 
 
 @frozen
@@ -60,6 +42,8 @@ class Audit:
     key: bytes | None = None
     #: CIDs of evidence, each with the receipt that cites it first.
     cited: dict[str, str] = field(factory=dict)
+    #: CIDs of receipts that could not be looked at: they may be there.
+    away: set[str] = field(factory=set)
     _receipts: dict[str, _Receipt] = field(factory=dict)
     _verified: Any = field(factory=verifier)
 
@@ -73,12 +57,17 @@ class Audit:
         """Return the chain to which a receipt belongs; None of one that was not taken."""
         return self._receipts[cid].chain if cid in self._receipts else None
 
+    def before(self, cid: str) -> Sequence[str]:
+        """Return the receipts that stand before one: the one that it names, or those behind which its chain begins."""
+        one = self._receipts.get(cid)
+        return () if one is None else [*one.after, *([] if one.previous is None else [one.previous])]
+
     def take(self, cid: bytes, block: bytes, said: Mapping[str, Any]) -> Iterator[Check]:
         """Take a receipt, whose bytes are those of its CID. One that has another form is told, and not taken."""
         text = to_text(cid)
         problems = list(problems_of(said))
         if problems:
-            yield Check("fails", f"receipt {text}", "; ".join(problems[:5]) + ("; ..." if problems[5:] else ""))
+            yield Check("fails", f"receipt {text}", several(problems))
             return
         key, signature = said.get("key"), said.get("signature")
         signed: Status | None = None
@@ -99,7 +88,7 @@ class Audit:
             chains.setdefault(one.chain, []).append(one)
         for chain, receipts in sorted(chains.items(), key=lambda one: (one[1][0].time, one[0])):
             what = f"chain {chain}"
-            failed = [Check("fails", what, problem) for problem in _problems(receipts)]
+            failed = [Check(status, what, problem) for status, problem in _problems(receipts, self.away)]
             yield from failed
             if not failed:
                 first, last = receipts[0], receipts[-1]
@@ -144,24 +133,25 @@ class Audit:
             yield Check("holds", what, f"all are signed with {_named(keys[0])}, {whose}")
 
 
-def _problems(receipts: Sequence[_Receipt]) -> Iterator[str]:
+def _problems(receipts: Sequence[_Receipt], away: Container[str]) -> Iterator[tuple[Status, str]]:
     """Say what is missing in a chain, and what there is twice."""
     before = dict[str, _Receipt]()  #: those of the number before
     last: _Receipt | None = None
     same = dict[str, _Receipt]()
     for one in receipts:
         if last is not None and one.number == last.number:
-            yield f"there is a fork: {last} and {one}"
+            yield "fails", f"there is a fork: {last} and {one}"
         else:
             before, same = same, {}
             first = last.number + 1 if last is not None else 0
             if one.number > first:
-                yield f"{_range(first, one.number - 1)} not here, before {one}"
+                status: Status = "unchecked" if one.previous in away else "fails"
+                yield status, f"{_range(first, one.number - 1)} not here, before {one}"
                 before = {}
         if before and one.previous not in before:
-            yield f"{one} names {one.previous} as the one before it, found {', '.join(before)}"
+            yield "fails", f"{one} names {one.previous} as the one before it, found {', '.join(before)}"
         if last is not None and one.time < last.time:
-            yield f"{one} has the time {one.time}, before that of number {last.number}, {last.time}"
+            yield "fails", f"{one} has the time {one.time}, before that of number {last.number}, {last.time}"
         same[one.cid] = last = one
 
 

@@ -1,0 +1,123 @@
+"""What a record looks like, field by field: a table of its fields, held against what was read.
+
+No message shows text that is more than the digits of a time: whatever the field is for, it may be private.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from .dag.cbor import Ref
+from .dag.cid import canonical
+
+#: A mapping of fields ("name?" may be missing), a list with what all of its items are, or what takes a value.
+Form: TypeAlias = "Mapping[str, Any] | list[Any] | Callable[[Any], bool]"
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+_HARMLESS = re.compile(r"[\dTZ:.+-]{1,40}", re.ASCII)
+_HEX = re.compile(r"[0-9a-f]{32}")
+_KINDS = {
+    str: "text",
+    Ref: "a link",
+    dict: "a map",
+    list: "a list",
+    bytes: "bytes",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "nothing",
+}
+
+
+@frozen(init=False)
+class Of:
+    """Takes what is of one of these types."""
+
+    kinds: tuple[type, ...]
+
+    def __init__(self, *kinds: type) -> None:
+        self.__attrs_init__(kinds)
+
+    def __call__(self, value: Any) -> bool:
+        return value.__class__ in self.kinds
+
+    def __str__(self) -> str:
+        return " or ".join(dict.fromkeys(_KINDS[kind] for kind in self.kinds))
+
+
+def sized(size: int) -> Callable[[Any], bool]:
+    """Return what takes so many bytes."""
+    return lambda value: value.__class__ is bytes and len(value) == size
+
+
+def is_cid(value: Any) -> bool:
+    """Whether it is the text of a CID, in our spelling."""
+    return value.__class__ is str and canonical(value) is not None
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is an integer from 0."""
+    return value.__class__ is int and value >= 0
+
+
+def is_hex(value: Any) -> bool:
+    """Whether it is 32 hexadecimal digits."""
+    return value.__class__ is str and _HEX.fullmatch(value) is not None
+
+
+def is_time(value: Any) -> bool:
+    """Whether it is a time in UTC with microseconds, as text."""
+    if value.__class__ is not str or not _TIME.fullmatch(value):
+        return False
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def misfits(value: Any, form: Form, place: str = "") -> Iterator[str]:
+    """Say what in a value is not of this form, each with its place."""
+    if isinstance(form, list):
+        if value.__class__ is not list:
+            yield f"{place}: found {_kind_of(value)}, expected a list"
+            return
+        for number, one in enumerate(value):
+            yield from misfits(one, form[0], f"{place}[{number}]")
+    elif isinstance(form, Mapping):
+        yield from _misfits_of_map(value, form, place)
+    elif not form(value):
+        by_kind = isinstance(form, Of)
+        found, expected = (_kind_of(value), str(form)) if by_kind else (_told(value), "one of its form")
+        yield f"{place}: found {found}, expected {expected}"
+
+
+def _misfits_of_map(value: Any, form: Mapping[str, Any], place: str) -> Iterator[str]:
+    if value.__class__ is not dict:
+        yield f"{place}: found {_kind_of(value)}, expected a map"
+        return
+    before, left = f"{place}." if place else "", dict(value)
+    for written, inner in form.items():
+        name = written.removesuffix("?")
+        if name in left:
+            yield from misfits(left.pop(name), inner, f"{before}{name}")
+        elif name == written:
+            yield f"{before}{name}: it is missing"
+    for name in left:
+        yield f"{before}{name:.40}: this version has no such field"
+
+
+def _told(value: Any) -> str:
+    if value.__class__ is str and not _HARMLESS.fullmatch(value):
+        return f"text of {len(value):,} characters"
+    return f"{value!r:.60}" if value.__class__ in (str, int, float, bool) else _kind_of(value)
+
+
+def _kind_of(value: Any) -> str:
+    kind: type = value.__class__
+    return _KINDS.get(kind, kind.__name__)

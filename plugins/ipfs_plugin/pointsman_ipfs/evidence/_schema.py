@@ -1,0 +1,59 @@
+"""What a record of evidence of version 1 looks like, field by field: docs/evidence.md says what each means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .._forms import Of, is_count, is_hex, is_time, misfits
+from ..dag.cbor import Ref
+from ..dag.cid import RAW, codec_of, is_ours
+from ._records import SCHEMA
+
+
+def _is_link(value: Any) -> bool:
+    return value.__class__ is Ref and is_ours(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return _is_link(value) and codec_of(value) == RAW
+
+
+def _is_schema(value: Any) -> bool:
+    return value.__class__ is str and value == SCHEMA
+
+
+_MAY_BE_TEXT = Of(str, type(None))
+_ABOUT = {
+    "size": is_count,
+    "media_type": Of(str),
+    "evidence_type": Of(str),
+    "description": _MAY_BE_TEXT,
+    "claim_type": _MAY_BE_TEXT,
+    "user": _MAY_BE_TEXT,
+    "time": is_time,
+    "metadata": Of(dict),
+}
+_LINKS = {
+    "schema": _is_schema,
+    "id": is_hex,
+    "data": _is_link,
+    "previous": lambda value: value is None or _is_plain(value),
+    "merges?": [_is_plain],
+}
+_OPENED = {"schema": _is_schema, "id": is_hex, "data": _is_link, "plain": _is_link, **_ABOUT}
+
+
+def problems_of(said: Mapping[str, Any]) -> Iterator[str]:
+    """Say what in a block is not as a record of evidence has it; of one that is encrypted, what is not encrypted."""
+    yield from misfits(said, {**_LINKS, **({"sealed": _is_plain} if "sealed" in said else _ABOUT)})
+    merges = said.get("merges")
+    if merges is not None and (not merges or said.get("previous") is None):
+        yield "merges: found none, or more than `previous` has"
+    if merges.__class__ is list and len({*map(repr, merges), repr(said.get("previous"))}) <= len(merges):
+        yield "merges: found the same record twice"
+
+
+def opened_problems(said: Any) -> Iterator[str]:
+    """Say what in the encrypted part of a record is not as it should be."""
+    return misfits(said, _OPENED)

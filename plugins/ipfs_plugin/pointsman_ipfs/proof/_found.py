@@ -1,0 +1,97 @@
+"""Where the blocks stand that were read from files: in a database that is gone with the process, not in memory."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from pointsman import ContentNotFoundError
+
+from ..dag.cid import RAW, codec_of, digest_of, inline_of, to_text
+
+#: SQLite keeps it in memory up to this size (KiB), and the rest in a file without a name.
+_TABLES = """
+PRAGMA cache_size=-32768; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN;
+CREATE TABLE blocks(digest BLOB, kind BLOB, file INTEGER, offset INTEGER, length INTEGER, PRIMARY KEY(digest, kind))
+    WITHOUT ROWID;
+CREATE TABLE roots(cid BLOB PRIMARY KEY, seq INTEGER, pinned INTEGER, file INTEGER) WITHOUT ROWID;
+"""
+_SAY = """INSERT INTO roots VALUES(?, ?, ?, ?) ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, pinned=excluded.pinned,
+    file=excluded.file WHERE excluded.seq >= seq"""
+
+
+class Found:
+    """Where blocks stand that were right, and what is a root. Not thread-safe.
+
+    Who asks for plain bytes (codec raw) gets any block that has their hash: a store keeps the same bytes once.
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.executescript(_TABLES)
+        self._files = list[Path]()
+
+    def __contains__(self, cid: bytes) -> bool:
+        return self._place(cid) is not None
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM blocks").fetchone()[0])
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._db.close()
+
+    def begin(self, path: Path) -> None:
+        """Begin another file."""
+        self._files.append(path)
+
+    def forget(self, path: Path) -> None:
+        """Forget the blocks of a file that is gone."""
+        numbers = [(number,) for number, one in enumerate(self._files) if one == path]
+        self._db.executemany("DELETE FROM blocks WHERE file=?", numbers)
+
+    def add(self, cid: bytes, offset: int, length: int) -> None:
+        """Take a block of that file, which was verified."""
+        if inline_of(cid) is None:  # else its digest is none, and nobody asks for it
+            place = cid[-32:], cid[:-32], len(self._files) - 1, offset, length
+            self._db.execute("INSERT OR REPLACE INTO blocks VALUES(?, ?, ?, ?, ?)", place)
+
+    def say(self, cid: bytes, seq: int, *, pinned: bool) -> None:
+        """Take what that file says of a root. Of all that is said, the largest number holds."""
+        self._db.execute(_SAY, (cid, seq, pinned, len(self._files) - 1))
+
+    def get(self, cid: bytes) -> bytes:
+        """Return the bytes of a block.
+
+        :raises ContentNotFoundError: it is in none of the files.
+        """
+        file, offset, length = self._here(cid)
+        with self._files[file].open("rb", buffering=0) as opened:
+            return os.pread(opened.fileno(), length, offset)
+
+    def length(self, cid: bytes) -> int:
+        """Return how many bytes a block has. Raises as `get`."""
+        return self._here(cid)[2]
+
+    def is_root(self, cid: bytes) -> bool:
+        """Whether it is a root of a CAR file, or pinned."""
+        return self._db.execute("SELECT 1 FROM roots WHERE cid=? AND pinned", (cid,)).fetchone() is not None
+
+    def roots(self) -> Iterator[tuple[bytes, Path]]:
+        """Yield the roots, each with the file that says so."""
+        for cid, file in self._db.execute("SELECT cid, file FROM roots WHERE pinned ORDER BY cid"):
+            yield cid, self._files[file]
+
+    def _here(self, cid: bytes) -> tuple[int, int, int]:
+        if (place := self._place(cid)) is None:
+            raise ContentNotFoundError(f"block {to_text(cid)} is not here")
+        return place
+
+    def _place(self, cid: bytes) -> tuple[int, int, int] | None:
+        find, named = "SELECT file, offset, length FROM blocks WHERE digest=?", [digest_of(cid)]
+        if codec_of(cid) != RAW:
+            find, named = f"{find} AND kind=?", [*named, cid[:-32]]
+        place: tuple[int, int, int] | None = self._db.execute(f"{find} LIMIT 1", named).fetchone()
+        return place
