@@ -18,8 +18,9 @@ from pointsman import UnavailableError
 from ._index import Index, Place, Written
 from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned
 
-#: Seconds that what was written waits to be entered, so that it is entered together.
-_GATHER_S = 0.5
+#: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
+#: that.
+_PAUSE_S, _PAUSES = 0.1, 20
 #: Blocks that are remembered beyond those that wait: of small things that are put again and again.
 _REMEMBERED = 1 << 14
 #: Rows of the index that are entered in one go.
@@ -171,7 +172,10 @@ class Places:
         """In a thread of its own: enter what was written, until the store is closed."""
         while not self._closed:
             self._wanted.wait()
-            self._ending.wait(_GATHER_S)
+            for _ in range(_PAUSES):
+                before = len(self._waiting)
+                if self._ending.wait(_PAUSE_S) or len(self._waiting) == before:
+                    break
             self._wanted.clear()
             with suppress(UnavailableError):  # a full disk: it waits on, and whoever needs it is told
                 self.flush()
