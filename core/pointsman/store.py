@@ -301,7 +301,7 @@ class Store:
             if store in found:
                 was, text = found[store], f"{count} in the outbox wait for it" + (f": {reason}" if reason else "")
                 status = "degraded" if was.usable else was.status
-                found[store] = Health(status, f"{was.reason}; {text}" if was.reason else text)
+                found[store] = Health(status, f"{was.reason}; {text}" if was.reason else text, was.refused)
         return found
 
     def plugins(self) -> tuple[PluginInfo, ...]:

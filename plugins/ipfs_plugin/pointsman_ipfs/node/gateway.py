@@ -122,7 +122,7 @@ class Gateway(Reading):
             with body:
                 kind, data = _kind(body.headers), body.read_all(MOST_BYTES)
         except AuthenticationError as error:
-            return Health.unconfigured(f"{error.message} (check token)")
+            return Health.unconfigured(f"{error.message} (check token)", refused=True)
         except BackendError as error:
             known = error.status is not None and 300 <= error.status < 500 and error.status != 429
             return Health.unconfigured(error.message) if known else Health.unavailable(error.message)
