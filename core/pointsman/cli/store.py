@@ -12,7 +12,7 @@ import click
 
 from ._added import Extensible
 from ._bytes import Bytes, size_of, standard_input, write_bytes, written
-from ._output import as_json, in_a_line, note, table
+from ._output import answer, as_json, in_a_line, note, table
 from ._router import config_option, json_option, store_of
 
 store_option = click.option("--store", "store_id", metavar="ID", help="Only this store.")
@@ -61,7 +61,7 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
             row = {"cid": stored.cid, "path": path, "size": stored.size, "kind": stored.kind}
             rows.append({**row, "stored_in": stored.stored_in, "waiting_for": stored.waiting_for})
             if not as_json_:
-                write_bytes(f"{stored.cid}  {path}\n".encode(errors="surrogateescape"))
+                answer(f"{stored.cid}  {in_a_line(path)}\n")
     if as_json_:
         as_json(rows)
     return 0
@@ -174,7 +174,7 @@ def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **h
             for root in roots:
                 rows.append({"cid": root.cid, "file": file, "size": root.size, "stored_in": root.stored_in})
                 if not as_json_:
-                    write_bytes(f"{root.cid}  {file}\n".encode(errors="surrogateescape"))
+                    answer(f"{root.cid}  {in_a_line(file)}\n")
     if as_json_:
         as_json(rows)
     return 0

@@ -225,6 +225,18 @@ def test_a_name_is_one_line_of_a_listing(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("ls", cid, "--json").stdout)[0]["name"] == "a\n\x1b[31mé"
 
 
+def test_a_name_forges_no_line_beside_a_cid(run: Run, tmp_path: Path) -> None:
+    """Of what is put and of a CAR, whatever is in it, be it no text at all; programs get it as it is."""
+    names = f"a\n{EMPTY}  b", "é \x1b[2K\u2028", os.fsdecode(b"\xff")
+    for name in names:
+        (tmp_path / name).write_bytes(b"hello world")
+        escaped = ascii(name)[1:-1].replace("\\xe9", "é")
+        assert run("put", name).stdout.decode() == f"{HELLO}  {escaped}\n"
+        run("export", HELLO, "-o", f"{name}.car")
+        assert run("import", f"{name}.car").stdout.decode() == f"{HELLO}  {escaped}.car\n"
+        assert json.loads(run("put", "--json", name).stdout)[0]["path"] == name
+
+
 @pytest.mark.parametrize(
     ("line", "code", "says"),
     [
