@@ -81,6 +81,20 @@ def test_programs_read_json(run: Run, folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_programs_read_what_was_kept_before_an_error(run: Run, folder: Path, code: int) -> None:
+    """The list is whole in any case, and the exit code says whether it is all that was asked for."""
+    names = ["letters/a.txt", "letters/old/b.txt", *["nowhere"] * code]
+    done = run("put", "--json", *names, code=code)
+    assert [row["path"] for row in json.loads(done.stdout)] == names[:2]
+    assert (b"nothing is there" in done.stderr) is bool(code)
+    run("export", HELLO, "-o", "hello.car")
+    names = ["hello.car", *["letters/a.txt"] * code]
+    done = run("import", "--json", *names, code=code)
+    assert [(row["file"], row["cid"]) for row in json.loads(done.stdout)] == [("hello.car", HELLO)]
+    assert (b"this is no CAR file" in done.stderr) is bool(code)
+
+
 def test_what_is_damaged_is_named(run: Run, folder: Path, tmp_path: Path) -> None:
     """And the exit code says so, until it is put again."""
     run("put", "letters/a.txt")
