@@ -171,7 +171,7 @@ def test_links_within_a_cid_count(blocks: Any) -> None:
         (b"garbage, and shorter than it says", "this is no CAR file"),
         (b"\x05\xa1\xff\xff\xff\xff", "no dag-cbor"),
         (_varint.written(50_000) + b"\xa1" + b"\x81" * 49_999, "no dag-cbor"),
-        (bytes.fromhex("0aa16776657273696f6e02") + bytes(40), "found version 2"),
+        (bytes.fromhex("0aa16776657273696f6e02") + bytes(40), "found version 2.*`ipfs dag export ROOT`"),
         (headed({"version": 1}), "expected version 1 and roots"),
         (headed({"version": 2, "roots": []}), "expected version 1 and roots"),
         (headed({"version": 1, "roots": ["x"]}), "expected version 1 and roots"),

@@ -225,7 +225,8 @@ def _roots(source: _Source) -> Sequence[bytes]:
         raise UnusableAnswer("this is no CAR file: it does not begin as one")
     head = first + source.take(length - 1)
     if head == _VERSION_2[1:]:
-        raise UnusableAnswer("a CAR: found version 2, expected version 1")
+        how = "`ipfs dag import FILE` and `ipfs dag export ROOT` make one of it"
+        raise UnusableAnswer(f"a CAR: found version 2, expected version 1: {how}")
     try:
         value = cbor.read(head)
     except ValueError as error:
