@@ -164,13 +164,16 @@ class _Source:
         where = self.count
         if len(self._piece) - self._at >= _LONGEST_NUMBER:
             length, end = _varint.read(self._piece, self._at)
-            self.count += end - self._at
+            size = end - self._at
+            self.count += size
             self._at = end
         else:
             number = self._number()
             if number is None:
                 return None
-            length = _varint.read(number, 0)[0]
+            length, size = _varint.read(number, 0)
+        if size > _varint.size(length):  # a CAR has one form, and Kubo takes no other
+            raise UnusableAnswer(f"a CAR, byte {where}: found the length of a {what} in {size} bytes, expected fewer")
         if not 0 < length <= most:
             raise UnusableAnswer(f"a CAR, byte {where}: found a {what} of {length} bytes, expected 1 to {most}")
         return length
@@ -231,10 +234,11 @@ def _roots(source: _Source) -> Sequence[bytes]:
         value = cbor.read(head)
     except ValueError as error:
         raise UnusableAnswer(f"a CAR: its header is {error}") from error
-    roots = value.get("roots") if isinstance(value, dict) and value.get("version") == 1 else None
+    is_one = isinstance(value, dict) and value.keys() == {"roots", "version"} and value["version"] == 1
+    roots = value["roots"] if is_one else None
     cids = [bytes(root) for root in roots if isinstance(root, cbor.Ref)] if isinstance(roots, list) else []
     if not isinstance(roots, list) or len(cids) < len(roots):
-        raise UnusableAnswer(f"a CAR: found the header {value!r:.200}, expected version 1 and roots")
+        raise UnusableAnswer(f"a CAR: found the header {value!r:.200}, expected version 1 and roots only")
     for cid in cids:
         if not is_ours(cid) and inline_of(cid) is None:
             raise refusal(cid)
