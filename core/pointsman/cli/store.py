@@ -165,6 +165,8 @@ def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **h
                 roots = kept.import_car(
                     seen.through(source), pin=not how["no_pin"], store=how["store_id"], timeout=how["timeout"]
                 )
+            if not roots:
+                note(f"{in_a_line(file)}: it names no root, so that nothing of it is pinned")
             for root in roots:
                 tell(file, {"cid": root.cid, "file": file, "size": root.size, "stored_in": root.stored_in})
     return 0

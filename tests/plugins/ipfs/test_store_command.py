@@ -142,6 +142,15 @@ def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None
     assert not (tmp_path / "empty.car").exists()
 
 
+def test_a_car_without_a_root_is_told(run: Run, tmp_path: Path) -> None:
+    """A pack of a store is one: what it holds is kept, and nothing of it pinned."""
+    run("put", "-", stdin=b"hello world")
+    (pack,) = (tmp_path / "kept" / "packs").iterdir()
+    done = run("import", str(pack))
+    assert (done.stdout, done.stderr.decode()) == (b"", f"{pack}: it names no root, so that nothing of it is pinned\n")
+    assert json.loads(run("import", "--json", str(pack)).stdout) == []
+
+
 def test_collection_says_what_it_took(run: Run) -> None:
     """What is pinned stays; pins can be set and taken."""
     run("put", "-", stdin=b"kept")

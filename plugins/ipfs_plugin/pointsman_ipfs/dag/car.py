@@ -96,13 +96,26 @@ class Reader(Iterator[tuple[bytes, bytes]]):
 def opened(source: Iterable[bytes] | BinaryIO) -> tuple[list[bytes], Iterator[tuple[bytes, bytes]]]:
     """Open a CAR that somebody hands in, and return its roots, each once, and its blocks.
 
+    In the place of a root that holds its own block (an identity CID) stands what that links to: only this can be kept.
+
     :raises InvalidRequestError: in place of the `UnusableAnswer` of `Reader`: it says nothing against a store.
     """
     try:
         blocks = Reader(source)
+        roots = list(dict.fromkeys(kept for root in blocks.roots for kept in _kept(root)))
     except UnusableAnswer as error:
         raise InvalidRequestError(error.message) from error
-    return list(dict.fromkeys(root for root in blocks.roots if inline_of(root) is None)), _given(blocks)
+    return roots, _given(blocks)
+
+
+def _kept(root: bytes) -> Iterator[bytes]:
+    if (inline := inline_of(root)) is not None:
+        for link in links_of(root, inline):
+            yield from _kept(link)
+    elif is_ours(root):
+        yield root
+    else:
+        raise refusal(root)
 
 
 def _given(blocks: Reader) -> Iterator[tuple[bytes, bytes]]:
