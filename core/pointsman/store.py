@@ -137,7 +137,7 @@ class Store:
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
         """Return all bytes of a file: `CID`, or `CID/a/b` for one in a folder.
 
-        :raises ContentNotFoundError: no store has it.
+        :raises ContentNotFoundError: no store has it, or nothing is there.
         :raises InvalidRequestError: the CID is none, or of a folder.
         :raises BackendError: no store could be asked, or gave the right bytes.
         """
@@ -193,11 +193,10 @@ class Store:
     # -- what is kept ----------------------------------------------------------------------------------
 
     def has(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bool:
-        """Say whether any store that can be asked has all that is under a CID.
+        """Say whether any store that can be asked has all that is under a CID, or what is at `CID/a/b`.
 
         :raises BackendError: none could be asked.
         """
-
         ask = self._storing.registry.ask
 
         def there(backend: StoreBackend, task: Task) -> bool:
@@ -229,9 +228,10 @@ class Store:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
 
         :raises BackendError: there is but one store, and it could not be told; or none can be written.
+        :raises ContentNotFoundError: `CID/a/b` leads to nothing in any.
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
-        cid, later, absent = task.arguments["cid"], list[str](), self._absent()
+        cid, later, nowhere, absent = task.arguments["cid"], list[str](), list[BackendError](), self._absent()
         self._post.drop(cid)
         able = [one for one in self._storing.able(task) if one.id not in absent]
         if not able:
@@ -239,12 +239,14 @@ class Store:
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
-            except ContentNotFoundError:
-                continue
+            except ContentNotFoundError as error:
+                nowhere.append(error)
             except BackendError:
                 if len(able) == 1:
                     raise
                 later.append(one.id)
+        if nowhere and len(nowhere) == len(able):
+            raise nowhere[0]
         self._post.send(cid, later, "unpin")
 
     def gc(self, *, timeout: float | None = None) -> dict[str, Collected]:
@@ -275,7 +277,8 @@ class Store:
             except InvalidRequestError:
                 raise
             except BackendError as error:
-                yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id, unchecked=True)
+                unchecked = not isinstance(error, ContentNotFoundError)
+                yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id, unchecked=unchecked)
 
     # -- the outbox ------------------------------------------------------------------------------------
 
