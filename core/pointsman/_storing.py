@@ -51,6 +51,7 @@ class Storing:
         self.gate = StoreGate(sorted(stores, key=lambda one: one.priority), self.monitor, breaker, self.registry)
         self._shared = Shared(policy, breaker, clock, {}, self.gate.left_out)
         self._damaged = damaged
+        self.closed = False
 
     @property
     def idle_timeout(self) -> float | None:
@@ -62,8 +63,10 @@ class Storing:
     ) -> Task:
         """Return what is asked. What moves content has no limit but that nothing may stand still; the rest has one.
 
-        :raises ConfigError: there is no such store, or the timeout is no number of seconds.
+        :raises ConfigError: there is no such store, the timeout is no number of seconds, or all of it is closed.
         """
+        if self.closed:
+            raise ConfigError("this store is closed; make another one")
         if timeout is not None and (problems := misfits(_TIMEOUT, {"timeout": timeout})):
             raise ConfigError(*problems)
         policy = self._shared.policy

@@ -299,6 +299,7 @@ class Store:
 
     def health(self) -> dict[str, Health]:
         """Return how each store is, and whether anything waits for it."""
+        self._storing.task("health")  # none where it is closed
         found = self._storing.monitor.check(self.stores)
         for store, (count, _, reason) in self._post.counts().items():
             if store in found:
@@ -312,8 +313,12 @@ class Store:
         return self._catalogue.infos()
 
     def close(self) -> None:
-        """Release all files, connections and threads. What waits in the outbox waits for the next time."""
+        """Release all files, connections and threads. What waits in the outbox waits for the next time.
+
+        Whatever is asked after that is a `ConfigError`. Repeating it changes nothing.
+        """
         self._post.close()
+        self._storing.closed = True
         self._storing.registry.close()
 
     def __enter__(self) -> Store:
