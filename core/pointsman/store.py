@@ -64,15 +64,8 @@ class Store:
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
-        self._storing = Storing(
-            made,
-            wrappers,
-            policy,
-            health_ttl,
-            clock or Clock(),
-            self._catalogue,
-            lambda cid, at: self._damaged(cid, at),
-        )
+        clock = clock or Clock()
+        self._storing = Storing(made, wrappers, policy, health_ttl, clock, self._catalogue, self._damaged, self._absent)
         if self._found:
             self._storing.monitor.check(made)  # "configured" is theirs to say
         self._post.resume()
