@@ -71,7 +71,7 @@ def health() -> Health:
 
     Called in the background and by `Router.health()`, never in the path of a call. Costs no
     tokens, returns within seconds, does not raise: what is wrong goes into the reason, with what a
-    person can do about it.
+    person can do about it. Of a key or a login that the service refuses it says so (`Health.refused`).
     """
 
 

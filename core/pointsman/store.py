@@ -292,7 +292,7 @@ class Store:
 
     def health(self) -> dict[str, Health]:
         """Return how each store is, and whether anything waits for it."""
-        self._storing.task("health")  # none where it is closed
+        self._storing.task("health")  # a store that is closed refuses it
         found = self._storing.monitor.check(self.stores)
         for store, (count, _, reason) in self._post.counts().items():
             if store in found:
