@@ -23,12 +23,12 @@ _Piece: TypeAlias = Mapping[str, Any]
 Ask: TypeAlias = Callable[..., Completion]
 
 
-def analyzed(evidence: Sequence[dict[str, Any]], claim_type: str | None, ask: Ask) -> dict[str, Any]:
-    """Return what there is of evidence, the newest first, for a claim or for all.
+def analyzed(evidence: Sequence[dict[str, Any]], user: str, claim_type: str | None, ask: Ask) -> dict[str, Any]:
+    """Return what there is of evidence of a user, the newest first, for a claim or for all.
 
     :param ask: returns the answer to the question for a recommendation.
     """
-    of = f"for the claim {claim_type!r}" if claim_type is not None else "at all"
+    of = f"of the user {user!r}" + (f" for the claim {claim_type!r}" if claim_type is not None else "")
     found: dict[str, Any] = {
         "claim_type": claim_type,
         "total_evidence": len(evidence),

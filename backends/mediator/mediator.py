@@ -251,7 +251,8 @@ class Mediator:
         """
         options.setdefault("max_tokens", TOKENS)
         ask = partial(self._answer, **options)
-        return analyzed(self.evidence_state.get_user_evidence(user_id, claim_type), claim_type, ask)
+        user = user_of(self.state) if user_id is None else user_id
+        return analyzed(self.evidence_state.get_user_evidence(user, claim_type), user, claim_type, ask)
 
     # -- the rest ----------------------------------------------------------------------------------
 

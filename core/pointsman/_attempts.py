@@ -21,14 +21,7 @@ from . import _log
 from ._breaker import Breaker
 from ._configured import Configured
 from ._settings import Policy
-from .errors import (
-    AllBackendsFailed,
-    BackendError,
-    BackendTimeout,
-    InvalidRequestError,
-    RateLimitError,
-    UnusableAnswer,
-)
+from .errors import AllBackendsFailed, BackendError, BackendTimeout, InvalidRequestError, RateLimitError, UnusableAnswer
 from .scope import Clock, Scope
 from .secret import redact
 from .values import Attempt, Outcome, Usage

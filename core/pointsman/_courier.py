@@ -24,10 +24,7 @@ class Courier:
     """
 
     def __init__(
-        self,
-        outbox: Outbox,
-        deliver: Callable[[Waiting, Scope, Callable[[], None]], None],
-        idle_timeout: float | None,
+        self, outbox: Outbox, deliver: Callable[[Waiting, Scope, Callable[[], None]], None], idle_timeout: float | None
     ) -> None:
         self._outbox, self._deliver, self._idle_timeout = outbox, deliver, idle_timeout
         self._lock = threading.Lock()

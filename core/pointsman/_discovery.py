@@ -243,8 +243,8 @@ def receipts_of(
         return []
     if options is not True and not isinstance(options, Mapping):
         raise ConfigError(f"receipts: found {type(options).__name__}, expected True, False, or a mapping of options")
-    made = build(receipts_class(catalogue), {} if options is True else options, "receipts")
-    return [("receipts", made if store is None else evolve(made, store=store))]
+    given = {} if store is None else {"store": store}
+    return [("receipts", build(receipts_class(catalogue), {} if options is True else options, "receipts", **given))]
 
 
 def receipts_class(catalogue: Catalogue) -> Any:

@@ -11,7 +11,7 @@ from ._breaker import Breaker, Pause
 from ._configured import Configured
 from ._health import Monitor
 from ._structure import nearest
-from .errors import BackendError, ConfigError
+from .errors import AuthenticationError, BackendError, ConfigError
 
 M = TypeVar("M", bound=Configured)
 
@@ -72,8 +72,10 @@ class Gate(Generic[M]):
         return f"not asked: {'; '.join(reasons)}" if reasons else ""
 
     def remembered(self, backend: M, request: Errand) -> BackendError | None:
-        """Return the error that a cool-down remembers, if that is why this backend is not asked."""
-        why, pause = self.why_not(backend, request), self._pause(backend, request)
+        """Return the error that a cool-down, or health, remembers, if that is why this backend is not asked."""
+        why, pause, health = self.why_not(backend, request), self._pause(backend, request), self._monitor.known(backend)
+        if health is not None and health.refused and why == f"{health.status}: {health.reason}":
+            return AuthenticationError(why)
         if pause is None or not why.startswith("cool"):
             return None
         error = copy(pause.error)

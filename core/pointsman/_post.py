@@ -29,7 +29,6 @@ class Post:
         self._path, self._storing = path, storing
         self._lock = threading.Lock()
         self._opened: tuple[Outbox, Courier] | None = None
-        self._closed = False
 
     @property
     def exists(self) -> bool:
@@ -78,8 +77,6 @@ class Post:
 
     def close(self) -> None:
         """End what is being brought, and let the file go."""
-        with self._lock:
-            self._closed = True
         if self._opened is not None:
             outbox, courier = self._opened
             courier.close()

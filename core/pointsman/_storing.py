@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from itertools import chain
@@ -33,6 +33,7 @@ class Storing:
     """The stores of one `Store`. Thread-safe.
 
     :param damaged: is told of content whose bytes were wrong in these stores, and right in another one.
+    :param absent: returns the stores that nobody configured and that never were there.
     """
 
     def __init__(  # noqa: PLR0913 - of one place only
@@ -44,13 +45,15 @@ class Storing:
         clock: Clock,
         catalogue: Catalogue,
         damaged: Callable[[str, Iterable[str]], object],
+        absent: Callable[[], Collection[str]],
     ) -> None:
         self.registry = Stores(stores, middleware, catalogue)
         breaker = Breaker(clock)
         self.monitor = Monitor(self.registry, health_ttl, clock)
         self.gate = StoreGate(sorted(stores, key=lambda one: one.priority), self.monitor, breaker, self.registry)
-        self._shared = Shared(policy, breaker, clock, {}, self.gate.left_out)
-        self._damaged = damaged
+        self._shared = Shared(policy, breaker, clock, {}, self._left_out)
+        self._damaged, self._absent = damaged, absent
+        self.closed = False
 
     @property
     def idle_timeout(self) -> float | None:
@@ -62,8 +65,10 @@ class Storing:
     ) -> Task:
         """Return what is asked. What moves content has no limit but that nothing may stand still; the rest has one.
 
-        :raises ConfigError: there is no such store, or the timeout is no number of seconds.
+        :raises ConfigError: there is no such store, the timeout is no number of seconds, or all of it is closed.
         """
+        if self.closed:
+            raise ConfigError("this store is closed; make another one")
         if timeout is not None and (problems := misfits(_TIMEOUT, {"timeout": timeout})):
             raise ConfigError(*problems)
         policy = self._shared.policy
@@ -207,6 +212,13 @@ class Storing:
         error = known or UnavailableError(why, retry_same=False)
         error.backend = backend.id
         return error
+
+    def _left_out(self, task: Task, tried: Collection[str | None]) -> str:
+        """Say who is not asked, and why: of those that somebody misses."""
+        passed = set(tried)
+        with suppress(BackendError, ConfigError):  # of the outbox, which has nothing to do with what went wrong
+            passed |= set(self._absent())
+        return self.gate.left_out(task, passed)
 
     def _good(self, call: Call[StoreBackend, Any], answered: Got) -> None:
         """Note that a store has done what it was asked, and what others had that was wrong."""

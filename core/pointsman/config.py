@@ -108,11 +108,12 @@ def load(source: Source, *, catalogue: Catalogue | None = None) -> Settings:
     return settings
 
 
-def build(cls: Any, options: Mapping[str, Any], path: str) -> Any:
+def build(cls: Any, options: Mapping[str, Any], path: str, **given: Any) -> Any:
     """Return `cls` built from `options`, which stand at `path` of the configuration.
 
     Names that every backend has (`COMMON`) are passed over unless `cls` has such a field.
 
+    :param given: further arguments, which no configuration has.
     :raises ConfigError: with one line for each misfit: unknown, missing, of the wrong type, refused
         by the class, or a variable that is not set.
     """
@@ -120,7 +121,7 @@ def build(cls: Any, options: Mapping[str, Any], path: str) -> Any:
     taken = walk.options(fields_of(cls), options, path, COMMON)
     if not walk.problems:
         try:
-            return cls(**taken)
+            return cls(**taken, **given)
         except (Exception, SystemExit) as error:
             walk.refused(error, path)
     problems = walk.told()

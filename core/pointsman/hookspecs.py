@@ -71,7 +71,7 @@ def health() -> Health:
 
     Called in the background and by `Router.health()`, never in the path of a call. Costs no
     tokens, returns within seconds, does not raise: what is wrong goes into the reason, with what a
-    person can do about it.
+    person can do about it. Of a key or a login that the service refuses it says so (`Health.refused`).
     """
 
 
@@ -116,8 +116,9 @@ def receipt(request: Request, completion: Completion) -> str:
 #
 # They keep content under its content identifier (CID). A `cid` may be followed by names, `CID/a/b`: what a folder has
 # there. Each hook stops when its `scope` is cancelled, and raises a `BackendError` for what goes wrong:
-# `ContentNotFoundError` where it does not have the content, `InvalidRequestError` for a CID that is none,
-# `UnusableAnswer` where it has other bytes than the CID stands for. A store without a hook is not asked for that.
+# `ContentNotFoundError` where it does not have the content, or the names lead to nothing, `InvalidRequestError` for a
+# CID that is none, `UnusableAnswer` where it has other bytes than the CID stands for. A store without a hook is not
+# asked for that.
 
 
 @hookspec(firstresult=True)

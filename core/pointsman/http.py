@@ -50,8 +50,9 @@ __all__ += ["charged", "classify", "error_in", "promised_form"]
 _DONE_S = 0.05
 _ACCEPT = {"accept": "application/json, text/event-stream", "accept-encoding": "identity"}
 _ANY = {"accept": "*/*", "accept-encoding": "identity"}
+_PORT = r"\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]"
 _URL = re.compile(
-    r"(https?://(?:[\w.-]+|\[[\da-f:.%]+\])(?::\d{1,5})?|http\+unix://[\w.%~-]+)(/[^?#]*)?(?:\?([^#]*))?",
+    rf"(https?://(?:[\w.-]+|\[[\da-f:.%]+\])(?::(?:{_PORT}))?|http\+unix://[\w.%~-]+)(/[^?#]*)?(?:\?([^#]*))?",
     re.ASCII | re.I,
 )
 
@@ -98,7 +99,7 @@ class Client:
         url = _URL.fullmatch(base_url)
         if url is None:
             base_url = redact(re.sub("//.*@", "//***@", base_url))  # a password may not be seen in the traceback
-            raise e.ConfigError(f"{named}: found {base_url!r}, expected http(s)://HOST and no user name or password")
+            raise e.ConfigError(f"{named}: found {base_url!r}, expected http(s)://HOST, a port up to 65535, no login")
         self._origin, self._prefix, self._query = url[1], (url[2] or "").rstrip("/"), url[3]
         self.host = unquote(self._origin.partition("//")[2])
         self._session, self._refusal, self._named, self._proxied = session, refusal, named, proxied

@@ -217,7 +217,7 @@ class Router:
             if pause is not None and (was := found[backend.id]).usable:
                 found[backend.id] = Health("degraded" if pause.soft else "unavailable", str(pause))
             elif pause is not None:
-                found[backend.id] = Health(was.status, f"{was.reason}; {pause.state}")
+                found[backend.id] = Health(was.status, f"{was.reason}; {pause.state}", was.refused)
         return self._registry.others() | found
 
     def order(self, prompt: Prompt = "?", **options: Unpack[Options]) -> tuple[Place, ...]:

@@ -353,7 +353,8 @@ class Service(ABC):
         except AuthenticationError as error:
             if error.status == 403:  # a restricted key may not list models, and yet ask them
                 return Health.degraded(f"the key may not list models: {error}")
-            return Health.unconfigured(f"the key is refused (option api_key, or {' or '.join(self.KEYS)}): {error}")
+            why = f"the key is refused (option api_key, or {' or '.join(self.KEYS)}): {error}"
+            return Health.unconfigured(why, refused=True)
         except RateLimitError as error:
             return Health.degraded(str(error))
         except BackendError as error:

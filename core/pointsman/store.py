@@ -64,15 +64,8 @@ class Store:
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
-        self._storing = Storing(
-            made,
-            wrappers,
-            policy,
-            health_ttl,
-            clock or Clock(),
-            self._catalogue,
-            lambda cid, at: self._damaged(cid, at),
-        )
+        clock = clock or Clock()
+        self._storing = Storing(made, wrappers, policy, health_ttl, clock, self._catalogue, self._damaged, self._absent)
         if self._found:
             self._storing.monitor.check(made)  # "configured" is theirs to say
         self._post.resume()
@@ -137,7 +130,7 @@ class Store:
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
         """Return all bytes of a file: `CID`, or `CID/a/b` for one in a folder.
 
-        :raises ContentNotFoundError: no store has it.
+        :raises ContentNotFoundError: no store has it, or nothing is there.
         :raises InvalidRequestError: the CID is none, or of a folder.
         :raises BackendError: no store could be asked, or gave the right bytes.
         """
@@ -193,11 +186,10 @@ class Store:
     # -- what is kept ----------------------------------------------------------------------------------
 
     def has(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bool:
-        """Say whether any store that can be asked has all that is under a CID.
+        """Say whether any store that can be asked has all that is under a CID, or what is at `CID/a/b`.
 
         :raises BackendError: none could be asked.
         """
-
         ask = self._storing.registry.ask
 
         def there(backend: StoreBackend, task: Task) -> bool:
@@ -229,9 +221,10 @@ class Store:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
 
         :raises BackendError: there is but one store, and it could not be told; or none can be written.
+        :raises ContentNotFoundError: `CID/a/b` leads to nothing in any.
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
-        cid, later, absent = task.arguments["cid"], list[str](), self._absent()
+        cid, later, nowhere, absent = task.arguments["cid"], list[str](), list[BackendError](), self._absent()
         self._post.drop(cid)
         able = [one for one in self._storing.able(task) if one.id not in absent]
         if not able:
@@ -239,12 +232,14 @@ class Store:
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
-            except ContentNotFoundError:
-                continue
+            except ContentNotFoundError as error:
+                nowhere.append(error)
             except BackendError:
                 if len(able) == 1:
                     raise
                 later.append(one.id)
+        if nowhere and len(nowhere) == len(able):
+            raise nowhere[0]
         self._post.send(cid, later, "unpin")
 
     def gc(self, *, timeout: float | None = None) -> dict[str, Collected]:
@@ -275,7 +270,8 @@ class Store:
             except InvalidRequestError:
                 raise
             except BackendError as error:
-                yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id, unchecked=True)
+                unchecked = not isinstance(error, ContentNotFoundError)
+                yield Finding(cid or "", f"it cannot be verified: {error.message}", one.id, unchecked=unchecked)
 
     # -- the outbox ------------------------------------------------------------------------------------
 
@@ -296,12 +292,13 @@ class Store:
 
     def health(self) -> dict[str, Health]:
         """Return how each store is, and whether anything waits for it."""
+        self._storing.task("health")  # a store that is closed refuses it
         found = self._storing.monitor.check(self.stores)
         for store, (count, _, reason) in self._post.counts().items():
             if store in found:
                 was, text = found[store], f"{count} in the outbox wait for it" + (f": {reason}" if reason else "")
                 status = "degraded" if was.usable else was.status
-                found[store] = Health(status, f"{was.reason}; {text}" if was.reason else text)
+                found[store] = Health(status, f"{was.reason}; {text}" if was.reason else text, was.refused)
         return found
 
     def plugins(self) -> tuple[PluginInfo, ...]:
@@ -309,8 +306,12 @@ class Store:
         return self._catalogue.infos()
 
     def close(self) -> None:
-        """Release all files, connections and threads. What waits in the outbox waits for the next time."""
+        """Release all files, connections and threads. What waits in the outbox waits for the next time.
+
+        Whatever is asked after that is a `ConfigError`. Repeating it changes nothing.
+        """
         self._post.close()
+        self._storing.closed = True
         self._storing.registry.close()
 
     def __enter__(self) -> Store:

@@ -287,6 +287,7 @@ class Health:
 
     status: HealthStatus
     reason: str = ""
+    refused: bool = False  #: whether the service has refused a key or a login: calls get an `AuthenticationError`
 
     @classmethod
     def ok(cls) -> Health:
@@ -304,9 +305,9 @@ class Health:
         return cls("unavailable", reason)
 
     @classmethod
-    def unconfigured(cls, reason: str) -> Health:
-        """Something is missing that only a person can add: a key, a program, a file."""
-        return cls("unconfigured", reason)
+    def unconfigured(cls, reason: str, *, refused: bool = False) -> Health:
+        """Something is missing that only a person can add: a key that is not `refused`, a program, a file."""
+        return cls("unconfigured", reason, refused)
 
     @property
     def usable(self) -> bool:

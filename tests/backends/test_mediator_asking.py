@@ -313,7 +313,9 @@ def test_an_analysis_counts_what_a_user_has_for_a_claim(mediator: Made) -> None:
 def test_gaps_are_told_in_words(mediator: Made) -> None:
     """The usual kinds of which there is nothing; what nobody described, and what names no claim, by its CID."""
     made = mediator(Scripted("Good."))
-    assert made.analyze_evidence("anna", "eviction")["gaps"] == ["There is no evidence for the claim 'eviction'."]
+    assert made.analyze_evidence("anna", "eviction")["gaps"] == [
+        "There is no evidence of the user 'anna' for the claim 'eviction'."
+    ]
     bare, loose = submitted(made, ("document", " ", "eviction"), ("email", "A letter", None))
     assert made.analyze_evidence("anna")["gaps"] == [
         "There is nothing of these kinds: image, video, audio, text, financial, medical.",
@@ -385,8 +387,19 @@ def test_without_evidence_nobody_is_asked(mediator: Made) -> None:
     double = Scripted("Good.")
     found = mediator(double).analyze_evidence("anna", "eviction")
     assert (found["total_evidence"], found["has_evidence"], found["evidence_by_type"]) == (0, False, {})
-    assert found["recommendation"].startswith("There is no evidence for the claim 'eviction' yet.")
+    assert found["recommendation"].startswith("There is no evidence of the user 'anna' for the claim 'eviction' yet.")
     assert double.calls == 0
+
+
+def test_whose_evidence_it_is_that_is_not_there_is_told(mediator: Made) -> None:
+    """Others may have some: who names nobody learns whose was looked for."""
+    made = mediator(Scripted("Good."))
+    made.submit_evidence(b"of bob", "audio", "bob")
+    for user in "anonymous", "anna":
+        found = made.analyze_evidence()
+        assert found["gaps"] == [f"There is no evidence of the user {user!r}."]
+        assert found["recommendation"].startswith(f"There is no evidence of the user {user!r} yet.")
+        made.state.username = "anna"
 
 
 def test_where_nobody_answers_the_counts_are_there(mediator: Made, dead: str) -> None:

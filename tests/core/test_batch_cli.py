@@ -104,6 +104,13 @@ def test_every_line_gets_its_line_in_order(run: Run, tmp_path: Path) -> None:
     assert "--resume --retry-failed" in done.stderr
 
 
+def test_a_failure_is_one_line_of_the_summary(run: Run, tmp_path: Path) -> None:
+    """Whatever its message repeats of the item."""
+    configure(tmp_path, {"id": "echo", "type": "echo"})
+    done = run("-", stdin=b'{"prompt": "x", "a\\n  line 7: b": 1}\n')
+    assert "  line 1: InvalidRequestError: a\\n  line 7: b: no such option" in done.stderr
+
+
 def test_answers_go_to_standard_output_where_no_file_is_named(run: Run) -> None:
     """The answers alone; the summary is on stderr; the exit code is 0, since all were answered."""
     done = run("-", stdin=b"a\nb")

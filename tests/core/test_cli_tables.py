@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pointsman.cli._output import _plain
 
 CONFIG = """
 [[BACKENDS]]
@@ -45,6 +46,15 @@ def run(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
     )
     assert "Traceback" not in done.stderr
     return done
+
+
+def test_a_row_is_a_line_whatever_its_cells_say() -> None:
+    """What others say neither begins a line nor moves the cursor of whoever looks at it."""
+    said = "no\nroute\r\x1b[2K\x85é\u2028"
+    assert _plain(("store", "reason"), [{"store": "a", "reason": said}]).splitlines() == [
+        "STORE  REASON",
+        r"a      no route\r\x1b[2K\x85é\u2028",
+    ]
 
 
 def rows(text: str) -> list[list[str]]:

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from pointsman import Backend, BackendError, Completion, ConfigError, Health, Request, Router, hookimpl
+from pointsman import (
+    AuthenticationError,
+    Backend,
+    BackendError,
+    Completion,
+    ConfigError,
+    Health,
+    Request,
+    Router,
+    hookimpl,
+)
 from pointsman import _health as health_module
 from pointsman.errors import UnavailableError
 from pointsman.testing import Scripted
@@ -77,6 +87,17 @@ def test_every_finding_is_told(tell: Callable[[], Any], status: str, reason: str
     assert found["a"].status == status
     assert found["a"].reason == reason
     assert found["mute"] == Health.ok()
+
+
+@pytest.mark.parametrize(("refused", "error"), [(True, AuthenticationError), (False, BackendError)])
+def test_a_key_that_health_found_refused_is_an_error_of_the_key(refused: bool, error: type[BackendError]) -> None:
+    """Who asks after that gets the type of error that a call would have had; of all else only a general one."""
+    finding = Health.unconfigured("no such key", refused=refused)
+    with Router({"a": Patient(lambda: finding)}) as router:
+        assert router.health() == {"a": finding}
+        with pytest.raises(BackendError, match=r"^a: unconfigured: no such key") as caught:
+            router.generate("hi")
+    assert type(caught.value) is error
 
 
 def test_a_missing_variable_is_a_reason() -> None:

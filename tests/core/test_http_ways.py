@@ -353,7 +353,10 @@ def test_a_header_that_cannot_be_sent_is_told(value: str, as_key: bool) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:8080", "ftp://x", "http://", "http://user:pass@host/v1", "http://h:port", "ftp://user:pass@h"],
+    [
+        *("", "localhost:8080", "ftp://x", "http://", "http://user:pass@host/v1", "ftp://user:pass@h"),
+        *("http://h:port", "http://h:65536/v1", "http://h:70000", "http://h:100000"),
+    ],
 )
 def test_a_url_that_cannot_be_used_is_told(url: str) -> None:
     """The message says what is expected; a password in the URL is not repeated."""

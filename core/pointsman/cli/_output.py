@@ -46,7 +46,7 @@ def harmless(text: str, stream: TextIO) -> str:
 
 
 def in_a_line(name: str) -> str:
-    """Return the name of a file as one line that anybody can read: it may have any character in it."""
+    """Return the name of a file, or what others say, as one line that anybody can read: it may have any character."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in name)
 
 
@@ -120,7 +120,7 @@ def _plain(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     from rich.cells import cell_len
 
     lines = [[name.upper() for name in columns]]
-    lines += ([row[name].replace("\n", " ") for name in columns] for row in rows)
+    lines += ([in_a_line(row[name].replace("\n", " ")) for name in columns] for row in rows)
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     padded = ((one + " " * (width - cell_len(one)) for one, width in zip(line, widths, strict=True)) for line in lines)
     return "".join("  ".join(line).rstrip() + "\n" for line in padded)

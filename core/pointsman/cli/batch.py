@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._output import note
+from ._output import in_a_line, note
 from ._progress import Progress, Tally, duration
 from ._router import config_option, router_of
 from ._rows import Output, Rows, message
@@ -168,7 +168,7 @@ class _Run:
         if isinstance(result, BackendError) and len(self._failures) < _TOLD:
             named = f" (id {json.dumps(place.facts['id'])})" if place.facts else ""
             text = message(position, result)
-            self._failures.append(f"  line {place.line}{named}: {type(result).__name__}: {text[:300]}")
+            self._failures.append(f"  line {place.line}{named}: {type(result).__name__}: {in_a_line(text[:300])}")
         if self._max_cost is not None:
             self._keep_to(self._max_cost)
         self._output.put(position, place, result)

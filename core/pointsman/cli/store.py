@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ import click
 
 from ._added import Extensible
 from ._bytes import Bytes, size_of, standard_input, write_bytes, written
-from ._output import as_json, in_a_line, note, table
+from ._output import answer, as_json, in_a_line, note, table
 from ._router import config_option, json_option, store_of
 
 store_option = click.option("--store", "store_id", metavar="ID", help="Only this store.")
@@ -44,8 +44,7 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
 
     It is durable in one store when its CID is printed. Other stores get it from the outbox: `pointsman store sync`.
     """
-    rows = []
-    with store_of(config_file) as kept:
+    with _told(as_json_) as tell, store_of(config_file) as kept:
         for path in paths:
             given: Any = standard_input() if path == "-" else path
             with Bytes(size_of(path), quiet=how["quiet"]) as seen:
@@ -59,11 +58,7 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
                     progress=seen.add,
                 )
             row = {"cid": stored.cid, "path": path, "size": stored.size, "kind": stored.kind}
-            rows.append({**row, "stored_in": stored.stored_in, "waiting_for": stored.waiting_for})
-            if not as_json_:
-                write_bytes(f"{stored.cid}  {path}\n".encode(errors="surrogateescape"))
-    if as_json_:
-        as_json(rows)
+            tell(path, {**row, "stored_in": stored.stored_in, "waiting_for": stored.waiting_for})
     return 0
 
 
@@ -164,19 +159,16 @@ def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
 @config_option
 def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **how: Any) -> int:
     """Keep what each CAR FILE holds (- is the standard input), verified, and print its roots."""
-    rows = []
-    with store_of(config_file) as kept:
+    with _told(as_json_) as tell, store_of(config_file) as kept:
         for file in files:
             with Bytes(size_of(file), quiet=how["quiet"]) as seen, _read(file) as source:
                 roots = kept.import_car(
                     seen.through(source), pin=not how["no_pin"], store=how["store_id"], timeout=how["timeout"]
                 )
+            if not roots:
+                note(f"{in_a_line(file)}: it names no root, so that nothing of it is pinned")
             for root in roots:
-                rows.append({"cid": root.cid, "file": file, "size": root.size, "stored_in": root.stored_in})
-                if not as_json_:
-                    write_bytes(f"{root.cid}  {file}\n".encode(errors="surrogateescape"))
-    if as_json_:
-        as_json(rows)
+                tell(file, {"cid": root.cid, "file": file, "size": root.size, "stored_in": root.stored_in})
     return 0
 
 
@@ -262,6 +254,23 @@ def _show(rows: list[dict[str, Any]], columns: Iterable[str], as_json_: bool, em
         table([name for name in columns if name in rows[0]], rows)
     else:
         note(empty)
+
+
+@contextmanager
+def _told(as_json_: bool) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """Give what tells of a name what was kept of it: at once, or as JSON at the end, even if that is an error."""
+    rows = list[dict[str, Any]]()
+
+    def tell(name: str, row: dict[str, Any]) -> None:
+        rows.append(row)
+        if not as_json_:
+            answer(f"{row['cid']}  {in_a_line(name)}\n")
+
+    try:
+        yield tell
+    finally:
+        if as_json_:
+            as_json(rows)
 
 
 @contextmanager

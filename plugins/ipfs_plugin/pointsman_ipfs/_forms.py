@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from .dag.cbor import Ref
-from .dag.cid import canonical
+from .dag.cid import canonical, is_ours, to_text
 
 #: A mapping of fields ("name?" may be missing), a list with what all of its items are, or what takes a value.
-Form: TypeAlias = "Mapping[str, Any] | list[Any] | Callable[[Any], bool]"
+Form: TypeAlias = "Mapping[str, Any] | list[Any] | Of | Such"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _HARMLESS = re.compile(r"[\dTZ:.+-]{1,40}", re.ASCII)
@@ -50,26 +50,54 @@ class Of:
         return " or ".join(dict.fromkeys(_KINDS[kind] for kind in self.kinds))
 
 
-def sized(size: int) -> Callable[[Any], bool]:
+@frozen
+class Such:
+    """Takes what fits; `words` say what that is."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+    def __call__(self, value: Any) -> bool:
+        return self.fits(value)
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def such(words: str) -> Callable[[Callable[[Any], bool]], Such]:
+    """Return what says in these words what a function takes."""
+    return lambda fits: Such(words, fits)
+
+
+def number_of(version: int) -> Such:
+    """Return what takes the number of a version."""
+    return Such(f"{version}", lambda value: value.__class__ is int and value == version)
+
+
+def sized(size: int) -> Such:
     """Return what takes so many bytes."""
-    return lambda value: value.__class__ is bytes and len(value) == size
+    return Such(f"{size} bytes", lambda value: value.__class__ is bytes and len(value) == size)
 
 
+@such("a CID in base32 or, of version 0, in base58")
 def is_cid(value: Any) -> bool:
     """Whether it is the text of a CID, in our spelling."""
     return value.__class__ is str and canonical(value) is not None
 
 
+@such("a whole number from 0")
 def is_count(value: Any) -> bool:
     """Whether it is an integer from 0."""
     return value.__class__ is int and value >= 0
 
 
+@such("32 hexadecimal digits")
 def is_hex(value: Any) -> bool:
     """Whether it is 32 hexadecimal digits."""
     return value.__class__ is str and _HEX.fullmatch(value) is not None
 
 
+@such("a time such as 2026-01-31T23:59:59.000000Z")
 def is_time(value: Any) -> bool:
     """Whether it is a time in UTC with microseconds, as text."""
     if value.__class__ is not str or not _TIME.fullmatch(value):
@@ -92,9 +120,8 @@ def misfits(value: Any, form: Form, place: str = "") -> Iterator[str]:
     elif isinstance(form, Mapping):
         yield from _misfits_of_map(value, form, place)
     elif not form(value):
-        by_kind = isinstance(form, Of)
-        found, expected = (_kind_of(value), str(form)) if by_kind else (_told(value), "one of its form")
-        yield f"{place}: found {found}, expected {expected}"
+        found = _kind_of(value) if isinstance(form, Of) else _told(value)
+        yield f"{place}: found {found}, expected {form}"
 
 
 def _misfits_of_map(value: Any, form: Mapping[str, Any], place: str) -> Iterator[str]:
@@ -115,6 +142,10 @@ def _misfits_of_map(value: Any, form: Mapping[str, Any], place: str) -> Iterator
 def _told(value: Any) -> str:
     if value.__class__ is str and not _HARMLESS.fullmatch(value):
         return f"text of {len(value):,} characters"
+    if value.__class__ is bytes:
+        return f"{len(value):,} bytes"
+    if value.__class__ is Ref and is_ours(value):  # another one may hold a text
+        return f"a link to {to_text(value)}"
     return f"{value!r:.60}" if value.__class__ in (str, int, float, bool) else _kind_of(value)
 
 

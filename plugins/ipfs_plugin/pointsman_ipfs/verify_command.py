@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 from pointsman import InvalidRequestError
-from pointsman.cli.parts import Bytes, answer, as_json, config_option, json_option, size_of, store_of, written
+from pointsman.cli.parts import (
+    Bytes,
+    answer,
+    as_json,
+    config_option,
+    in_a_line,
+    json_option,
+    size_of,
+    store_of,
+    written,
+)
 
 from .proof._check import Check, Tally
 from .proof.verify import verify as checks_of
@@ -50,7 +60,7 @@ def verify(what: str, config_file: str | None, as_json_: bool, quiet: bool, **ho
                 rows.append({"status": check.status, "what": check.what, "text": check.text})
             else:
                 seen.hide()
-                answer(f"{check}\n")
+                answer(f"{in_a_line(str(check))}\n")
     if as_json_:
         as_json(rows)
     else:

@@ -58,9 +58,11 @@ def test_an_address_in_each_form(written: str, url: str, local: bool) -> None:
             "unix://",
         ),
         *("http://me:secret@host", "http://host:port", "http://host/?key=secret", "http://host/#secret"),
+        *("http://127.0.0.1:65536", "/ip4/127.0.0.1/tcp/70000", "http://[::1", "http://[x]:1", "/ip6/[x/tcp/1"),
+        *(3, b"http://127.0.0.1:5001", Path("/run/ipfs.sock")),
     ],
 )
-def test_what_is_no_address_is_told(written: str) -> None:
+def test_what_is_no_address_is_told(written: Any) -> None:
     """The message names the option and the forms; it repeats no password."""
     with pytest.raises(ConfigError, match="url: found") as caught:
         Kubo(url=written)
@@ -107,8 +109,14 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
         Kubo(transport="ipfshttpclient")
 
 
-@pytest.mark.parametrize("url", ["", "gateway.example", "ftp://gateway.example", "unix:///x", "http://me:secret@host"])
-def test_what_is_no_gateway_is_told(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "gateway.example", "ftp://gateway.example", "unix:///x", "http://me:secret@host", "http://"),
+        *("http://gateway.example:65536", "http://[::1", None, 3),
+    ],
+)
+def test_what_is_no_gateway_is_told(url: Any) -> None:
     """A gateway has a URL."""
     with pytest.raises(ConfigError, match="url: found") as caught:
         Gateway(url=url)

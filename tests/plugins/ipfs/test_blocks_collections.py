@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import ContentNotFoundError, Store
+from pointsman import ContentNotFoundError, InvalidRequestError, Store, UnusableAnswer
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
@@ -183,3 +183,25 @@ def test_what_another_collection_has_taken_is_not_missed(
     assert store.gc()["blocks"].blocks == 0
     assert monotonic() - began < _collect._PATIENCE_S
     assert (store.get(kept_one), store.has(gone)) == (b"stays", False)
+
+
+def inline(value: Any) -> bytes:
+    """The CID of a block of DAG-CBOR that it holds itself."""
+    data = encode(value)
+    return b"\x01\x71\x00" + bytes((len(data),)) + data
+
+
+def test_what_an_inline_root_links_to_is_pinned(store: Store) -> None:
+    """A root that holds its own block cannot be kept. What it leads to can, and must be there; if there is anything."""
+    leaf = cids.raw_cid(b"leaf")
+    root = inline({"inner": Ref(inline(["", Ref(leaf), Ref(inline("hello"))])), "leaf": Ref(leaf)})
+    assert store.import_car(car.header([inline("hello")])) == ()
+    with pytest.raises(UnusableAnswer, match="are not there"):
+        store.import_car(car.header([root]))
+    (kept,) = store.import_car(car.header([root]) + car.record(leaf, b"leaf"))
+    assert kept.cid == cids.to_text(leaf)
+    assert store.gc()["blocks"].blocks == 0
+    assert store.get(kept.cid) == b"leaf"
+    foreign = inline([Ref(b"\x01\x55\x13\x40" + bytes(64))])
+    with pytest.raises(InvalidRequestError, match="hash function 0x13"):
+        store.import_car(car.header([foreign]))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import Store
+from pointsman import ContentNotFoundError, Store
 from pointsman.testing import faults
+from pointsman_ipfs import Blocks, Kubo
 
 pytestmark = pytest.mark.kubo
 
@@ -25,6 +26,22 @@ def at(usual_address: Callable[[str], None]) -> Callable[[str], Store]:
     return at
 
 
+def notes(store: Store) -> list[str]:
+    """What the error of a read says beside its message."""
+    with pytest.raises(ContentNotFoundError) as caught:
+        store.get("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+    return getattr(caught.value, "__notes__", [])
+
+
+def test_a_node_that_somebody_configured_is_missed(usual_address: Callable[[str], None], tmp_path: Path) -> None:
+    """Though it never was there: who reads is told that it was not asked."""
+    with faults.nobody_listens() as nobody:
+        usual_address(nobody.removesuffix("/v1"))
+        with Store([Blocks(path=tmp_path / "blocks"), Kubo()]) as store:
+            store.health()
+            assert "not asked: kubo: unconfigured: no node answers" in "".join(notes(store))
+
+
 def test_a_node_that_never_was_there_is_not_missed(at: Callable[[str], Store], tmp_path: Path) -> None:
     """Nothing waits for it, nothing asks it, and no answer of the store speaks of it; only health says what to do."""
     with faults.nobody_listens() as nobody, at(nobody.removesuffix("/v1")) as store:
@@ -36,6 +53,7 @@ def test_a_node_that_never_was_there_is_not_missed(at: Callable[[str], Store], t
         store.unpin(kept.cid)
         assert store.sync() == ()
         assert store.health()["kubo"].status == "unconfigured"
+        assert notes(store) == []
         assert not (tmp_path / "store" / "outbox.sqlite").exists()
 
 
@@ -53,6 +71,7 @@ def test_a_node_that_was_there_once_is_missed(kubo: Any, at: Callable[[str], Sto
         assert [copy.state for copy in store.status(first.cid)] == ["kept", "unknown"]
         assert "no node answers" in store.status(first.cid)[1].reason
         assert [found.store for found in store.verify()] == ["kubo"]
+        assert "not asked: kubo: unconfigured: no node answers" in "".join(notes(store))
     with at(kubo.api) as store:
         assert store.sync() == ()
         assert [copy.state for copy in store.status(second.cid)] == ["kept", "kept"]

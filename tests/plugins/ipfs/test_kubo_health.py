@@ -47,6 +47,19 @@ def test_a_login_that_is_refused_is_told_as_such_every_time(fault_server: Any) -
         assert 3590 < caught.value.retry_after <= 3600
 
 
+@pytest.mark.parametrize("store", [Kubo, Gateway])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_login_that_health_found_refused_is_told_as_such(fault_server: Any, store: Any, status: int) -> None:
+    """Whether a call or health was there first, who asks gets the same type of error."""
+    server = fault_server()
+    server.play(faults.status(status), everywhere=True)
+    with Store({"node": store(url=server.origin)}) as kept:
+        assert (kept.health()["node"].status, kept.health()["node"].refused) == ("unconfigured", True)
+        with pytest.raises(AuthenticationError, match=f"unconfigured: HTTP {status} .*check token") as caught:
+            kept.get("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+        assert caught.value.backend == "node"
+
+
 @pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
 @pytest.mark.parametrize(
     ("fault", "status", "says", "error"),

@@ -282,15 +282,15 @@ def test_one_of_several_stores_may_keep_them(tmp_path: Path, says: Any) -> None:
 
 
 def test_a_store_that_is_not_there_keeps_no_receipt(tmp_path: Path, kept: Path) -> None:
-    """A `store_id` of no store is told at once where the stores are known; else no answer seems to have a receipt."""
+    """A `store_id` of no store is told when the router is made: else every answer would come without a receipt."""
     stores = [{"id": "mine", "type": "blocks", "path": str(tmp_path / "mine")}]
     config = {"BACKENDS": [{"id": "echo", "type": "echo", "suffix": ""}], "ROUTER": {"receipts": {"store_id": "none"}}}
     with pytest.raises(ConfigError, match=r"store_id: found 'none', expected one of 'mine'"):
         Router.from_config({**config, "STORES": stores})
-    with Router([Scripted()], receipts={"store_id": "none"}) as router:
-        answer = router.generate("hi")
-    assert answer.receipt is None
-    assert "store_id: found 'none', expected one of 'blocks'" in answer.warnings[0]
+    with pytest.raises(ConfigError, match=r"^receipts: store_id: found 'none', expected one of 'blocks'$"):
+        Router([Scripted()], receipts={"store_id": "none"})
+    with Router.from_config({**config, "STORES": stores, "ROUTER": {"receipts": {"store_id": "mine"}}}) as router:
+        assert router.generate("hi").receipt
 
 
 def test_without_content_only_digests_are_kept(kept: Path, said: Said, says: Any) -> None:

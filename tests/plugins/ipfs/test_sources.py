@@ -175,3 +175,18 @@ def test_a_timeout_is_a_number_of_seconds(two: Store, timeout: Any) -> None:
             call(letter, timeout=timeout)
     with pytest.raises(BackendTimeout):
         two.get(letter, timeout=0)
+
+
+def test_a_store_that_is_closed_is_asked_for_nothing(two: Store, tmp_path: Path) -> None:
+    """As a router: it says what to do. Closing it again changes nothing, and what it kept is there for the next one."""
+    cid = two.put(b"x").cid
+    two.close()
+    two.close()
+    asked: dict[str, Any] = {"put": b"y", "import_car": b"y", "extract": (cid, tmp_path / "out")}
+    asked |= dict.fromkeys(("get", "open", "export_car", "has", "ls", "pin", "unpin", "status"), cid)
+    asked |= dict.fromkeys(("gc", "verify", "sync", "health"), ())
+    for name, given in asked.items():
+        with pytest.raises(ConfigError, match="this store is closed; make another one"):
+            list(getattr(two, name)(*(given if isinstance(given, tuple) else [given])))
+    with Store({"home": Blocks(path=tmp_path / "home")}) as store:
+        assert store.get(cid) == b"x"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from multiformats import CID
-from pointsman import Store
+from pointsman import ContentNotFoundError, InvalidRequestError, Store
 from pointsman_ipfs import Blocks
 
 Spelled = Callable[[str], str]
@@ -89,3 +89,28 @@ def test_what_is_damaged_is_mended(two: Store, folder: Path, tmp_path: Path, spe
     assert two.get(first) == b"Dear Sir"
     assert two.sync() == ()
     assert two.get(first, store="home") == b"Dear Sir"
+
+
+@pytest.mark.parametrize("path", ["nothing", "letters/second", "letters/first/page", "../case"])
+def test_a_path_that_leads_to_nothing_is_not_there(two: Store, folder: Path, tmp_path: Path, path: str) -> None:
+    """In a folder or under a file: who asks whether it is there hears no, and who wants it that it is not."""
+    nowhere = f"{two.put(folder).cid}/{path}"
+    two.sync()
+    assert not two.has(nowhere)
+    assert [copy.state for copy in two.status(nowhere)] == ["absent", "absent"]
+    assert [(one.store, one.unchecked) for one in two.verify(nowhere)] == [("home", False), ("office", False)]
+    for ask in (
+        two.get,
+        two.open,
+        two.ls,
+        two.pin,
+        two.unpin,
+        two.export_car,
+        lambda path: two.extract(path, tmp_path / "out"),
+    ):
+        with pytest.raises(ContentNotFoundError, match=r"nothing (of the name .* is in that folder|is under a file)"):
+            ask(nowhere)
+    with pytest.raises(InvalidRequestError, match="expected a CID"):
+        two.has(f"no-cid/{path}")
+    assert not (tmp_path / "out").exists()
+    assert two.sync() == ()

@@ -81,6 +81,20 @@ def test_programs_read_json(run: Run, folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_programs_read_what_was_kept_before_an_error(run: Run, folder: Path, code: int) -> None:
+    """The list is whole in any case, and the exit code says whether it is all that was asked for."""
+    names = ["letters/a.txt", "letters/old/b.txt", *["nowhere"] * code]
+    done = run("put", "--json", *names, code=code)
+    assert [row["path"] for row in json.loads(done.stdout)] == names[:2]
+    assert (b"nothing is there" in done.stderr) is bool(code)
+    run("export", HELLO, "-o", "hello.car")
+    names = ["hello.car", *["letters/a.txt"] * code]
+    done = run("import", "--json", *names, code=code)
+    assert [(row["file"], row["cid"]) for row in json.loads(done.stdout)] == [("hello.car", HELLO)]
+    assert (b"this is no CAR file" in done.stderr) is bool(code)
+
+
 def test_what_is_damaged_is_named(run: Run, folder: Path, tmp_path: Path) -> None:
     """And the exit code says so, until it is put again."""
     run("put", "letters/a.txt")
@@ -126,6 +140,15 @@ def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None
     assert b"store status" not in cut, "no store is to blame"
     run("export", EMPTY, "-o", "empty.car", code=1)
     assert not (tmp_path / "empty.car").exists()
+
+
+def test_a_car_without_a_root_is_told(run: Run, tmp_path: Path) -> None:
+    """A pack of a store is one: what it holds is kept, and nothing of it pinned."""
+    run("put", "-", stdin=b"hello world")
+    (pack,) = (tmp_path / "kept" / "packs").iterdir()
+    done = run("import", str(pack))
+    assert (done.stdout, done.stderr.decode()) == (b"", f"{pack}: it names no root, so that nothing of it is pinned\n")
+    assert json.loads(run("import", "--json", str(pack)).stdout) == []
 
 
 def test_collection_says_what_it_took(run: Run) -> None:
@@ -206,7 +229,7 @@ def test_a_persons_mistake_is_a_message(run: Run, tmp_path: Path, arguments: lis
     assert says in run(*arguments, code=code).stderr.decode()
 
 
-@pytest.mark.parametrize("arguments", [["verify", "no-cid"], ["status", "no-cid"], ["status", f"{HELLO}/x"]])
+@pytest.mark.parametrize("arguments", [["verify", "no-cid"], ["status", "no-cid"], ["status", "no-cid/x"]])
 def test_what_is_no_cid_is_not_called_damaged(run: Run, arguments: list[str]) -> None:
     """It is a mistake of the one who asks."""
     run("put", "-", stdin=b"hello world")
@@ -223,6 +246,18 @@ def test_a_name_is_one_line_of_a_listing(run: Run, tmp_path: Path) -> None:
     _, line = run("ls", cid).stdout.decode().splitlines()
     assert line.endswith("  a\\n\\x1b[31mé")
     assert json.loads(run("ls", cid, "--json").stdout)[0]["name"] == "a\n\x1b[31mé"
+
+
+def test_a_name_forges_no_line_beside_a_cid(run: Run, tmp_path: Path) -> None:
+    """Of what is put and of a CAR, whatever is in it, be it no text at all; programs get it as it is."""
+    names = f"a\n{EMPTY}  b", "é \x1b[2K\u2028", os.fsdecode(b"\xff")
+    for name in names:
+        (tmp_path / name).write_bytes(b"hello world")
+        escaped = ascii(name)[1:-1].replace("\\xe9", "é")
+        assert run("put", name).stdout.decode() == f"{HELLO}  {escaped}\n"
+        run("export", HELLO, "-o", f"{name}.car")
+        assert run("import", f"{name}.car").stdout.decode() == f"{HELLO}  {escaped}.car\n"
+        assert json.loads(run("put", "--json", name).stdout)[0]["path"] == name
 
 
 @pytest.mark.parametrize(

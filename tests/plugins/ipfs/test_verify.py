@@ -15,6 +15,7 @@ from pointsman import ConfigError, InvalidRequestError, Router, Store
 from pointsman_ipfs import Blocks, Kubo, Receipts
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.cbor import Ref
 from pointsman_ipfs.evidence import About, Evidence
 from pointsman_ipfs.proof import Check, verify
 from pointsman_ipfs.receipts._signature import public_key
@@ -243,12 +244,12 @@ def test_a_beginning_behind_something_later_is_named(forged: Forged) -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"receipt": 2}, "receipt: found 2"),
-        ({"number": -1}, "number: found -1"),
+        ({"receipt": 2}, r"receipt: found 2, expected 1\n"),
+        ({"number": -1}, "number: found -1, expected a whole number from 0"),
         ({"number": True}, "number: found True"),
-        ({"chain": "x"}, "chain: found text of 1 characters"),
-        ({"previous": "x"}, "previous: found text of 1 characters"),
-        ({"time": "2026-02-30T00:00:00.000000Z"}, "time: found '2026-02-30"),
+        ({"chain": "x"}, "chain: found text of 1 characters, expected 32 hexadecimal digits"),
+        ({"previous": "x"}, "previous: found text of 1 characters, expected nothing or a CID"),
+        ({"time": "2026-02-30T00:00:00.000000Z"}, "time: found '2026-02-30T.*, expected a time such as 2026-"),
         ({"time": "yesterday"}, "time: found text of 9 characters"),
         ({"answer": ...}, "answer: it is missing"),
         ({"answer": {"text": "x"}}, "answer.finish_reason: it is missing"),
@@ -257,8 +258,10 @@ def test_a_beginning_behind_something_later_is_named(forged: Forged) -> None:
         ({"usage": {"input_tokens": 1}}, "usage.output_tokens: it is missing"),
         ({"salt": bytes(16)}, "request.digest: it is missing"),
         ({"signature": bytes(64)}, "signature: found it, or its key, without the other"),
-        ({"key": bytes(31)}, "key: found bytes"),
-        ({"evidence": ["x"]}, r"evidence\[0\]: found text of 1 characters"),
+        ({"key": bytes(31)}, "key: found 31 bytes, expected 32 bytes"),
+        ({"evidence": ["x"]}, r"evidence\[0\]: found text of 1 characters, expected a CID in base32"),
+        ({"evidence": [Ref(b"\x01\x55\x00\x02hi")]}, r"evidence\[0\]: found a link, expected a CID"),
+        ({"altered": ["more"]}, r'altered\[0\]: found text of 4 characters, expected "keys" or "values"'),
         ({"more": 1}, "more: this version has no such field"),
         ({"attempts": [{}]}, r"attempts\[0\].backend: it is missing"),
     ],

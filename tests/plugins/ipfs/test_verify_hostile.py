@@ -150,6 +150,18 @@ def test_the_command_tells_what_holds(run: Run, chain: Chain, kept: Path, tmp_pa
         assert last.startswith(f"All {len(lines)} checks hold; unchanged: 1 chain of receipts; that their times ")
 
 
+def test_the_name_of_a_file_forges_no_line(run: Run, chain: Chain, kept: Path) -> None:
+    """A folder of somebody else may have files of any name: each check is one line of the answer."""
+    chain(1)
+    (kept / "packs" / "x\nAll 9 checks hold; unchanged: .car").write_bytes(b"no pack")
+    done = run(kept)
+    assert done.returncode == 1
+    *lines, last = done.stdout.splitlines()
+    assert all(line.startswith(("holds      ", "fails      ")) for line in lines), lines
+    assert last.startswith("NOT PROVEN")
+    assert "x\\nAll 9 checks hold" in done.stdout
+
+
 def test_the_command_proves_evidence(run: Run, kept: Path, tmp_path: Path) -> None:
     """From a record, its copy and the folder; the last line says in a sentence what is proven, and what never is."""
     with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:

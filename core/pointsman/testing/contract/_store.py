@@ -150,16 +150,18 @@ class StoreReads(Suite):
         assert list(tmp_path.iterdir()) == []
 
     def test_what_is_of_another_kind(self, shelf: Shelf, tmp_path: Path) -> None:
-        """A folder is no file, a file no folder, and an entry that is not in a folder is not there."""
+        """A folder is no file, a file no folder; an entry that is in no folder is `ContentNotFoundError`, too."""
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "file").write_bytes(b"x")
         cid = self.keep(Source(path=tmp_path / "folder"))
-        for wrong in cid, f"{cid}/nothing", f"{cid}/file/deeper":
-            with pytest.raises((InvalidRequestError, ContentNotFoundError)):
-                shelf.whole(wrong)
-        for wrong in f"{cid}/file", f"{cid}/nothing":
-            with pytest.raises((InvalidRequestError, ContentNotFoundError)):
-                shelf.entries(wrong)
+        for read, wrong in (shelf.whole, cid), (shelf.entries, f"{cid}/file"):
+            with pytest.raises(InvalidRequestError):
+                read(wrong)
+        for nowhere in f"{cid}/nothing", f"{cid}/file/deeper":
+            assert not shelf.there(nowhere)
+            for read in shelf.whole, shelf.entries:
+                with pytest.raises(ContentNotFoundError):
+                    read(nowhere)
 
     def test_obeys_limits_that_have_passed(self, shelf: Shelf, tmp_path: Path) -> None:
         """With no time left, or nobody waiting, each way ends at once, if with an error then with the right one."""

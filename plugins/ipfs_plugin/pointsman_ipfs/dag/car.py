@@ -96,13 +96,26 @@ class Reader(Iterator[tuple[bytes, bytes]]):
 def opened(source: Iterable[bytes] | BinaryIO) -> tuple[list[bytes], Iterator[tuple[bytes, bytes]]]:
     """Open a CAR that somebody hands in, and return its roots, each once, and its blocks.
 
+    In the place of a root that holds its own block (an identity CID) stands what that links to: only this can be kept.
+
     :raises InvalidRequestError: in place of the `UnusableAnswer` of `Reader`: it says nothing against a store.
     """
     try:
         blocks = Reader(source)
+        roots = list(dict.fromkeys(kept for root in blocks.roots for kept in _kept(root)))
     except UnusableAnswer as error:
         raise InvalidRequestError(error.message) from error
-    return list(dict.fromkeys(root for root in blocks.roots if inline_of(root) is None)), _given(blocks)
+    return roots, _given(blocks)
+
+
+def _kept(root: bytes) -> Iterator[bytes]:
+    if (inline := inline_of(root)) is not None:
+        for link in links_of(root, inline):
+            yield from _kept(link)
+    elif is_ours(root):
+        yield root
+    else:
+        raise refusal(root)
 
 
 def _given(blocks: Reader) -> Iterator[tuple[bytes, bytes]]:
@@ -164,13 +177,16 @@ class _Source:
         where = self.count
         if len(self._piece) - self._at >= _LONGEST_NUMBER:
             length, end = _varint.read(self._piece, self._at)
-            self.count += end - self._at
+            size = end - self._at
+            self.count += size
             self._at = end
         else:
             number = self._number()
             if number is None:
                 return None
-            length = _varint.read(number, 0)[0]
+            length, size = _varint.read(number, 0)
+        if size > _varint.size(length):  # a CAR has one form, and Kubo takes no other
+            raise UnusableAnswer(f"a CAR, byte {where}: found the length of a {what} in {size} bytes, expected fewer")
         if not 0 < length <= most:
             raise UnusableAnswer(f"a CAR, byte {where}: found a {what} of {length} bytes, expected 1 to {most}")
         return length
@@ -225,15 +241,17 @@ def _roots(source: _Source) -> Sequence[bytes]:
         raise UnusableAnswer("this is no CAR file: it does not begin as one")
     head = first + source.take(length - 1)
     if head == _VERSION_2[1:]:
-        raise UnusableAnswer("a CAR: found version 2, expected version 1")
+        how = "`ipfs dag import FILE` and `ipfs dag export ROOT` make one of it"
+        raise UnusableAnswer(f"a CAR: found version 2, expected version 1: {how}")
     try:
         value = cbor.read(head)
     except ValueError as error:
         raise UnusableAnswer(f"a CAR: its header is {error}") from error
-    roots = value.get("roots") if isinstance(value, dict) and value.get("version") == 1 else None
+    is_one = isinstance(value, dict) and value.keys() == {"roots", "version"} and value["version"] == 1
+    roots = value["roots"] if is_one else None
     cids = [bytes(root) for root in roots if isinstance(root, cbor.Ref)] if isinstance(roots, list) else []
     if not isinstance(roots, list) or len(cids) < len(roots):
-        raise UnusableAnswer(f"a CAR: found the header {value!r:.200}, expected version 1 and roots")
+        raise UnusableAnswer(f"a CAR: found the header {value!r:.200}, expected version 1 and roots only")
     for cid in cids:
         if not is_ours(cid) and inline_of(cid) is None:
             raise refusal(cid)

@@ -139,17 +139,20 @@ def kind_and_size(get: Get, cid: bytes) -> tuple[What, int | None]:
 def resolve(get: Get, path: str) -> bytes:
     """Return the CID of what `CID/a/b` names. Symbolic links are not followed.
 
-    :raises InvalidRequestError: there is no such entry; or the CID is none.
+    :raises ContentNotFoundError: it leads to nothing.
+    :raises InvalidRequestError: the CID is none.
     """
     cid, names = split(path)
     for name in names:
-        block, raw = _looked(get, cid, "folder"), name.encode("utf-8", "surrogateescape")
+        block, raw = _look(get, cid), name.encode("utf-8", "surrogateescape")
+        if block.kind != "folder":
+            raise ContentNotFoundError(f"{to_text(cid)}: nothing is under a {block.kind}, so that {name!r:.300} is not")
         if block.message and block.message.kind == Kind.SHARD:
             found = hamt.find(get, cid, block.data, raw)
         else:
             found = next((link for link in block.links if link.name == raw), None)
         if found is None:
-            raise InvalidRequestError(f"{to_text(cid)}: found no entry {name!r:.300}")
+            raise ContentNotFoundError(f"{to_text(cid)}: nothing of the name {name!r:.300} is in that folder")
         cid = found.cid
         if not _is_readable(cid):
             raise refusal(cid)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .._forms import Of, is_count, is_hex, is_time, misfits
+from .._forms import Of, is_count, is_hex, is_time, misfits, such
 from ..dag.cbor import Ref
 from ..dag.cid import RAW, codec_of, is_ours
 from ._records import SCHEMA
 
 
+@such("a link by a CID of version 0 or 1, raw, dag-pb or dag-cbor, and sha2-256")
 def _is_link(value: Any) -> bool:
     return value.__class__ is Ref and is_ours(value)
 
 
+@such("a link to a block of plain bytes (codec raw)")
 def _is_plain(value: Any) -> bool:
     return _is_link(value) and codec_of(value) == RAW
 
 
+@such(f"the text {SCHEMA}")
 def _is_schema(value: Any) -> bool:
     return value.__class__ is str and value == SCHEMA
 
@@ -38,7 +41,7 @@ _LINKS = {
     "schema": _is_schema,
     "id": is_hex,
     "data": _is_link,
-    "previous": lambda value: value is None or _is_plain(value),
+    "previous": such(f"nothing or {_is_plain}")(lambda value: value is None or _is_plain(value)),
     "merges?": [_is_plain],
 }
 _OPENED = {"schema": _is_schema, "id": is_hex, "data": _is_link, "plain": _is_link, **_ABOUT}

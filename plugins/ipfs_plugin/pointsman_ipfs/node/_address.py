@@ -34,7 +34,7 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether it is on this machine."""
-        return self.url.startswith(_UNIX) or is_loopback(urlsplit(self.url).hostname)
+        return self.url.startswith(_UNIX) or is_loopback(host_of(self.url))
 
     @property
     def socket(self) -> str:
@@ -53,9 +53,27 @@ def address_of(url: str | None) -> Address:
     return Address(DEFAULT, "")
 
 
+def text_of(url: object) -> str:
+    """Return the option `url`, which is to be text.
+
+    :raises ConfigError: it is not.
+    """
+    if not isinstance(url, str):
+        raise ConfigError(f"url: found {type(url).__name__}, expected text: the address")
+    return url
+
+
+def host_of(url: str) -> str | None:
+    """Return the host that a URL names; None if that is none, such as half an address of IPv6."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
 def _told(url: str | None) -> Sequence[tuple[str, str]]:
     if url is not None:
-        return [(url.strip() or "''", "url")]
+        return [(text_of(url).strip() or "''", "url")]
     home = Path(os.environ.get("IPFS_PATH") or "~/.ipfs").expanduser() / "api"
     try:
         running = home.read_text("utf-8", "replace")
@@ -67,9 +85,11 @@ def _told(url: str | None) -> Sequence[tuple[str, str]]:
 def _url(written: str, told_by: str) -> str:
     if path := re.fullmatch(r"(?:unix://|/unix)(/.+)", written):
         return _UNIX + quote(path[1], safe="")
+    url = written
     if parts := _MULTIADDR.fullmatch(written):
         host = f"[{parts['host']}]" if ":" in parts["host"] else parts["host"]
-        return f"{'https' if parts['tls'] else 'http'}://{host}:{parts['port']}"
-    if re.match(r"https?://[^/?#@]+(/[^?#]*)?$", written, re.IGNORECASE) or written.startswith(_UNIX):
-        return re.sub(r"/+(api(/v0)?/*)?$", "", written)
+        url = f"{'https' if parts['tls'] else 'http'}://{host}:{parts['port']}"
+    is_http = re.match(r"https?://[^/?#@]+(/[^?#]*)?$", url, re.IGNORECASE) and host_of(url)
+    if is_http or url.startswith(_UNIX):
+        return re.sub(r"/+(api(/v0)?/*)?$", "", url)
     raise ConfigError(f"{told_by}: found {shown_url(written)}, {_FORMS}")

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 from attrs import Factory, field, frozen
 from pointsman import (
@@ -33,6 +32,7 @@ from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified, verified
 from ..dag.dagpb import MOST_BYTES
+from ._address import host_of, text_of
 from ._ahead import Ahead
 from ._reading import Reading
 
@@ -67,10 +67,10 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    bare = text_of(url).strip()
+    if not bare.lower().startswith(("http://", "https://")) or not host_of(bare):
         raise ConfigError(f"url: found {shown_url(url)}, expected the http(s)://HOST of a gateway")
-    return url.strip().rstrip("/").removesuffix("/ipfs")
+    return bare.rstrip("/").removesuffix("/ipfs")
 
 
 @frozen(kw_only=True)
@@ -93,7 +93,7 @@ class Gateway(Reading):
     @property
     def local(self) -> bool:
         """Whether the gateway is on this machine."""
-        return is_loopback(urlsplit(self.url).hostname)
+        return is_loopback(host_of(self.url))
 
     @hookimpl
     def has(self, cid: str, scope: Scope) -> bool:
@@ -122,7 +122,7 @@ class Gateway(Reading):
             with body:
                 kind, data = _kind(body.headers), body.read_all(MOST_BYTES)
         except AuthenticationError as error:
-            return Health.unconfigured(f"{error.message} (check token)")
+            return Health.unconfigured(f"{error.message} (check token)", refused=True)
         except BackendError as error:
             known = error.status is not None and 300 <= error.status < 500 and error.status != 429
             return Health.unconfigured(error.message) if known else Health.unavailable(error.message)

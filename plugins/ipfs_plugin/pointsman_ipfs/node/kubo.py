@@ -156,7 +156,7 @@ class Kubo(Reading):
             if self._rpc.is_full(scope):
                 return Health.degraded(f"{where} is full: raise Datastore.StorageMax, or collect what is not pinned")
         except AuthenticationError as error:
-            return Health.unconfigured(error.message)
+            return Health.unconfigured(error.message, refused=True)
         except UnusableAnswer as error:
             return Health.unconfigured(f"{error.message}; the address is the one of {where}")
         except BackendError as error:

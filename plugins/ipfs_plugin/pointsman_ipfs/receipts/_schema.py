@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .._forms import Of, is_cid, is_count, is_hex, is_time, misfits, sized
+from .._forms import Of, is_cid, is_count, is_hex, is_time, misfits, number_of, sized, such
 from ..dag.cbor import Ref
 from ._receipt import VERSION
 
@@ -53,11 +53,11 @@ _ASKED = {
 }
 _ANSWER = {"text": _LONG, "thinking?": _LONG, "tool_calls?": [_CALL], **_HOW_ANSWERED}
 _RECEIPT = {
-    "receipt": lambda value: value.__class__ is int and value == VERSION,
+    "receipt": number_of(VERSION),
     "by": _TEXT,
     "chain": is_hex,
     "number": is_count,
-    "previous": lambda value: value is None or is_cid(value),
+    "previous": such(f"nothing or {is_cid}")(lambda value: value is None or is_cid(value)),
     "time": is_time,
     "after?": [is_cid],
     "request": Of(dict, Ref),
@@ -71,11 +71,11 @@ _RECEIPT = {
     "evidence?": [is_cid],
     "salt?": sized(16),
     "links?": [Of(Ref)],
-    "altered?": [lambda value: value in ("keys", "values")],
+    "altered?": [such('"keys" or "values"')(lambda value: value in ("keys", "values"))],
     "key?": sized(32),
     "signature?": sized(64),
 }
-_PAGE = {"page": lambda value: value.__class__ is int and value == VERSION, "of": [Of(Ref)]}
+_PAGE = {"page": number_of(VERSION), "of": [Of(Ref)]}
 
 
 def problems_of(said: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def _check_id(named: str | None, known: Sequence[str]) -> None:
+def _check_id(named: str | None, store: Store | None) -> None:
+    known = ["blocks"] if store is None else [one.id for one in store.stores]
     if named is not None and named not in known:
-        raise ConfigError(f"receipts.store_id: found {named!r}, expected one of {', '.join(map(repr, known))}")
+        raise ConfigError(f"store_id: found {named!r}, expected one of {', '.join(map(repr, known))}")
 
 
 def _secret(key: str | Secret | None) -> Secret | None:
@@ -81,8 +82,7 @@ class Receipts:
     _used: list[_Open] = field(init=False, repr=False, eq=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        if self.store is not None:
-            _check_id(self.store_id, [one.id for one in self.store.stores])
+        _check_id(self.store_id, self.store)
 
     @hookimpl
     def receipt(self, request: Request, completion: Completion) -> str:
@@ -153,8 +153,6 @@ class _Open:
     def __init__(self, options: Receipts) -> None:
         self._given, self._blocks = options.store, Blocks()
         self._own: Store | None = None
-        if self._given is None:
-            _check_id(options.store_id, ["blocks"])
         folder = options.trail_path or self._beside()
         how = options.store_id, folder, options._signer, options.delay, options.close_timeout
         self.ledger = Ledger(Keeping(self._store, *how))
