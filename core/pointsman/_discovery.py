@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from attrs import evolve, field, frozen, has
@@ -228,23 +228,6 @@ def wrappers_of(catalogue: Catalogue, named: Iterable[str | object], where: str)
     if isinstance(named, str):
         raise ConfigError(f"{where}.middleware: found text, expected a list of names or plugins")
     return [(name_of(one), plugin_of(catalogue, MIDDLEWARE, one)) for one in named]
-
-
-def receipts_of(
-    catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None
-) -> list[tuple[str, object]]:
-    """Return the plugin that keeps receipts, in this store if there is one, with its name; nothing for False.
-
-    :raises ConfigError: it is not installed, or an option is wrong.
-    """
-    from .config import build
-
-    if options is False:
-        return []
-    if options is not True and not isinstance(options, Mapping):
-        raise ConfigError(f"receipts: found {type(options).__name__}, expected True, False, or a mapping of options")
-    given = {} if store is None else {"store": store}
-    return [("receipts", build(receipts_class(catalogue), {} if options is True else options, "receipts", **given))]
 
 
 def receipts_class(catalogue: Catalogue) -> Any:

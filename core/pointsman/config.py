@@ -129,6 +129,19 @@ def build(cls: Any, options: Mapping[str, Any], path: str, **given: Any) -> Any:
     raise ConfigError(*problems)
 
 
+def receipts_of(
+    catalogue: Catalogue, options: bool | Mapping[str, Any], store: object | None
+) -> list[tuple[str, object]]:
+    """Return the plugin that keeps receipts, in this store if there is one, with its name.
+
+    :raises ConfigError: it is not installed, or an option is wrong.
+    """
+    if options is not True and not isinstance(options, Mapping):
+        raise ConfigError(f"receipts: found {type(options).__name__}, expected True, False, or a mapping of options")
+    given = {} if store is None else {"store": store}
+    return [("receipts", build(receipts_class(catalogue), {} if options is True else options, "receipts", **given))]
+
+
 def installed(catalogue: Catalogue) -> list[Backend]:
     """Return a backend for each installed provider that can be built without options."""
     made = []

@@ -14,7 +14,7 @@ from ._asking import Asking, Got
 from ._attempts import Shared
 from ._backends import Backend, Providers, backends_of, limiters
 from ._breaker import Breaker
-from ._discovery import ORDERS, Catalogue, PluginInfo, name_of, plugin_of, receipts_of, wrappers_of
+from ._discovery import ORDERS, Catalogue, PluginInfo, name_of, plugin_of, wrappers_of
 from ._eligible import ModelGate, Place
 from ._health import Monitor
 from ._order import Priority
@@ -96,14 +96,15 @@ class Router:
         if isinstance(rate_limit_storage, str):
             rate_limit_storage = Secret.of(rate_limit_storage)  # no frame of ours shows a password that is in it
         policy = policy_of(locals())
-        self._log_content = log_content
         made = self._installed() if backends is None else backends_of(backends)
         wrappers = wrappers_of(self._catalogue, middleware, "Router")
-        wrappers += receipts_of(self._catalogue, receipts, _store)
-        self._order_name = name_of(order)
-        orderer = plugin_of(self._catalogue, ORDERS, order)
+        if receipts is not False:
+            from .config import receipts_of
+
+            wrappers += receipts_of(self._catalogue, receipts, _store)
+        self._order_name, self._log_content = name_of(order), log_content
+        orderer, clock = plugin_of(self._catalogue, ORDERS, order), clock or Clock()
         self._registry = Providers(made, wrappers, orderer, self._catalogue)
-        clock = clock or Clock()
         self._breaker = Breaker(clock)
         self._monitor = Monitor(self._registry, health_ttl, clock)
         if backends is None:
@@ -113,9 +114,8 @@ class Router:
         self._gate = ModelGate(ranked, self._monitor, self._breaker)
         limits = limiters(made, clock, rate_limit_storage)
         self._shared = Shared(policy, self._breaker, clock, limits, self._gate.left_out, verbose)
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._threads: ThreadPoolExecutor | None = None
-        self._closed = False
         self._source: str | Path | Mapping[str, Any] | None = None
         self._store: Store | None = None
         _log.to_stderr(_log.INFO if verbose or any(backend.verbose for backend in made) else None)
