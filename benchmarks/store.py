@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from shutil import rmtree
 from statistics import median
@@ -71,33 +72,36 @@ def put(source: Path, folder: Path) -> Callable[[], float]:
 
 
 def each_synced(items: list[bytes], folder: Path, threads: int = _THREADS) -> Callable[[], float]:
-    """Return a function that writes each item to a file of its own, with one fsync for each."""
+    """Return a function that writes each item to a file of its own, with one fsync for each.
 
-    def keep(item: bytes) -> None:
-        with (folder / sha256(item).hexdigest()).open("wb", buffering=0) as file:
-            file.write(item)
-            os.fsync(file.fileno())
+    Nothing is removed before the end: a disk that has just lost ten thousand files is slow for long.
+    """
+    rounds = count()
 
     def write() -> float:
-        folder.mkdir()
-        os.sync()  # what was removed before is not to be paid for here
-        took = at_once(items, keep, threads)
-        rmtree(folder)
-        return took
+        place = folder / f"{threads}-{next(rounds)}"
+        place.mkdir(parents=True)
+
+        def keep(item: bytes) -> None:
+            with (place / sha256(item).hexdigest()).open("wb", buffering=0) as file:
+                file.write(item)
+                os.fsync(file.fileno())
+
+        os.sync()
+        return at_once(items, keep, threads)
 
     return write
 
 
 def each_put(items: list[bytes], folder: Path, threads: int = _THREADS) -> Callable[[], float]:
     """Return a function that puts each item into a new store."""
+    rounds = count()
 
     def write() -> float:
-        with Store([Blocks(path=folder)]) as store:
+        with Store([Blocks(path=folder / f"{threads}-{next(rounds)}")]) as store:
             store.put(b"the store is there now")
             os.sync()
-            took = at_once(items, store.put, threads)
-        rmtree(folder)
-        return took
+            return at_once(items, store.put, threads)
 
     return write
 
@@ -135,7 +139,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=10_000, help="how many small things")
     parser.add_argument("--folder", help="on the disk that is to be measured")
     given = parser.parse_args()
-    mib, count, rounds = (16, 200, 1) if given.quick else (given.mib, given.small, 7)
+    mib, number, rounds = (16, 200, 1) if given.quick else (given.mib, given.small, 7)
     with TemporaryDirectory(dir=given.folder, prefix="pointsman-store-") as name:
         folder = Path(name)
         source = folder / "source"
@@ -146,7 +150,7 @@ def main() -> None:
         large = interleaved({one[0]: written(source, folder / "copy"), one[1]: put(source, folder / "large")}, rounds)
         command = [sys.executable, "-c", _PUT, str(source), str(folder / "memory")]
         grown = int(run(command, capture_output=True, text=True, check=True).stdout) / 1024
-        items = [os.urandom(_SMALL) for _ in range(count)]
+        items = [os.urandom(_SMALL) for _ in range(number)]
         many = f"write, fsync each, {_THREADS} threads", "the same, 1 thread", f"Store.put each, {_THREADS} threads"
         ways = [each_synced(items, folder / "files", threads) for threads in (_THREADS, 1)]
         small = interleaved(dict(zip(many, [*ways, each_put(items, folder / "small")], strict=True)), rounds)
@@ -161,8 +165,8 @@ def main() -> None:
     ]
     rows[2:2] = [
         [
-            f"{name} ({count:,} x 2 KiB)",
-            f"{count / median(small[name]):,.0f} /s",
+            f"{name} ({number:,} x 2 KiB)",
+            f"{number / median(small[name]):,.0f} /s",
             f"{times(small, many[0], name):.2f} x",
         ]
         for name in many
