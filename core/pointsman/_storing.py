@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from attrs import evolve
 
+from . import _log
 from ._answers import close
 from ._attempts import Answered, Call, Shared, translated
 from ._breaker import Breaker
@@ -223,7 +224,8 @@ class Storing:
     def _good(self, call: Call[StoreBackend, Any], answered: Got) -> None:
         """Note that a store has done what it was asked, and what others had that was wrong."""
         backend = answered.backend
-        call.record(answered, None, "answered")
+        if call.attempts or backend.verbose or _log.wanted():  # else nobody reads it
+            call.record(answered, None, "answered")
         self._shared.breaker.succeeded(backend.id, None)
         self.monitor.well(backend)
         wrong = {attempt.backend for attempt in call.attempts if attempt.error == "UnusableAnswer"} - {backend.id}

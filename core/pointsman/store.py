@@ -117,7 +117,7 @@ class Store:
         :raises AllBackendsFailed: it is in no store: several failed.
         """
         task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
-        tell = partial(_tell, progress)
+        tell = bool if progress is None else partial(_tell, progress)
         if isinstance(given, Path):
             source = Source(given, None, pin, profile, hidden, tell)
             answered = self._storing.run(evolve(task, arguments={"source": source}))
@@ -365,11 +365,10 @@ class Store:
             return Copy(store, "unknown", error.message)
 
 
-def _tell(progress: Callable[[int], object] | None, size: int) -> None:
+def _tell(progress: Callable[[int], object], size: int) -> None:
     """Tell the caller how far it is. What fails there is the caller's error, and no store's."""
     try:
-        if progress is not None:
-            progress(size)
+        progress(size)
     except Exception as error:
         raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
 

@@ -34,7 +34,9 @@ class _Entry(Generic[T]):
     item: T
     done: bool = False
     leads: bool = False
+    gone: bool = False  #: whether its thread waits no more
     error: BackendError | None = None
+    others: Sequence[_Entry[T]] = ()  #: of the same batch, whose threads this one is to wake
     asleep: threading.Lock = field(factory=_held)  #: its thread waits for it
 
     def wake(self) -> None:
@@ -82,6 +84,9 @@ class Together(Shared, Generic[T]):
         except BaseException:  # Ctrl-C, at any place
             self._leave(entry)
             raise
+        finally:
+            for other in entry.others:
+                other.wake()
         if entry.error is not None:
             raise copy(entry.error)  # its own: others raise it too
 
@@ -94,7 +99,8 @@ class Together(Shared, Generic[T]):
     def _lead(self, mine: _Entry[T]) -> None:
         """Do what waits, tell everybody how that went, and let the next one lead.
 
-        Those who were there the last time may be about to come again: they are given as long as that took.
+        Those who were there the last time may be about to come again: they are given as long as that took. And not all
+        are woken at once, to wait for the interpreter's lock: each one wakes two.
         """
         error: BackendError | None = _INTERRUPTED
         batch: list[_Entry[T]] = []
@@ -118,9 +124,9 @@ class Together(Shared, Generic[T]):
             self._together, self._took = len(batch), perf_counter() - began
             with self._lock:
                 self._hand_on()
-            for entry in batch:
-                entry.error, entry.done = error, True
-                entry.wake()
+                here = [entry for entry in batch if not entry.gone]  # this thread's own is the first
+                for number, entry in enumerate(here):
+                    entry.error, entry.done, entry.others = error, True, here[2 * number + 1 : 2 * number + 3]
 
     def _hand_on(self) -> None:
         """Let the first of those who wait lead. The lock is held."""
@@ -132,6 +138,7 @@ class Together(Shared, Generic[T]):
     def _leave(self, entry: _Entry[T]) -> None:
         """Forget an entry whose thread is gone; what is being done already goes on."""
         with self._lock:
+            entry.gone = True
             if entry in self._queue:
                 self._queue.remove(entry)
                 if entry.leads:

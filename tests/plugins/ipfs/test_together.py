@@ -101,7 +101,7 @@ def test_a_thread_that_is_interrupted_keeps_nobody_waiting(monkeypatch: pytest.M
     def entry(item: int) -> Any:
         return made(item, asleep=Interrupted(place)) if item == 1 and place != "doing" else made(item)
 
-    made = _together._Entry[int]
+    made: Any = _together._Entry
     monkeypatch.setattr(_together, "_Entry", entry)
     together = Together(do, lambda waiting: 1)
     with ThreadPoolExecutor(2) as threads:
@@ -124,3 +124,54 @@ def test_a_thread_that_is_interrupted_keeps_nobody_waiting(monkeypatch: pytest.M
     assert done == ([2] if place == "gathering" else [0, 2])
     with together.idle() as idle:
         assert idle
+
+
+class Leaving:
+    """A lock. Ctrl-C ends the wait for it: at a word, or when it was let go."""
+
+    def __init__(self, word: threading.Event | None) -> None:
+        self._word, self._lock = word, threading.Lock()
+        self._lock.acquire()
+        self.locked, self.release = self._lock.locked, self._lock.release
+
+    def acquire(self) -> bool:
+        assert self._word.wait(20) if self._word is not None else self._lock.acquire(timeout=20)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("woken", [False, True])
+def test_all_others_are_woken_when_one_of_a_batch_leaves(monkeypatch: pytest.MonkeyPatch, woken: bool) -> None:
+    """Each thread wakes others of its batch: one that is gone is not relied upon, one that goes then does so first."""
+    done, doing, go, word = list[int](), threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+
+    def do(batch: Sequence[int]) -> None:
+        doing.release()
+        assert go.acquire(timeout=20)
+        done.extend(batch)
+
+    def entry(item: int) -> Any:
+        return made(item, asleep=Leaving(None if woken else word)) if item == 2 else made(item)
+
+    made: Any = _together._Entry
+    monkeypatch.setattr(_together, "_Entry", entry)
+    together = Together(do, len)
+    with ThreadPoolExecutor(9) as threads:
+        added = [threads.submit(together.add, 0)]
+        assert doing.acquire(timeout=20)
+        for item in range(1, 9):
+            added.append(threads.submit(together.add, item))
+            while len(together._queue) < item:
+                sleep(0.001)
+        go.release()  # the first is done, and all others are one batch
+        assert doing.acquire(timeout=20)
+        word.set()
+        if not woken:
+            with pytest.raises(KeyboardInterrupt):
+                added[2].result(20)
+        go.release()
+        for item, one in enumerate(added):
+            if item != 2:
+                one.result(20)
+        with pytest.raises(KeyboardInterrupt):
+            added[2].result(20)
+    assert sorted(done) == list(range(9))

@@ -69,11 +69,13 @@ def add_file(read: Callable[[int], bytes], profile: Profile, put: Put) -> Link:
 
     :param read: returns up to so many bytes, none at the end: the `read` of a binary file.
     """
+    piece = _piece(read, profile.chunk)
+    if len(piece) < profile.chunk:  # all of it, mostly
+        return _leaf(piece, profile, put)
     parents = _Parents(profile, put)
-    while piece := _piece(read, profile.chunk):
+    while piece:
         parents.add(_leaf(piece, profile, put))
-        if len(piece) < profile.chunk:
-            break
+        piece = _piece(read, profile.chunk)
     return parents.root() or _leaf(b"", profile, put)
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from queue import Queue
 from time import time_ns
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from attrs import frozen
 from pointsman import UnavailableError
 
 from .._together import Together
@@ -30,8 +29,7 @@ _AHEAD, _TOGETHER, _STRIDE, _REMEMBERED = 16, 32, 32 << 20, 1 << 17
 _WORTH = 1 << 16
 
 
-@frozen(eq=False)
-class _Entry:
+class _Entry(NamedTuple):
     """What one thread adds."""
 
     blocks: Blocks
@@ -49,12 +47,15 @@ class Writer:
         self._pack: Pack | None = None
         self._last = places.index.last_mark()
 
-    def add(self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
+    def add(
+        self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = (), *, size: int = 0
+    ) -> None:
         """Make these blocks durable, with their pins: all of it or nothing.
 
+        :param size: bytes of the blocks.
         :raises UnavailableError: they could not be written.
         """
-        self._together.add(_Entry(blocks, pins, unpins, sum(len(data) for _, data in blocks)))
+        self._together.add(_Entry(blocks, pins, unpins, size))
 
     def large(self) -> Large:
         """Return what takes many blocks, in a pack of its own."""

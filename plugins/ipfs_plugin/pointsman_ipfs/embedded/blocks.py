@@ -84,7 +84,7 @@ class Blocks:
     def read_only(self) -> str:
         """Why nothing can be kept here now, and what to do; "" if it can, or no store is here yet."""
         used = self._used
-        if used and used[-1].usable and not used[-1].read_only:
+        if used and not used[-1].read_only:
             return ""
         return _CANNOT.format(self.path) if _is_read_only(self.path) else ""
 
@@ -363,7 +363,7 @@ class _Put:
         if self._large is not None:
             self._large.finish(pins)
         else:
-            self._opened.writer.add(self._blocks, pins)
+            self._opened.writer.add(self._blocks, pins, size=self._size)
 
     def __enter__(self) -> _Put:
         return self
