@@ -63,8 +63,6 @@ class Server:
             while True:
                 self.idle.pop().close()
 
-    __del__ = close
-
     def _written(self, method: str, target: str, headers: Headers) -> bytes:
         headers = {"host": "localhost" if self._path else self._url.netloc, "user-agent": "pointsman", **headers}
         if self._proxy and not self._tls:

@@ -95,9 +95,7 @@ class Exchange:
 
     def hold(self, sock: socket.socket) -> None:
         """Run on `sock` from now on, in place of what there was before."""
-        if self._sock is not None:
-            self._sock.close()
-        self._sock = sock
+        self._sock = sock  # what it was closes itself
         self.wake = partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)  # SSLSocket's own would forget its keys
 
     def ready(self) -> Any:
