@@ -95,7 +95,8 @@ class Exchange:
 
     def hold(self, sock: socket.socket) -> None:
         """Run on `sock` from now on, in place of what there was before."""
-        self._sock = sock  # what it was closes itself
+        getattr(self._sock, "close", bool)()
+        self._sock = sock
         self.wake = partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)  # SSLSocket's own would forget its keys
 
     def ready(self) -> Any:

@@ -35,8 +35,7 @@ PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};
 CREATE TABLE jobs(store TEXT, cid TEXT, what TEXT, since REAL, tries INTEGER DEFAULT 0, due REAL DEFAULT 0,
     tried REAL DEFAULT 0, lease REAL DEFAULT 0, owner TEXT DEFAULT '', reason TEXT DEFAULT '', PRIMARY KEY(store, cid)
 ) WITHOUT ROWID;
-CREATE INDEX jobs_due ON jobs(store, due);
-CREATE TABLE seen(store TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 #: A new wish takes the place of an older one, and is tried at once.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
