@@ -39,7 +39,6 @@ class Courier:
         with self._lock:
             for store in () if self._closed else stores:
                 self._bells.setdefault(store, threading.Event()).set()
-                self._turns.setdefault(store, threading.Lock())
                 if store not in self._threads:
                     thread = threading.Thread(None, self._run, f"outbox of {store}", (store,), daemon=True)
                     self._threads[store] = thread
@@ -48,9 +47,6 @@ class Courier:
     def drain(self, stores: Iterable[str], scope: Scope) -> None:
         """Try everything that waits for these stores once, whenever it is due, and return when that is done."""
         stores, began = list(stores), time()
-        with self._lock:
-            for store in stores:
-                self._turns.setdefault(store, threading.Lock())
 
         def work(store: str) -> None:
             while not scope.expired and self._one(store, scope, began):
@@ -93,7 +89,7 @@ class Courier:
 
     def _one(self, store: str, within: Scope, tried_before: float = 0.0) -> bool:
         """Do one job; say whether there was one, and its turn has come."""
-        turn = self._turns[store]
+        turn = self._turns.setdefault(store, threading.Lock())
         if not turn.acquire(timeout=min(within.left(), threading.TIMEOUT_MAX)):
             return False
         try:

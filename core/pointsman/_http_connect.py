@@ -63,8 +63,6 @@ class Server:
             while True:
                 self.idle.pop().close()
 
-    __del__ = close
-
     def _written(self, method: str, target: str, headers: Headers) -> bytes:
         headers = {"host": "localhost" if self._path else self._url.netloc, "user-agent": "pointsman", **headers}
         if self._proxy and not self._tls:
@@ -108,7 +106,7 @@ class Server:
 
 
 def _connect_unix(exchange: Exchange, path: str) -> None:
-    exchange.hold(socket.socket(socket.AF_UNIX))
+    exchange.hold(_Socket(socket.AF_UNIX))
     try:
         exchange.ready().connect(path)
     except TimeoutError:
@@ -123,16 +121,11 @@ def _dialled(exchange: Exchange, host: str, port: int) -> socket.socket:
     found: Future[socket.socket] = Future()
 
     def dial() -> None:
-        try:
-            sock = socket.create_connection((host, port), CONNECT_S)
-        except Exception as error:
-            with suppress(InvalidStateError):
+        with suppress(InvalidStateError):  # nobody waits any more: what was connected closes itself
+            try:
+                found.set_result(_Socket(fileno=socket.create_connection((host, port), CONNECT_S).detach()))
+            except Exception as error:
                 found.set_exception(error)
-            return
-        try:
-            found.set_result(sock)
-        except InvalidStateError:  # nobody waits any more
-            sock.close()
 
     exchange.wake = found.cancel
     left = exchange.left()
@@ -165,11 +158,16 @@ def _proxy_for(origin: str) -> tuple[SplitResult | None, Headers]:
     return parts, {name: Secret(value) for name, value in HTTPAdapter().proxy_headers(parts.geturl()).items()}
 
 
-class _SocketTLS(ssl.SSLSocket):
-    """One that closes itself: where the server resets before the handshake, `wrap_socket` loses it open."""
+class _Socket(socket.socket):
+    """One that closes itself: in a cycle, the collector may come to it before it comes to who would close it."""
 
-    def __del__(self) -> None:
-        self.close()
+    __del__ = socket.SocketType.close  # of the lower class, which asks for nothing that a failed `__init__` did not set
+
+
+class _SocketTLS(ssl.SSLSocket):
+    """The same: where the server resets before the handshake, `wrap_socket` loses it open."""
+
+    __del__ = _Socket.__del__
 
 
 def _authorities() -> str:

@@ -2,7 +2,8 @@
 
 A put is acknowledged when one store has it and its other copies stand here, durably (WAL, synchronous=FULL for that;
 what several threads add at once shares a commit). A job that fails is tried again, later each time; it is given up by
-nobody but a person, with `unpin`.
+nobody but a person, with `unpin`. A file that is damaged is put aside, and what waited in it is found by comparing the
+stores: nobody has to repair anything.
 """
 
 from __future__ import annotations
@@ -12,35 +13,38 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from uuid import uuid4
 
 from attrs import define, frozen
 
+from . import _log
 from .errors import ConfigError, UnavailableError
 
-#: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go.
-What: TypeAlias = Literal["put", "mend", "unpin"]
+#: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go;
+#: "compare": find what others have pinned, and it has not.
+What: TypeAlias = Literal["put", "mend", "unpin", "compare"]
 
 #: "PtsO" in ASCII, in the file's header; and the version of the tables.
 _APPLICATION, _VERSION = 0x5074734F, 1
-_TABLES = """
+_TABLES = f"""
+PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};
 CREATE TABLE jobs(store TEXT, cid TEXT, what TEXT, since REAL, tries INTEGER DEFAULT 0, due REAL DEFAULT 0,
     tried REAL DEFAULT 0, lease REAL DEFAULT 0, owner TEXT DEFAULT '', reason TEXT DEFAULT '', PRIMARY KEY(store, cid)
 ) WITHOUT ROWID;
-CREATE INDEX jobs_due ON jobs(store, due);
-CREATE TABLE seen(store TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 #: A new wish takes the place of an older one, and is tried at once.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
     DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0, owner='', lease=0"""
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me WHERE (store, cid) =
     (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
-    ORDER BY due LIMIT 1) RETURNING *"""
-_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+    ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
+_SHOW = "SELECT store, cid, what, since, tries, due, reason FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"
+_COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
 _FIRST_S, _LONGEST_S = 1.0, 300.0
@@ -51,7 +55,7 @@ class Waiting:
     """A copy that a store has still to get, or to let go."""
 
     store: str
-    cid: str
+    cid: str  #: "*" where all that is pinned is compared
     what: What
     since: float  #: seconds since 1970
     tries: int = 0
@@ -70,38 +74,58 @@ class _Wishes:
 class Outbox:
     """The queue. Thread-safe; processes may share the file.
 
-    :raises ConfigError: the file is none of ours, or damaged.
+    :param stores: those that have to be compared with the others, if what waited is lost.
+    :raises ConfigError: the file is none of ours.
     :raises UnavailableError: it cannot be opened or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stores: Iterable[str] = ()) -> None:
         self.path = path
         self._me = f"{os.getpid()}-{uuid4().hex[:8]}"
         self._lock = threading.Lock()
         self._adding: deque[_Wishes] = deque()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            try:
-                self._begin()
-            except BaseException:
-                self._db.close()
-                raise
+            self._begin(stores)
         except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
 
-    def _begin(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("BEGIN IMMEDIATE")
-        marks = [self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if marks == [0, 0] and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in filter(str.strip, _TABLES.split(";")):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA application_id={_APPLICATION}")
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
-        elif marks != [_APPLICATION, _VERSION]:
-            raise ConfigError(f"outbox {self.path}: the file is no outbox of this version; name another file")
-        self._db.execute("COMMIT")
+    def _begin(self, stores: Iterable[str]) -> None:
+        inode = self.path.exists() and self.path.stat().st_ino
+        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("BEGIN IMMEDIATE")
+            marks = [self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+            if marks == [0, 0] and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._make(stores)
+            elif marks != [_APPLICATION, _VERSION]:
+                raise ConfigError(f"outbox {self.path}: the file is no outbox of this version; name another file")
+            elif (wrong := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(wrong)
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            self._db.close()
+            if type(error) is not sqlite3.DatabaseError:  # what is below it is no damage
+                raise
+            if self.path.exists() and self.path.stat().st_ino == inode:  # else another process has done it
+                self._put_aside(error)
+            self._begin(stores)
+
+    def _make(self, stores: Iterable[str]) -> None:
+        for statement in filter(str.strip, _TABLES.split(";")):
+            self._db.execute(statement)
+        if any(one.name.startswith(f"{self.path.name}.damaged-") for one in self.path.parent.iterdir()):
+            self._db.executemany(_COMPARE, [(store, time()) for store in stores])
+            self._db.execute("INSERT INTO seen SELECT store FROM jobs")
+
+    def _put_aside(self, error: Exception) -> None:
+        """Rename the file, its log first: that would be taken for the log of the next one."""
+        aside = f".damaged-{time():.0f}"
+        for end in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                os.replace(f"{self.path}{end}", f"{self.path}{end}{aside}")
+        _log.failed("outbox", error, put_aside=f"{self.path}{aside}")
 
     def add(self, cid: str, stores: Iterable[str], what: What = "put") -> None:
         """Note what these stores have still to do. Durable when it returns."""
@@ -130,7 +154,7 @@ class Outbox:
         with self._changing() as db:
             given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
             row = db.execute(_TAKE, given).fetchone()
-        return None if row is None else _waiting(row)
+        return None if row is None else Waiting(*row)
 
     def renew(self, job: Waiting) -> bool:
         """Keep others from a job for a while longer; say whether it is still there and ours."""
@@ -148,9 +172,8 @@ class Outbox:
         wait = min(_FIRST_S * 2.0 ** min(job.tries, 20), _LONGEST_S) if after is None else after
         sql = """UPDATE jobs SET tries=tries+1, tried=?, due=?, lease=0, owner='', reason=?
             WHERE store=? AND cid=? AND owner=?"""
-        now = time()
         with self._changing() as db:
-            db.execute(sql, (now, now + wait, reason[:1000], job.store, job.cid, self._me))
+            db.execute(sql, (time(), time() + wait, reason[:1000], job.store, job.cid, self._me))
 
     def let_go(self) -> None:
         """Let others have what this object has taken."""
@@ -160,10 +183,7 @@ class Outbox:
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
         with self._changing() as db:
-            rows = db.execute(
-                "SELECT * FROM jobs WHERE cid=:cid OR :cid IS NULL ORDER BY since", {"cid": cid}
-            ).fetchall()
-        return [_waiting(row) for row in rows]
+            return [Waiting(*row) for row in db.execute(_SHOW, (cid,))]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:
         """Return of each store that has something to do: how many jobs, since when, and why one of them failed."""
@@ -177,14 +197,10 @@ class Outbox:
             (due,) = db.execute("SELECT min(max(due, lease)) FROM jobs WHERE store=?", (store,)).fetchone()
         return None if due is None else max(0.0, due - time())
 
-    def see(self, store: str) -> None:
-        """Note that this store has answered once."""
+    def seen(self, stores: Iterable[str]) -> set[str]:
+        """Note that these stores have answered once, and return all that ever have."""
         with self._changing() as db:
-            db.execute("INSERT OR IGNORE INTO seen VALUES(?)", (store,))
-
-    def seen(self) -> set[str]:
-        """Return the stores that have answered once."""
-        with self._changing() as db:
+            db.executemany("INSERT OR IGNORE INTO seen VALUES(?)", [(store,) for store in stores])
             return {store for (store,) in db.execute("SELECT store FROM seen")}
 
     def close(self) -> None:
@@ -209,15 +225,6 @@ class Outbox:
             except sqlite3.Error as error:
                 raise self._told(error) from error
 
-    def _told(self, error: Exception) -> Exception:
-        text = f"the outbox {self.path} cannot be used: {error}"
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            return ConfigError(f"{text}; save what `sqlite3 FILE .recover` finds, and name another file")
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE:
-            text = f"{text}; name another file (outbox=)"
-        return UnavailableError(text, retry_same=False)
-
-
-def _waiting(row: Any) -> Waiting:
-    store, cid, what, since, tries, due, _, _, _, reason = row
-    return Waiting(store, cid, what, since, tries, due, reason)
+    def _told(self, error: Exception) -> UnavailableError:
+        what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
+        return UnavailableError(what, retry_same=False)

@@ -70,10 +70,7 @@ class Post:
 
     def seen(self, usable: Iterable[str]) -> set[str]:
         """Note these stores as ones that were there once, and return all such."""
-        outbox, _ = self._open()
-        for store in set(usable) - (known := outbox.seen()):
-            outbox.see(store)
-        return known | set(usable)
+        return self._open()[0].seen(usable)
 
     def close(self) -> None:
         """End what is being brought, and let the file go."""
@@ -85,8 +82,9 @@ class Post:
     def _open(self) -> tuple[Outbox, Courier]:
         with self._lock:
             if self._opened is None:
-                outbox = Outbox(self._path)
-                self._opened = outbox, Courier(outbox, self._deliver, self._storing().idle_timeout)
+                storing = self._storing()
+                outbox = Outbox(self._path, [one.id for one in storing.able(storing.task("entries")) if one.writable])
+                self._opened = outbox, Courier(outbox, self._deliver, storing.idle_timeout)
             return self._opened
 
     def _deliver(self, job: Waiting, scope: Scope, renew: Callable[[], None]) -> None:
@@ -98,21 +96,33 @@ class Post:
         target = [one for one in storing.registry.backends if one.id == job.store]
         if not target:
             raise BackendError("no store of this id is configured")
-        if job.what == "unpin":
+        if job.what == "compare":
+            self._compare(target, scope, renew)
+        elif job.what == "unpin":
             with suppress(ContentNotFoundError):
                 storing.run(evolve(storing.task("unpin", cid=job.cid), scope=scope), (target, []))
         else:
             self._bring(job.cid, target, job.what == "put", scope, renew)
 
+    def _compare(self, target: list[StoreBackend], scope: Scope, renew: Callable[[], None]) -> None:
+        """Note what it has not of all that is pinned in stores that are ours; elsewhere it may be somebody else's."""
+        storing = self._storing()
+        listing = evolve(storing.task("entries", cid=None), scope=scope)
+        here = {entry.cid for entry in storing.given_out(listing, (target, []))}
+        for one in storing.able(storing.task("collect")):
+            for entry in storing.given_out(listing, ([one], [])):
+                renew()
+                if entry.cid not in here and "unpin" not in [waits.what for waits in self.waiting(entry.cid)]:
+                    self.send(entry.cid, [target[0].id])
+
     def mend(self, cid: str, store: str) -> bool:
         """Bring back what is damaged in a store, now; say whether that was done."""
         target = [one for one in self._storing().registry.backends if one.id == store and one.writable]
-        try:
+        with suppress(BackendError):
             if target:
                 self._bring(cid, target, False, Scope(idle_timeout=self._storing().idle_timeout), bool)
-            return bool(target)
-        except BackendError:
-            return False
+                return True
+        return False
 
     def _bring(
         self, cid: str, target: list[StoreBackend], pin: bool, scope: Scope, renew: Callable[[], object]

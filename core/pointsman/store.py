@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import evolve
 
+from . import _log
 from ._discovery import Catalogue, PluginInfo, wrappers_of
 from ._outbox import Waiting
 from ._post import Post
@@ -19,7 +20,7 @@ from ._sources import Content, Given, file_of, open_file
 from ._stores import StoreBackend, Task, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
-from .errors import AllBackendsFailed, BackendError, ContentNotFoundError, InvalidRequestError
+from .errors import BackendError, ContentNotFoundError, InvalidRequestError, PointsmanError
 from .scope import Clock
 from .values import Health
 
@@ -190,26 +191,22 @@ class Store:
 
         :raises BackendError: none could be asked.
         """
-        ask = self._storing.registry.ask
 
         def there(backend: StoreBackend, task: Task) -> bool:
-            if ask(backend, task):
+            if self._storing.registry.ask(backend, task):
                 return True
             raise ContentNotFoundError("it is not there, or not whole")
 
         try:
             return self._storing.run(self._storing.task("has", store, timeout, cid=cid), None, there).answer is True
-        except ContentNotFoundError:
-            return False
-        except AllBackendsFailed as error:
-            if any(isinstance(one, ContentNotFoundError) for one in error.exceptions):
+        except BackendError as error:
+            if any(isinstance(one, ContentNotFoundError) for one in getattr(error, "exceptions", (error,))):
                 return False
             raise
 
     def ls(self, cid: str | None = None, *, store: str | None = None) -> Iterator[Entry]:
         """List a folder; without a CID, what is pinned in the first store that can be asked. Raises as `open`."""
-        listed: Iterator[Entry] = self._storing.given_out(self._storing.task("entries", store, moving=True, cid=cid))
-        return listed
+        return self._storing.given_out(self._storing.task("entries", store, moving=True, cid=cid))
 
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
@@ -348,11 +345,14 @@ class Store:
         return absent - self._post.seen(()) if absent and self._post.exists else absent
 
     def _damaged(self, cid: str, stores: Iterable[str]) -> None:
-        """Let what was wrong in these stores, and right in another one, be brought back."""
+        """Let what was wrong in these stores, and right in another one, be brought back. No reading depends on that."""
         able = {one.id for one in self._storing.able(self._storing.task("import_car"))}
         whole = cid.removeprefix("ipfs://").removeprefix("/ipfs/").partition("/")[0]
         task = self._storing.rooted(self._storing.task("has", cid=whole))
-        self._post.send(task.arguments["cid"], sorted(able & set(stores)), "mend")
+        try:
+            self._post.send(task.arguments["cid"], sorted(able & set(stores)), "mend")
+        except PointsmanError as error:
+            _log.failed("outbox", error, cid=cid)
 
     def _copy(self, cid: str, store: str, waiting: Waiting | None) -> Copy:
         if waiting is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import socket
@@ -15,12 +16,14 @@ from contextlib import ExitStack, closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import pytest
 import requests
 from pointsman import BackendError, BackendTimeout, ConfigError, Scope, Secret, UnavailableError
 from pointsman.http import Client
 from pointsman.testing import faults
+from pointsman.testing.leaks import leaks_since, resources
 from requests.adapters import HTTPAdapter
 
 KEY = "k3y-that-nobody-may-see"
@@ -336,6 +339,25 @@ def test_the_users_session(record: Callable[..., Recorder]) -> None:
         assert adapter.sent == 4
         assert {headers["x-mine"] for _, headers in server.seen} == {"yes"}
         assert {headers["authorization"] for _, headers in server.seen} == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["idle", "in the middle"])
+def test_what_is_collected_in_a_cycle_closes_its_connections(record: Callable[..., Recorder], ended: bool) -> None:
+    """An error that is kept leads to its client: the collector tells of no socket that was left open."""
+    server = record()
+    before, client = resources(), Client(f"http://127.0.0.1:{server.port}")
+    events = client.post_events("/events", {}, Scope(20))
+    next(events)
+    if ended:
+        assert list(events) == []
+    kept: list[object] = [client, events]
+    kept.append(kept)
+    del client, events, kept
+    with catch_warnings(record=True) as told:
+        simplefilter("always")
+        gc.collect()
+    assert [str(one.message) for one in told] == []
+    assert leaks_since(before) == []
 
 
 @pytest.mark.parametrize("value", ["tit\u0142e", "line\ne", "nul\0e"])

@@ -443,6 +443,45 @@ def test_a_root_that_the_node_cannot_parse_is_mended(kubo: Any, pair: Any, noise
     assert [copy.state for copy in store.status(cid)] == ["kept", "kept"]
 
 
+@pytest.mark.parametrize("seconds", [0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05])
+def test_a_put_that_is_cut_takes_no_pin_of_another(own_kubo: Any, tmp_path: Path, seconds: float) -> None:
+    """Two processes put the same. What one was told stays kept when the node loses the other while it looks at it."""
+    waits, go = threading.Event(), threading.Event()
+    for name in range(1500):
+        (tmp_path / f"{name}").write_bytes(b"%d of %f" % (name, seconds))
+
+    def late(wire: Wire, piece: bytes) -> bytes:
+        """Let the end of an import go when the other one is done, and cut the connection so many seconds later."""
+        if not piece.endswith(b"--\r\n\r\n0\r\n\r\n") and not piece.endswith(b"--\r\n"):
+            return piece
+        waits.set()
+        go.wait(60)
+        wire.server.sendall(piece)
+        time.sleep(seconds)
+        raise OSError
+
+    def put() -> None:
+        with suppress(BackendError):
+            second.store(Source(path=tmp_path), Scope(60))
+
+    proxy = Proxy(own_kubo.api, lambda wire: wire.passing(up=lambda piece: late(wire, piece)))
+    first, second, thread = Kubo(url=own_kubo.api), Kubo(url=proxy.url), threading.Thread(target=put)
+    thread.start()
+    assert waits.wait(60)
+    cid = first.store(Source(path=tmp_path), Scope(60)).cid
+    go.set()
+    thread.join(60)
+    second.close()
+    proxy.stop()
+    own_kubo.run("repo", "gc", "--quiet")
+    assert cid in {entry.cid for entry in first.pinned(Scope(60))}
+    assert first.has(cid, Scope(60))
+    first.unpin(cid, Scope(60))
+    own_kubo.run("repo", "gc", "--quiet")
+    assert not first.has(cid, Scope(60))  # and the other one has left nothing that keeps it
+    first.close()
+
+
 @contextmanager
 def within(limit: float) -> Iterator[None]:
     """What is done here ends in its time."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
+import sqlite3
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +22,12 @@ from pointsman import (
     ContentNotFoundError,
     Scope,
     Secret,
+    Store,
     UnavailableError,
     UnusableAnswer,
 )
 from pointsman.content import Source, Stored
-from pointsman_ipfs import Kubo
+from pointsman_ipfs import Blocks, Kubo
 from pointsman_ipfs.dag import car, reader
 from pointsman_ipfs.dag.cid import parse, raw_cid, to_text
 from pointsman_ipfs.dag.unixfs import CID_V1, UNIXFS_V1_2025, add_file
@@ -329,3 +334,47 @@ def test_threads_and_processes_share_nothing(store: Kubo) -> None:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert b"".join(store.fetch(cid, 0, None, limits())) == b"forked"
+
+
+#: Three threads put, and print the CID of each put that was acknowledged.
+PUTS = """
+import os, random, threading
+from pointsman import Store
+from pointsman_ipfs import Blocks, Kubo
+
+def until_killed(path, seed):
+    store = Store({"home": Blocks(path=path), "node": Kubo(url=os.environ["NODE"])})
+
+    def work(number):
+        some = random.Random(seed * 10 + number)
+        while True:
+            data = some.randbytes(some.choice((100, 2048, 70_000, 3_000_000)))
+            os.write(1, store.put(data).cid.encode() + b"\\n")
+
+    for number in range(3):
+        threading.Thread(target=work, args=(number,)).start()
+"""
+
+
+def test_kills_take_no_copy_that_was_promised(
+    own_kubo: Any, killed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 30 kills, each acknowledged CID waits for the node or is there; what waits is pinned in the first store."""
+    monkeypatch.setenv("NODE", own_kubo.api)
+    path, some, said = tmp_path / "home", random.Random(1), set[str]()
+    for told in killed(PUTS, path, (some.uniform(0, 0.3) for _ in range(30))):
+        said.update(told.split())
+        waiting = set[str]()
+        with closing(sqlite3.connect(path / "outbox.sqlite")) as outbox, suppress(sqlite3.OperationalError):  # no table
+            waiting = {cid for (cid,) in outbox.execute("SELECT cid FROM jobs WHERE store='node' AND what='put'")}
+        home, node = Blocks(path=path), Kubo(url=own_kubo.api)
+        assert waiting <= {entry.cid for entry in home.entries(None, limits())}
+        assert said - waiting <= pins(node)
+        home.close()
+        node.close()
+    assert len(said) > 30
+    with closing(sqlite3.connect(path / "outbox.sqlite")) as outbox, outbox:
+        outbox.execute("UPDATE jobs SET lease=0")  # as a minute does: what was killed had taken some of it
+    with Store({"home": Blocks(path=path), "node": Kubo(url=own_kubo.api)}) as store:
+        assert store.sync() == ()
+        assert all(store.has(cid, store=where) for cid in said for where in ("home", "node"))

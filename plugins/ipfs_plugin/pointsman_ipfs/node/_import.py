@@ -1,8 +1,8 @@
 """Blocks on their way into a node: as CARs in one request of `dag/import`.
 
 The root of a stream is known when its last block is made, and a CAR begins with its roots. So the blocks go in a CAR
-that has none, and after it, in the same request, comes one with the roots that are to be pinned and nothing else. Kubo
-pins them when it has all blocks, and keeps its collector away until then.
+that has none, and after it, in the same request, comes one with what is to be pinned and nothing else, which are blocks
+that stand in for the roots. Kubo pins them when it has all blocks, and keeps its collector away until then.
 
 Source: https://docs.ipfs.tech/reference/kubo/rpc/#api-v0-dag-import, and Kubo 0.42's core/commands/dag/import.go
 """
@@ -10,7 +10,7 @@ Source: https://docs.ipfs.tech/reference/kubo/rpc/#api-v0-dag-import, and Kubo 0
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
 from secrets import token_hex
@@ -31,7 +31,11 @@ _PINNED_PER_S = 10e6
 _NO_ROOTS = b"\x11\xa2eroots\x80gversion\x01"
 
 
-Pinning: TypeAlias = Callable[[Sequence[bytes], Scope], AbstractContextManager[Sequence[bytes]]]
+#: A CID, and the bytes of its block.
+Block: TypeAlias = tuple[bytes, bytes]
+Pinning: TypeAlias = Callable[
+    [Sequence[bytes], Scope, Callable[[bytes], bytes | None]], AbstractContextManager[Sequence[Block]]
+]
 
 
 class Importing(Protocol):
@@ -51,12 +55,14 @@ class Importing(Protocol):
 class Import:
     """Puts blocks, and their roots at the end. Used in a `with` statement; what is left before its end pins nothing.
 
-    :param pinning: gives those of some roots that are to be pinned, while nobody else does that.
+    :param pinning: gives what is to be pinned in place of some roots, whose blocks it may ask for; None: nothing is.
+    :param roots: those that are known already; else it is the last block.
     """
 
-    def __init__(self, client: Client, scope: Scope, pin: bool, pinning: Pinning) -> None:
-        self._client, self._scope, self._pin, self._pinning = client, scope, pin, pinning
-        self._path = f"dag/import?stats=true&pin-roots={'true' if pin else 'false'}"
+    def __init__(self, client: Client, scope: Scope, pinning: Pinning | None, roots: Collection[bytes]) -> None:
+        self._client, self._scope, self._pinning, self._roots = client, scope, pinning, roots
+        self._path = f"dag/import?stats=true&pin-roots={'true' if pinning else 'false'}"
+        self._known, self._last = dict[bytes, bytes](), (b"", b"")
         self._boundary = token_hex(16)
         self._waiting, self._size, self._count = list[bytes](), 0, 0
         self._upload: Upload | None = None
@@ -69,6 +75,9 @@ class Import:
         record = car.record(cid, data)
         self._count += 1
         self._size += len(record)
+        self._last = cid, data
+        if cid in self._roots:
+            self._known[cid] = data
         if self._upload is not None:
             self._upload.send(record)
             return
@@ -84,10 +93,17 @@ class Import:
 
         :raises BackendError: it has not.
         """
-        with self._pinning(roots if self._pin else (), self._scope) as unpinned:
-            self._finish(unpinned)
+        if self._pinning is None:
+            self._finish(())
+            return
+        known = dict((self._last, *self._known.items()))
+        with self._pinning(roots, self._scope, known.get) as blocks:
+            self._finish(blocks)
 
-    def _finish(self, roots: Sequence[bytes]) -> None:
+    def _finish(self, pinned: Sequence[Block]) -> None:
+        for block in pinned:
+            self.put(*block)
+        roots = [cid for cid, _ in pinned]
         header = car.header(roots) if roots else _NO_ROOTS
         if self._upload is None:
             body = b"".join((self._part(), header, *self._waiting, self._end()))
@@ -121,10 +137,9 @@ class Import:
         host, pinned, count = self._client.host, set[str](), None
         for line in told:
             if "Root" in line:
-                root = line["Root"]["Cid"]["/"]
                 if why := line["Root"]["PinErrorMsg"]:
-                    raise UnavailableError(f"{host}: {root} was not pinned: {why}")
-                pinned.add(root)
+                    raise UnavailableError(f"{host}: what was put was not pinned: {why}")
+                pinned.add(line["Root"]["Cid"]["/"])
             if "Stats" in line:
                 count = line["Stats"]["BlockCount"]
         if count != self._count:

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -71,7 +71,7 @@ class Library(Rpc):
             return super().pins(scope, name)
         return iter(self._ask(scope, lambda library, s: library.pin.ls(type="recursive", timeout=s)["Keys"]))
 
-    def importing(self, scope: Scope, *, pin: bool) -> OneByOne:
+    def importing(self, scope: Scope, *, pin: bool, roots: Collection[bytes] = ()) -> OneByOne:
         """Begin to put blocks, whose roots are told at the end."""
         return OneByOne(self, scope, pin)
 

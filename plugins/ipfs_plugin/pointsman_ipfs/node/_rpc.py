@@ -12,9 +12,9 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from pointsman import (
@@ -30,8 +30,10 @@ from pointsman import (
 from pointsman.http import Body, Client, classify, promised_form
 
 from ..dag import cid as cids
+from ..dag.block import links_of, verified
+from ..dag.cbor import Ref, encode
 from ..dag.dagpb import MOST_BYTES
-from ._import import Import, Importing, check, json_lines
+from ._import import Block, Import, Importing, check, json_lines
 
 #: What Kubo's sentences mean; the first that fits counts.
 _SIGNS: Mapping[str, type[BackendError]] = {
@@ -43,6 +45,7 @@ _SIGNS: Mapping[str, type[BackendError]] = {
 #: What another server answers, or one that wants to be asked elsewhere.
 NO_RPC = {*range(300, 400), 400, 404, 405, 406, 410, 411, 413, 501}
 _NOT_PINNED = "not pinned"
+_Option: TypeAlias = str | list[str]
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str) -> BackendError:
@@ -110,20 +113,29 @@ class Rpc:
 
     def pin(self, cid: bytes, scope: Scope, *, search: bool = False, name: str = "") -> None:
         """Pin all that is under a CID, unless that is done."""
-        with self.pinning((cid,), scope) as left:
-            if not left:
-                return
-            options = {"offline": flag(not search), **({"name": name} if name else {})}
-            pinned = self._pin(cid, scope, options)
-            if pinned != [cids.to_text(cid)]:
-                raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
+
+        def block(root: bytes) -> bytes:
+            return verified(root, self.block(root, scope, search=search))
+
+        options = {"offline": flag(not search), **({"name": name} if name else {})}
+        with self.pinning((cid,), scope, block) as blocks:
+            for stand_in, data in blocks:
+                self.put(stand_in, data, scope)
+                pinned = self._pin(stand_in, scope, options)
+                if pinned != [cids.to_text(stand_in)]:
+                    raise UnusableAnswer(f"{self.host}: asked to pin {cids.to_text(cid)}, found {pinned!r:.200} pinned")
 
     @contextmanager
-    def pinning(self, roots: Sequence[bytes], scope: Scope) -> Iterator[Sequence[bytes]]:
-        """Give those that are not pinned yet, while no other thread pins the same.
+    def pinning(
+        self, roots: Sequence[bytes], scope: Scope, known: Callable[[bytes], bytes | None]
+    ) -> Iterator[Sequence[Block]]:
+        """Give a block for each root that is not pinned yet: that must be pinned, and its pin becomes that of the root.
 
         What is pinned must not be pinned again: Kubo (0.42, boxo's pinning/pinner/dspinner/pin.go) takes the pin away,
-        looks at everything under it, and pins it then. If that fails, or the caller has gone, it stays unpinned.
+        looks at everything under it, and pins it then. If that fails, or the caller has gone, it stays unpinned, though
+        it was another one who had pinned it. To move a pin (`pin/update`) takes none away but that which is moved.
+
+        :param known: returns the bytes of a root, or None. Without, the node looks at everything twice.
         """
         mine = {(os.getpid(), root) for root in roots}  # of a forked child they are its own
         with self._free:
@@ -132,7 +144,10 @@ class Rpc:
                 self._free.wait(0.1)
             self._busy |= mine
         try:
-            yield [root for root in roots if not self.is_pinned(root, scope)]
+            blocks = {root: _stand_in(root, known(root)) for root in roots if not self.is_pinned(root, scope)}
+            yield list(blocks.values())
+            for root, (stand_in, _) in blocks.items():
+                self._move_pin(stand_in, root, scope)
         finally:
             with self._free:
                 self._busy -= mine
@@ -148,7 +163,12 @@ class Rpc:
             raise
 
     def unpin(self, cid: bytes, scope: Scope) -> None:
-        """Take a pin back, if there is one."""
+        """Take a pin back, if there is one, and that of who was interrupted while it pinned the same."""
+        with suppress(ContentNotFoundError, UnusableAnswer):
+            self._take_back(_stand_in(cid, verified(cid, self.block(cid, scope)))[0], scope)
+        self._take_back(cid, scope)
+
+    def _take_back(self, cid: bytes, scope: Scope) -> None:
         try:
             self._unpin(cid, scope)
         except UnavailableError as error:
@@ -179,9 +199,9 @@ class Rpc:
         """Remove a block, if there is one; return why the node does not do it, or ""."""
         return str(self._one("block/rm", scope, cid, force="true").get("Error") or "")
 
-    def importing(self, scope: Scope, *, pin: bool) -> Importing:
-        """Begin to put blocks, whose roots are told at the end."""
-        return Import(self._client, scope, pin, self.pinning)
+    def importing(self, scope: Scope, *, pin: bool, roots: Collection[bytes] = ()) -> Importing:
+        """Begin to put blocks, whose roots are told at the end; those that are known already help to pin them."""
+        return Import(self._client, scope, self.pinning if pin else None, roots)
 
     def put(self, cid: bytes, data: bytes, scope: Scope) -> None:
         """Put one block, which no pin keeps yet."""
@@ -197,14 +217,22 @@ class Rpc:
         told = self._last("pin/add", scope, cid, recursive="true", progress="true", **options)
         return self._field(told, "Pins")
 
+    def _move_pin(self, of: bytes, to: bytes, scope: Scope) -> None:
+        try:
+            self._one("pin/update", scope, arg=[cids.to_text(of), cids.to_text(to)], unpin="true", offline="true")
+        except UnavailableError:
+            if not self.is_pinned(to, scope):
+                raise
+            self._take_back(of, scope)  # another one has done it
+
     def _unpin(self, cid: bytes, scope: Scope) -> None:
         self._one("pin/rm", scope, cid, recursive="true", offline="true")
 
-    def _open(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str) -> Body:
+    def _open(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: _Option) -> Body:
         arguments = options if cid is None else {"arg": cids.to_text(cid), **options}
-        return self._client.open("POST", f"{name}?{urlencode(arguments)}" if arguments else name, scope)
+        return self._client.open("POST", f"{name}?{urlencode(arguments, True)}" if arguments else name, scope)
 
-    def _one(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str) -> Mapping[str, Any]:
+    def _one(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: _Option) -> Mapping[str, Any]:
         found = list(self._lines(name, scope, cid, **options))
         if len(found) != 1:
             raise UnusableAnswer(f"{self.host}: {name} answered {len(found)} values, expected one: is it Kubo's RPC?")
@@ -218,7 +246,7 @@ class Rpc:
         return last
 
     def _lines(
-        self, name: str, scope: Scope, cid: bytes | None = None, /, **options: str
+        self, name: str, scope: Scope, cid: bytes | None = None, /, **options: _Option
     ) -> Iterator[Mapping[str, Any]]:
         with self._open(name, scope, cid, **options) as body:
             line = None
@@ -231,6 +259,16 @@ class Rpc:
         if answer.get(name) is None:
             raise UnusableAnswer(f"{self.host}: found an answer without {name!r}: {answer!r:.200}: is it Kubo's RPC?")
         return answer[name]
+
+
+def _stand_in(root: bytes, data: bytes | None) -> Block:
+    """Return a block that links to a root, and to what the root links to, so that all of that need not be read again.
+
+    It is the same for everyone: whoever comes after one that was interrupted finds its pin, and moves that.
+    """
+    links = [] if data is None else links_of(root, data)
+    block = encode({"pointsman": "to be pinned", "links": [Ref(one) for one in dict.fromkeys((root, *links))]})
+    return cids.cbor_cid(block), block
 
 
 def flag(value: bool) -> str:

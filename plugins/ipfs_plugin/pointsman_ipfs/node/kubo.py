@@ -96,7 +96,7 @@ class Kubo(Reading):
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be there."""
         roots, blocks = _opened(source)
         known = self._knows(scope) if pin else lambda _: True
-        with self._rpc.importing(scope, pin=pin) as target:
+        with self._rpc.importing(scope, pin=pin, roots=set(roots)) as target:
             for cid, data in car.complete(roots, blocks, known):
                 if cids.is_ours(cid):
                     target.put(cid, data)

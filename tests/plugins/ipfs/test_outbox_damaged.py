@@ -1,0 +1,128 @@
+"""The outbox is damaged: nobody has to repair it, nothing kept depends on it, and what waited is found again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pointsman import Store, UnavailableError
+from pointsman_ipfs import Blocks
+
+Damage = Callable[[Path], object]
+
+
+def torn(path: Path) -> None:
+    """Write over all pages but the first."""
+    data = bytearray(path.read_bytes())
+    for at in range(4096, len(data), 4096):
+        data[at : at + 64] = random.Random(at).randbytes(64)
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Damage] = {
+    "no database": lambda path: path.write_bytes(b"noise" * 3000),
+    "its pages": torn,
+    "its end": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "its head": lambda path: path.write_bytes(bytes(100) + path.read_bytes()[100:]),
+}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Callable[[], Store]:
+    """A function that opens two stores, the first of which has the outbox."""
+    return lambda: Store({"home": Blocks(path=tmp_path / "home"), "office": Blocks(path=tmp_path / "office")})
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_outbox_is_put_aside(
+    two: Callable[[], Store], tmp_path: Path, damage: Damage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is read as before; what waited is found by comparing the stores, and health says why something waits."""
+    outbox, office = tmp_path / "home" / "outbox.sqlite", tmp_path / "office"
+    with two() as store:
+        both = store.put(b"both").cid
+        assert store.sync() == ()
+        loose = store.put(b"loose", pin=False).cid
+        office.rename(tmp_path / "gone")
+        office.write_bytes(b"in the way")
+        waited = [store.put(b"%d" % number).cid for number in range(3)]
+        assert {one.cid for one in store.sync()} == set(waited)
+    damage(outbox)
+    with caplog.at_level(logging.WARNING, "pointsman"), two() as store:
+        assert [store.get(cid) for cid in waited] == [b"0", b"1", b"2"]
+        waiting = {(one.store, one.cid, one.what) for one in store.sync()}
+        assert waiting == {("home", "*", "compare"), ("office", "*", "compare")}
+        assert "1 in the outbox wait for it" in store.health()["office"].reason
+        office.unlink()
+        (tmp_path / "gone").rename(office)
+        store.put(b"new")
+        assert store.sync() == ()
+        assert store.health()["office"].status == "healthy"
+        assert {entry.cid for entry in store.ls(store="office")} == {entry.cid for entry in store.ls(store="home")}
+        assert {*waited, both} < {entry.cid for entry in store.ls(store="office")}
+        assert not store.has(loose, store="office")
+    assert len([line for line in caplog.messages if "put_aside" in line]) == 1
+    assert len(list(outbox.parent.glob("outbox.sqlite.damaged-*"))) == 1
+
+
+def test_what_is_let_go_meanwhile_does_not_come_back(two: Callable[[], Store], tmp_path: Path) -> None:
+    """The comparison finds it pinned in a store that could not be told yet: it is not brought to the others."""
+    with two() as store:
+        cid = store.put(b"let go").cid
+        assert store.sync() == ()
+    (tmp_path / "home" / "outbox.sqlite").write_bytes(b"noise" * 3000)
+    with two() as store:
+        store.unpin(cid)
+        assert store.sync() == ()
+        assert list(store.ls(store="home")) == list(store.ls(store="office")) == []
+
+
+def test_processes_that_find_it_damaged_together_share_the_next_one(two: Callable[[], Store], tmp_path: Path) -> None:
+    """One puts it aside, all go on with the new one, and what they put reaches every store."""
+    with two() as store:
+        store.put(b"first")
+    (tmp_path / "home" / "outbox.sqlite").write_bytes(b"noise" * 3000)
+    program = f"""
+import sys
+from pointsman import Store
+from pointsman_ipfs import Blocks
+sys.stdin.readline()
+with Store({{name: Blocks(path={str(tmp_path)!r} + "/" + name) for name in ("home", "office")}}) as store:
+    store.put(sys.argv[1].encode())
+"""
+    started = [
+        subprocess.Popen([sys.executable, "-c", program, str(number)], stdin=subprocess.PIPE) for number in range(6)
+    ]
+    for one in started:
+        assert one.stdin
+        one.stdin.write(b"go\n")
+        one.stdin.flush()
+    for one in started:
+        one.communicate(timeout=60)
+        assert one.returncode == 0
+    assert len(list((tmp_path / "home").glob("outbox.sqlite.damaged-*"))) == 1
+    with two() as store:
+        assert store.sync() == ()
+        assert len(list(store.ls(store="home"))) == len(list(store.ls(store="office"))) == 7
+
+
+def test_reading_does_not_depend_on_the_outbox(two: Callable[[], Store], tmp_path: Path) -> None:
+    """What is damaged in one store comes from the other one, though nothing can be noted of it: somebody keeps it."""
+    with two() as store:
+        cid = store.put(b"Dear Sir" * 1000).cid
+        assert store.sync() == ()
+        (pack,) = (tmp_path / "home" / "packs").glob("*.car")
+        data = pack.read_bytes()
+        pack.write_bytes(data.replace(b"Dear Sir", b"Dear Bob"))
+        with sqlite3.connect(tmp_path / "home" / "outbox.sqlite") as db:
+            db.execute("DROP TABLE jobs")
+        db.close()
+        with pytest.raises(UnavailableError, match="outbox"):
+            store.put(b"more")
+        assert store.get(cid) == b"Dear Sir" * 1000
