@@ -40,7 +40,7 @@ CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY 
 #: A new wish takes the place of an older one, and is tried at once.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
     DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0, owner='', lease=0"""
-_TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me WHERE (store, cid) =
+_TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
     (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
 _SHOW = "SELECT store, cid, what, since, tries, due, reason FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"
@@ -170,10 +170,10 @@ class Outbox:
     def failed(self, job: Waiting, reason: str, after: float | None = None) -> None:
         """Let a job be tried again: after so many seconds, else the longer the more often it has failed."""
         wait = min(_FIRST_S * 2.0 ** min(job.tries, 20), _LONGEST_S) if after is None else after
-        sql = """UPDATE jobs SET tries=tries+1, tried=?, due=?, lease=0, owner='', reason=?
+        sql = """UPDATE jobs SET tries=tries+1, due=?, lease=0, owner='', reason=?
             WHERE store=? AND cid=? AND owner=?"""
         with self._changing() as db:
-            db.execute(sql, (time(), time() + wait, reason[:1000], job.store, job.cid, self._me))
+            db.execute(sql, (time() + wait, reason[:1000], job.store, job.cid, self._me))
 
     def let_go(self) -> None:
         """Let others have what this object has taken."""
