@@ -8,6 +8,8 @@ the caller's thread hears of it: an interrupt of that thread cannot come between
 from __future__ import annotations
 
 import json
+import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -74,6 +76,9 @@ class Batch:
         self._threads = ThreadPoolExecutor(max_workers, "pointsman-batch")  # starts none before it needs one
         self._work = Work(router)
         router.order("?", **options)  # what would be wrong with every item is told at once
+        processes = sys.modules.get("concurrent.futures.process")  # who has made one has loaded it
+        if processes is not None and isinstance(self._executor, processes.ProcessPoolExecutor):
+            pickle.dumps(self._work)  # so is this: a pool to which it is given in vain may never end
 
     def run(self, prompts: Iterable[Item]) -> Sequence[Result]:
         """Ask all, and return the results in order. To be called once."""
