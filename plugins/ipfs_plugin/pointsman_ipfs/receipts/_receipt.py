@@ -14,7 +14,6 @@ from hashlib import sha256
 from io import BytesIO
 from math import isfinite
 from operator import attrgetter
-from os import urandom
 from typing import Any
 
 import attrs
@@ -25,7 +24,9 @@ from pointsman.secret import MASK, redact
 from ..dag import cid as cids
 from ..dag.cbor import Encoded, Ref, decode, encode, links_in
 from ..dag.unixfs import UNIXFS_V1_2025, add_file
+from ._salts import Salts
 
+_salts = Salts()
 #: The version of the schema.
 VERSION = 1
 #: Characters of a text from which it is a file of its own: one that comes again is kept once.
@@ -78,7 +79,7 @@ def written(request: Request, completion: Completion, *, content: bool, careful:
         asked, answer = _asked(request, sheet), _answer(completion, sheet)
         texts = sheet.texts
     else:
-        salt = said["salt"] = urandom(16)
+        salt = said["salt"] = _salts.next()
         (request_bytes, asked_texts), (answer_bytes, answer_texts) = (
             _hidden(_asked, request),
             _hidden(_answer, completion),
