@@ -95,7 +95,8 @@ class Exchange:
 
     def hold(self, sock: socket.socket) -> None:
         """Run on `sock` from now on, in place of what there was before."""
-        getattr(self._sock, "close", bool)()
+        if self._sock is not None:
+            self._sock.close()
         self._sock = sock
         self.wake = partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)  # SSLSocket's own would forget its keys
 

@@ -68,8 +68,7 @@ class Storing:
 
         :raises ConfigError: there is no such store, the timeout is no number of seconds, or all of it is closed.
         """
-        if self.closed:
-            raise ConfigError("this store is closed; make another one")
+        self.check_open()
         if timeout is not None and (problems := misfits(_TIMEOUT, {"timeout": timeout})):
             raise ConfigError(*problems)
         policy = self._shared.policy
@@ -77,6 +76,11 @@ class Storing:
         task = Task(hook, of, Scope(whole, idle_timeout=policy.idle_timeout), store)
         self.gate.check_named(task)
         return task
+
+    def check_open(self) -> None:
+        """Raise ConfigError if all of it is closed."""
+        if self.closed:
+            raise ConfigError("this store is closed; make another one")
 
     def able(self, task: Task) -> list[StoreBackend]:
         """Return the stores that could do it, whether or not they are well."""
@@ -209,8 +213,8 @@ class Storing:
         raise AllBackendsFailed(f"no store can do this ({task.hook}): {reasons}", errors)
 
     def _hindrance(self, backend: StoreBackend, task: Task) -> BackendError:
-        known, why = self.gate.remembered(backend, task), self.gate.why_not(backend, task)
-        error = known or UnavailableError(why, retry_same=False)
+        error = self.gate.remembered(backend, task)
+        error = error or UnavailableError(self.gate.why_not(backend, task), retry_same=False)
         error.backend = backend.id
         return error
 

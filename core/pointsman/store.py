@@ -289,7 +289,7 @@ class Store:
 
     def health(self) -> dict[str, Health]:
         """Return how each store is, and whether anything waits for it."""
-        self._storing.task("health")  # a store that is closed refuses it
+        self._storing.check_open()
         found = self._storing.monitor.check(self.stores)
         for store, (count, _, reason) in self._post.counts().items():
             if store in found:

@@ -98,10 +98,10 @@ def test_what_is_pinned_beside_a_collection_stays(
     else:
         before = blocks.Writer.add
 
-        def add(*arguments: Any, **size: int) -> None:
+        def add(*arguments: Any) -> None:
             if not collection.ident:
                 collection.look()
-            before(*arguments, **size)
+            before(*arguments)
 
         monkeypatch.setattr(blocks.Writer, "add", add)
     if way == "pin":
@@ -122,11 +122,11 @@ def test_a_collection_that_was_faster_is_told(
     root = node({"data": Ref(cids.parse(cid))})
     add = blocks.Writer.add
 
-    def beaten(*arguments: Any, **size: int) -> None:
+    def beaten(*arguments: Any) -> None:
         monkeypatch.setattr(blocks.Writer, "add", add)
         list(other.ls())  # so that the index knows all of it
         other.gc()
-        add(*arguments, **size)
+        add(*arguments)
 
     monkeypatch.setattr(blocks.Writer, "add", beaten)
     pin = (lambda: store.pin(cid)) if way == "pin" else (lambda: kept(store, root))
@@ -146,12 +146,12 @@ def test_what_was_pinned_and_is_unpinned_meanwhile(
     second = node({"previous": Ref(first[0])})
     add = blocks.Writer.add
 
-    def beaten(*arguments: Any, **size: int) -> None:
+    def beaten(*arguments: Any) -> None:
         monkeypatch.setattr(blocks.Writer, "add", add)
         other.unpin(cids.to_text(first[0]))
         if collects:
             other.gc()
-        add(*arguments, **size)
+        add(*arguments)
 
     monkeypatch.setattr(blocks.Writer, "add", beaten)
     if collects:

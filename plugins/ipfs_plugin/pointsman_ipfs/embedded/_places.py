@@ -47,7 +47,6 @@ class Places:
         self._entering = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wanted, self._ending = threading.Event(), threading.Event()
-        self._closed = False
         if not read_only:
             with suppress(FileExistsError):
                 self._collected.touch(mode=0o600, exist_ok=False)
@@ -134,7 +133,7 @@ class Places:
         """Note what this process has written, durably. It is found from now on, and entered into the index soon."""
         with self._lock:
             self._remember(Written(pack, size, records, mark))
-            if self._thread is None and not self._closed:
+            if self._thread is None and not self._ending.is_set():
                 self._thread = threading.Thread(target=self._enter_soon, name="pointsman-blocks", daemon=True)
                 self._thread.start()
         if not self._wanted.is_set():
@@ -170,7 +169,7 @@ class Places:
 
     def _enter_soon(self) -> None:
         """In a thread of its own: enter what was written, until the store is closed."""
-        while not self._closed:
+        while not self._ending.is_set():
             self._wanted.wait()
             for _ in range(_PAUSES):
                 before = len(self._waiting)
@@ -275,7 +274,6 @@ class Places:
 
     def close(self) -> None:
         """Enter what waits, and end the thread."""
-        self._closed = True
         self._ending.set()
         self._wanted.set()
         if self._thread is not None:

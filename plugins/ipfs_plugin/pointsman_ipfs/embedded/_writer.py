@@ -35,7 +35,6 @@ class _Entry(NamedTuple):
     blocks: Blocks
     pins: tuple[bytes, ...]
     unpins: tuple[bytes, ...]
-    size: int  #: bytes of its blocks
 
 
 class Writer:
@@ -47,15 +46,12 @@ class Writer:
         self._pack: Pack | None = None
         self._last = places.index.last_mark()
 
-    def add(
-        self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = (), *, size: int = 0
-    ) -> None:
+    def add(self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
         """Make these blocks durable, with their pins: all of it or nothing.
 
-        :param size: bytes of the blocks.
         :raises UnavailableError: they could not be written.
         """
-        self._together.add(_Entry(blocks, pins, unpins, size))
+        self._together.add(_Entry(blocks, pins, unpins))
 
     def large(self) -> Large:
         """Return what takes many blocks, in a pack of its own."""
@@ -144,7 +140,7 @@ def _fitting(waiting: Sequence[_Entry]) -> int:
     """Return how many of these are written together: until there is enough."""
     size = 0
     for many, entry in enumerate(waiting, 1):
-        size += entry.size
+        size += sum(len(data) for _, data in entry.blocks)
         if size >= _BATCH:
             return many
     return len(waiting)

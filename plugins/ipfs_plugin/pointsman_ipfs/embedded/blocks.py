@@ -363,7 +363,7 @@ class _Put:
         if self._large is not None:
             self._large.finish(pins)
         else:
-            self._opened.writer.add(self._blocks, pins, size=self._size)
+            self._opened.writer.add(self._blocks, pins)
 
     def __enter__(self) -> _Put:
         return self

@@ -64,7 +64,7 @@ class SharedLock:
             raise UnavailableError(f"{self._what} cannot be used: {error.strerror}; choose another path") from error
         until, wait = monotonic() + self._timeout, _FIRST_S
         try:
-            while not _locks(file):
+            while not locks(file, fcntl.LOCK_EX):
                 if monotonic() > until:
                     text = f"{self._what} has been in use by another process for {self._timeout:g} s; try again later"
                     raise UnavailableError(text, retry_same=False)
@@ -76,9 +76,10 @@ class SharedLock:
         return file
 
 
-def _locks(file: int) -> bool:
+def locks(file: int, kind: int) -> bool:
+    """Lock an open file, as `flock` has it, without waiting; say whether that was possible."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -15,10 +16,10 @@ from pointsman import UnusableAnswer
 from .._sqlite import marks_of, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _MARKS, Row, _is_damage
+from ..evidence._locked import locks
 from ..evidence._records import Envelope
 from ._check import Check, Status, amount
 from ._records import Records
-from ._scan import shared
 
 #: Seconds for which a program that submits evidence is waited for, and between two looks.
 _PATIENCE_S, _PAUSE_S = 10.0, 0.005
@@ -120,7 +121,7 @@ def _nobody_submits(index: Path) -> Iterator[bool]:
         return
     try:
         until = monotonic() + _PATIENCE_S
-        while not (free := shared(file)) and monotonic() < until:
+        while not (free := locks(file, fcntl.LOCK_SH)) and monotonic() < until:
             sleep(_PAUSE_S)
         yield free
     finally:

@@ -14,6 +14,7 @@ from pointsman import UnusableAnswer
 from ..dag import car
 from ..dag.cid import DAG_CBOR, codec_of, inline_of
 from ..embedded._packs import HEADER, mark_in
+from ..evidence._locked import locks
 from ._found import Found
 
 _PIECE = 1 << 20
@@ -115,16 +116,7 @@ def _pieces(file: BinaryIO, end: int, start: int = 0) -> Iterator[bytes]:
 
 
 def _has_writer(file: BinaryIO) -> bool:
-    if not shared(file.fileno()):
+    if not locks(file.fileno(), fcntl.LOCK_SH):  # whoever writes it has locked it
         return True
     fcntl.flock(file, fcntl.LOCK_UN)
     return False
-
-
-def shared(file: int) -> bool:
-    """Lock an open file against those who write, and say whether that was possible: none of them has locked it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
