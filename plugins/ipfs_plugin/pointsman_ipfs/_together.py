@@ -126,7 +126,7 @@ class Together(Shared, Generic[T]):
                 self._hand_on()
                 here = [entry for entry in batch if not entry.gone]  # this thread's own is the first
                 for number, entry in enumerate(here):
-                    entry.error, entry.done, entry.others = error, True, here[2 * number + 1 : 2 * number + 3]
+                    entry.error, entry.done, entry.others = error, True, here[number + 1 : number + 2]
 
     def _hand_on(self) -> None:
         """Let the first of those who wait lead. The lock is held."""
