@@ -160,13 +160,13 @@ class Call(Generic[M, T]):
         while self._queue or self._over_limit:
             if self._queue:
                 backend = self._queue.pop(0)
-                if self._no_room(backend):
+                if self.shared.limiters and self._no_room(backend):
                     self._over_limit.append(backend)
                     continue
             else:
                 backend = min(self._over_limit, key=self._wait_needed)
                 self._over_limit.remove(backend)
-            if self._let_in(backend):
+            if self.shared.breaker.silent or self._let_in(backend):
                 return backend
             self.leave()
             self._reserve.append(backend)
@@ -177,7 +177,7 @@ class Call(Generic[M, T]):
         return None
 
     def _let_in(self, backend: M, woken: threading.Event | None = None) -> bool:
-        return self.shared.breaker.silent or self.shared.breaker.enter(backend.id, self._model(backend), self, woken)
+        return self.shared.breaker.enter(backend.id, self._model(backend), self, woken)
 
     def _after_probe(self, backend: M) -> bool:
         """Wait for the call that probes this backend, if one does; say whether it may be asked then."""
@@ -196,7 +196,7 @@ class Call(Generic[M, T]):
 
     def _no_room(self, backend: M) -> bool:
         """Take a place within the limits of a backend while another one may serve; say whether there is none now."""
-        limiter = self.shared.limiters.get(backend.id) if self.shared.limiters else None
+        limiter = self.shared.limiters.get(backend.id)
         if limiter is None or not (self._queue or self._over_limit) or self.setting("on_limit") == "wait":
             return False  # where there is no other one, it waits for a place when it is asked
         try:
@@ -273,7 +273,8 @@ class Call(Generic[M, T]):
 
     def leave(self, usage: Usage | None = None) -> None:
         """Be done with a backend: its limits and its circuit. `usage` is what the attempt really cost, if known."""
-        self._settle(usage)
+        if self._slot is not None:
+            self._settle(usage)
         if not self.shared.breaker.silent:
             self.shared.breaker.left(self)
 
@@ -301,8 +302,7 @@ class Call(Generic[M, T]):
         Half to its first content, if it is streamed: what flows then may go on. A whole answer must be there.
         """
         scope = self.request.scope
-        left = scope.left()
-        half = inf if last or left == inf else left / 2
+        half = inf if last else scope.left() / 2
         if self._streamed:
             scope.begin(backend.timeout, min(half, self.setting("first_token_timeout", backend) or inf))
             scope.idle_timeout = self.setting("idle_timeout", backend)

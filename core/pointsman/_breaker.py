@@ -88,17 +88,13 @@ class Breaker:
         self._clock = clock
         self._lock = threading.RLock()  # the collector may close an abandoned stream, and come here, inside
         self._circuits: dict[tuple[str, str | None], _Circuit] = {}
-
-    @property
-    def silent(self) -> bool:
-        """Whether nothing stands against any backend."""
-        return not self._circuits
+        self.silent = True  #: whether nothing stands against any backend
 
     def failed(self, backend: str, model: str | None, error: BackendError) -> None:
         """Count a failure that says something about the backend; leave it, or this model of it, alone if it must be."""
         key, now = (backend, model if error.of_model else None), self._clock.now()
         with self._lock:
-            circuit = self._circuits.setdefault(key, _Circuit())
+            circuit, self.silent = self._circuits.setdefault(key, _Circuit()), False
             too_many = circuit.note(now, good=False)
             seconds, soft = error.retry_after, False
             if seconds is None:
@@ -130,6 +126,7 @@ class Breaker:
                     circuit.note(self._clock.now(), good=True)
                     if not circuit.failures:
                         del self._circuits[key]
+            self.silent = not self._circuits
         for name in closed:
             _log.write(_log.INFO, "circuit closed", backend=backend, model=name)
 

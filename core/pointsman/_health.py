@@ -30,11 +30,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._found: dict[str, tuple[Health, float]] = {}
         self._asking: dict[str, threading.Thread] = {}
-
-    @property
-    def silent(self) -> bool:
-        """Whether nothing is known about any backend."""
-        return not self._found
+        self.silent = True  #: whether nothing is known about any backend
 
     def known(self, backend: Configured) -> Health | None:
         """Return the last finding without waiting; an old one is looked into in the background."""
@@ -88,5 +84,5 @@ class Monitor:
         return self._note(backend, slow)
 
     def _note(self, backend: Configured, health: Health) -> Health:
-        self._found[backend.id] = (health, self._now() + self._ttl)
+        self._found[backend.id], self.silent = (health, self._now() + self._ttl), False
         return health

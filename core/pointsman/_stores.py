@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from ._breaker import Breaker
 from ._configured import Configured
@@ -44,13 +44,13 @@ class StoreBackend(Configured):
         return not self.read_only
 
 
-@frozen
+@define(eq=False)
 class Task:
-    """One thing that a store is asked: a hook and its arguments."""
+    """One thing that a store is asked: a hook and its arguments. It belongs to the thread that runs it."""
 
     hook: str
-    arguments: Mapping[str, Any] = field(repr=False)
-    scope: Scope = field(factory=Scope, repr=False, eq=False)
+    arguments: dict[str, Any] = field(repr=False)
+    scope: Scope = field(factory=Scope, repr=False)
     backend: str | None = None  #: the id of the only store that may be asked
     max_retries: int | None = None  #: as a `Policy` has it
     model: ClassVar[None] = None

@@ -74,7 +74,8 @@ class Storing:
         policy = self._shared.policy
         whole = policy.timeout if timeout is None and not moving else timeout
         task = Task(hook, of, Scope(whole, idle_timeout=policy.idle_timeout), store)
-        self.gate.check_named(task)
+        if store is not None:
+            self.gate.check_named(task)
         return task
 
     def check_open(self) -> None:
@@ -111,8 +112,8 @@ class Storing:
             call.leave()
         return answered
 
-    def replayed(self, file: BinaryIO, task: Task, arguments: Callable[[BinaryIO], dict[str, Any]]) -> Got:
-        """Do as `run` with what a file holds: each store that is asked reads it from the start."""
+    def replayed(self, file: BinaryIO, task: Task, as_source: Callable[[Any], object]) -> Got:
+        """Do as `run` with what a file holds, as its `source`: each store that is asked reads it from the start."""
         order = self._candidates(task)
         with replayed(file, task.scope, keep=len(order[0]) + len(order[1]) > 1) as source:
 
@@ -120,9 +121,8 @@ class Storing:
                 source.restart()
                 return self.registry.ask(backend, task)
 
-            retries = None if source.again else 0
-            given = arguments(source)  # type: ignore[arg-type] # it reads
-            return self.run(Task(task.hook, given, task.scope, task.backend, retries), order, ask)
+            task.arguments["source"], task.max_retries = as_source(source), None if source.again else 0
+            return self.run(task, order, ask)
 
     def bytes_of(self, task: Task, order: Order | None = None) -> Iterator[bytes]:
         """Give out a file, or a CAR. Where a store fails in the middle, the next one goes on.
@@ -230,11 +230,14 @@ class Storing:
         backend = answered.backend
         if call.attempts or backend.verbose or _log.wanted():  # else nobody reads it
             call.record(answered, None, "answered")
-        self._shared.breaker.succeeded(backend.id, None)
-        self.monitor.well(backend)
-        wrong = {attempt.backend for attempt in call.attempts if attempt.error == "UnusableAnswer"} - {backend.id}
-        if wrong and "cid" in answered.request.arguments:
-            self._damaged(answered.request.arguments["cid"], wrong)
+        if not self._shared.breaker.silent:
+            self._shared.breaker.succeeded(backend.id, None)
+        if not self.monitor.silent:
+            self.monitor.well(backend)
+        if call.attempts and (cid := answered.request.arguments.get("cid")):
+            wrong = {attempt.backend for attempt in call.attempts if attempt.error == "UnusableAnswer"} - {backend.id}
+            if wrong:
+                self._damaged(cid, wrong)
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Generator[Any, None, None]:

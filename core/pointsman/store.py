@@ -120,11 +120,11 @@ class Store:
         task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
         tell = bool if progress is None else partial(_tell, progress)
         if isinstance(given, Path):
-            source = Source(given, None, pin, profile, hidden, tell)
-            answered = self._storing.run(evolve(task, arguments={"source": source}))
+            task.arguments["source"] = Source(given, None, pin, profile, hidden, tell)
+            answered = self._storing.run(task)
         else:
             answered = self._storing.replayed(
-                given, task, lambda file: {"source": Source(None, file, pin, profile, hidden, tell)}
+                given, task, lambda file: Source(None, file, pin, profile, hidden, tell)
             )
         return self._acknowledged(answered.answer, answered.backend, copied=pin and store is None)
 
@@ -178,9 +178,9 @@ class Store:
         :raises InvalidRequestError: it cannot be read, or is no CAR, or cut or altered.
         :raises UnusableAnswer: pinned, each root must be there with all that it links to, and something is not.
         """
-        task, given = self._storing.task("import_car", store, timeout, moving=True), file_of(content)
+        task, given = self._storing.task("import_car", store, timeout, moving=True, pin=pin), file_of(content)
         with open_file(given) as file:
-            answered = self._storing.replayed(file, task, lambda source: {"source": source, "pin": pin})
+            answered = self._storing.replayed(file, task, lambda source: source)
         copied = pin and store is None
         return tuple(self._acknowledged(root, answered.backend, copied=copied) for root in answered.answer)
 
@@ -322,12 +322,13 @@ class Store:
     def _acknowledged(self, stored: Stored, backend: StoreBackend, *, copied: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
         others = self._others(backend) if copied else []
-        self._post.send(stored.cid, others)
+        if others:
+            self._post.send(stored.cid, others)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has."""
-        if len(self.stores) == 1:
+        if len(self._storing.registry.backends) == 1:
             return []
         absent = self._absent()
         able = self._storing.able(self._storing.task("import_car"))
