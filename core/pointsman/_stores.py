@@ -79,7 +79,7 @@ class Stores(Registry[StoreBackend]):
         if task.hook in self.PIECES:
             return self._pieces(found, task.hook, STORES, backend.type)
         kind = self.WHOLE.get(task.hook, object)
-        return self._expect(kind, found, task.hook, STORES, backend.type)
+        return found if found.__class__ is kind else self._expect(kind, found, task.hook, STORES, backend.type)
 
 
 class StoreGate(Gate[StoreBackend]):

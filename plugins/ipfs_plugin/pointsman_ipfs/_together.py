@@ -21,12 +21,6 @@ _MOMENT_S = 0.01
 _INTERRUPTED = UnavailableError("it was interrupted")
 
 
-def _held() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
 @define(eq=False)
 class _Entry(Generic[T]):
     """What one thread adds."""
@@ -37,7 +31,7 @@ class _Entry(Generic[T]):
     gone: bool = False  #: whether its thread waits no more
     error: BackendError | None = None
     others: Sequence[_Entry[T]] = ()  #: of the same batch, whose threads this one is to wake
-    asleep: threading.Lock = field(factory=_held)  #: its thread waits for it
+    asleep: threading.Lock = field(factory=threading.Lock)  #: its thread, which has it, waits for it
 
     def wake(self) -> None:
         """Let its thread go on: it is done, or to be done by that one with all that wait, or enough have come."""
@@ -70,6 +64,7 @@ class Together(Shared, Generic[T]):
         :raises BackendError: it could not be.
         """
         entry = _Entry(item)
+        entry.asleep.acquire()
         with self._lock:
             self._queue.append(entry)
             waits, self._led = self._led, True

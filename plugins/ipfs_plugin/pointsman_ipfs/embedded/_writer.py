@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from queue import Queue
 from time import time_ns
 from typing import NamedTuple, TypeAlias
@@ -27,6 +28,9 @@ _BATCH = 16 << 20
 _AHEAD, _TOGETHER, _STRIDE, _REMEMBERED = 16, 32, 32 << 20, 1 << 17
 #: Bytes of a block that is worth looking up before it is written again.
 _WORTH = 1 << 16
+
+
+_DATA = itemgetter(1)  #: of a block
 
 
 class _Entry(NamedTuple):
@@ -140,7 +144,7 @@ def _fitting(waiting: Sequence[_Entry]) -> int:
     """Return how many of these are written together: until there is enough."""
     size = 0
     for many, entry in enumerate(waiting, 1):
-        size += sum(len(data) for _, data in entry.blocks)
+        size += sum(map(len, map(_DATA, entry.blocks)))
         if size >= _BATCH:
             return many
     return len(waiting)
