@@ -225,11 +225,6 @@ class Content(Pieces):
         yield from self._pieces
 
 
-def replayed(file: BinaryIO, scope: Scope, *, keep: bool) -> Held | Replayed:
-    """Return what a file gives, as a file that can be read again, as far as `Replayed` can."""
-    return file if isinstance(file, Held) else Replayed(file, scope, keep=keep)
-
-
 @contextmanager
 def open_file(given: BinaryIO | Path) -> Iterator[BinaryIO]:
     """Open what is a path, and close it again.

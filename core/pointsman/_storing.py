@@ -17,7 +17,7 @@ from ._breaker import Breaker
 from ._discovery import Catalogue
 from ._health import Monitor
 from ._settings import Policy
-from ._sources import replayed
+from ._sources import Held, Replayed
 from ._stores import StoreBackend, StoreGate, Stores, Task
 from ._structure import misfits
 from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError, UnavailableError, UnusableAnswer
@@ -115,7 +115,8 @@ class Storing:
     def replayed(self, file: BinaryIO, task: Task, as_source: Callable[[Any], object]) -> Got:
         """Do as `run` with what a file holds, as its `source`: each store that is asked reads it from the start."""
         order = self._candidates(task)
-        with replayed(file, task.scope, keep=len(order[0]) + len(order[1]) > 1) as source:
+        several = len(order[0]) + len(order[1]) > 1
+        with file if isinstance(file, Held) else Replayed(file, task.scope, keep=several) as source:
 
             def ask(backend: StoreBackend, task: Task) -> Any:
                 source.restart()

@@ -123,9 +123,7 @@ class Store:
             task.arguments["source"] = Source(given, None, pin, profile, hidden, tell)
             answered = self._storing.run(task)
         else:
-            answered = self._storing.replayed(
-                given, task, lambda file: Source(None, file, pin, profile, hidden, tell)
-            )
+            answered = self._storing.replayed(given, task, lambda file: Source(None, file, pin, profile, hidden, tell))
         return self._acknowledged(answered.answer, answered.backend, copied=pin and store is None)
 
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from itertools import zip_longest
 from time import perf_counter
 from typing import Generic, TypeVar
 
@@ -21,6 +22,12 @@ _MOMENT_S = 0.01
 _INTERRUPTED = UnavailableError("it was interrupted")
 
 
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @define(eq=False)
 class _Entry(Generic[T]):
     """What one thread adds."""
@@ -30,8 +37,8 @@ class _Entry(Generic[T]):
     leads: bool = False
     gone: bool = False  #: whether its thread waits no more
     error: BackendError | None = None
-    others: Sequence[_Entry[T]] = ()  #: of the same batch, whose threads this one is to wake
-    asleep: threading.Lock = field(factory=threading.Lock)  #: its thread, which has it, waits for it
+    following: _Entry[T] | None = None  #: of the same batch, whose thread this one is to wake
+    asleep: threading.Lock = field(factory=_held)  #: its thread waits for it
 
     def wake(self) -> None:
         """Let its thread go on: it is done, or to be done by that one with all that wait, or enough have come."""
@@ -64,7 +71,6 @@ class Together(Shared, Generic[T]):
         :raises BackendError: it could not be.
         """
         entry = _Entry(item)
-        entry.asleep.acquire()
         with self._lock:
             self._queue.append(entry)
             waits, self._led = self._led, True
@@ -80,8 +86,8 @@ class Together(Shared, Generic[T]):
             self._leave(entry)
             raise
         finally:
-            for other in entry.others:
-                other.wake()
+            if entry.following is not None:
+                entry.following.wake()
         if entry.error is not None:
             raise copy(entry.error)  # its own: others raise it too
 
@@ -95,7 +101,7 @@ class Together(Shared, Generic[T]):
         """Do what waits, tell everybody how that went, and let the next one lead.
 
         Those who were there the last time may be about to come again: they are given as long as that took. And not all
-        are woken at once, to wait for the interpreter's lock: each one wakes two.
+        are woken at once, to wait for the interpreter's lock: each one wakes the next.
         """
         error: BackendError | None = _INTERRUPTED
         batch: list[_Entry[T]] = []
@@ -120,8 +126,8 @@ class Together(Shared, Generic[T]):
             with self._lock:
                 self._hand_on()
                 here = [entry for entry in batch if not entry.gone]  # this thread's own is the first
-                for number, entry in enumerate(here):
-                    entry.error, entry.done, entry.others = error, True, here[number + 1 : number + 2]
+                for entry, following in zip_longest(here, here[1:]):
+                    entry.error, entry.done, entry.following = error, True, following
 
     def _hand_on(self) -> None:
         """Let the first of those who wait lead. The lock is held."""
