@@ -39,6 +39,12 @@ class StoreBackend(Configured):
         return why
 
     @property
+    def folder(self) -> Path | None:
+        """The folder of this machine in which it keeps content: what its plugin has as `path`; None if it has none."""
+        path = self._declared("path", None)
+        return path if isinstance(path, Path) else None
+
+    @property
     def writable(self) -> bool:
         """Whether anything can be kept there now."""
         return not self.read_only
@@ -118,7 +124,6 @@ def stores_of(given: Iterable[object] | Mapping[str, object] | None, catalogue: 
 def outbox_path(stores: Iterable[StoreBackend]) -> Path:
     """Return where the outbox is if nobody says: beside the content of the first store that has a path to write to."""
     for one in stores:
-        path = getattr(one.provider, "path", None)
-        if isinstance(path, Path) and one.writable:
-            return path / "outbox.sqlite"
+        if one.folder is not None and one.writable:
+            return one.folder / "outbox.sqlite"
     return Path.home() / ".local" / "share" / "pointsman" / "outbox.sqlite"

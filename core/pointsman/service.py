@@ -134,7 +134,16 @@ def root_of(url: str, *ends: str, otherwise: str = "") -> str:
 
 
 def masked(headers: Mapping[str, str | Secret]) -> dict[str, str | Secret]:
-    """Wrap the values that are keys by their name: the converter of an option that holds headers."""
+    """Wrap the values that are keys by their name: the converter of an option that holds headers.
+
+    :raises ConfigError: it is no mapping of texts to texts.
+    """
+    if not isinstance(headers, Mapping):
+        raise ConfigError(f"headers: found {type(headers).__name__}, expected a mapping of names to texts")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str | Secret):
+            found = f"{type(name).__name__}: {type(value).__name__}"
+            raise ConfigError(f"headers: found {found}, expected names with texts")
     return {
         name: Secret(value) if isinstance(value, str) and _KEY.search(name) else value
         for name, value in headers.items()

@@ -96,7 +96,10 @@ def make(db: sqlite3.Connection, tables: str, marks: tuple[int, int]) -> None:
 
 
 def put_aside(path: Path) -> None:
-    """Rename a file that is damaged, with what SQLite has beside it."""
-    for end in ("", "-wal", "-shm"):
+    """Rename a file that is damaged, with what SQLite has beside it.
+
+    That goes first: whoever makes the file anew meanwhile must not take the old log for that of the new one.
+    """
+    for end in ("-wal", "-shm", ""):
         with suppress(OSError):
             os.replace(f"{path}{end}", f"{path}{end}.damaged-{time():.0f}")

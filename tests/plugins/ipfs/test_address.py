@@ -92,6 +92,8 @@ def test_who_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"password": "p"}, "username"),
         ({"token": "line\nbreak"}, "authorization"),
         ({"headers": {"X-A": "nul\0"}}, "x-a"),
+        ({"headers": "X-A: b"}, "headers: found str, expected a mapping of names to texts"),
+        ({"headers": {"X-A": 3}}, "headers: found str: int, expected names with texts"),
         ({"profile": "nonsense"}, "profile"),
         ({"transport": "carrier pigeon"}, "transport"),
     ],

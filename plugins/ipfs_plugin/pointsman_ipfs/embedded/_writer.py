@@ -165,9 +165,7 @@ class Large:
         self._strides: Queue[bool] = Queue()
         self._error: BaseException | None = None
         self._finished = False
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._sync)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
 
     def put(self, cid: bytes, data: bytes) -> None:
         """Take a block.
@@ -214,6 +212,8 @@ class Large:
 
     def _hand_on(self) -> None:
         """Let what waits be written, but for what the store has."""
+        if not self._threads:  # not before: whoever was interrupted while it made this has nothing to end
+            self._start()
         blocks, self._waiting = self._waiting, []
         digests = [cid[-32:] for cid, _ in blocks]
         known = self._index.known(digests)
@@ -225,6 +225,12 @@ class Large:
             if cid[-32:] not in known or not self._shelf.holds(cid, data):
                 self._pieces.put(head_of(cid, len(data)))
                 self._pieces.put(data)
+
+    def _start(self) -> None:
+        for work in (self._write, self._sync):
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _end(self, *, quietly: bool = False) -> None:
         self._pieces.put(None)

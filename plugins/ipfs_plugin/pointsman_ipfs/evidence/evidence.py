@@ -27,7 +27,6 @@ from pointsman import (
     ContentNotFoundError,
     InvalidRequestError,
     Store,
-    StoreBackend,
     UnavailableError,
     UnusableAnswer,
 )
@@ -309,7 +308,7 @@ class Evidence:
         health = self.store.health()
         for store in self.store.stores:
             state = health[store.id]
-            lists = store.writable or _folder(store) is not None  # a gateway does not
+            lists = store.writable or store.folder is not None  # a gateway does not
             if not store.enabled or not lists or state.status == "unconfigured":
                 continue
             try:
@@ -371,11 +370,6 @@ def _named(user: str | Anyone | None) -> tuple[bool, str | None]:
 
 def _beside(store: Store) -> Path:
     for one in store.stores:
-        if (path := _folder(one)) is not None:
-            return path / "evidence.sqlite"
+        if one.folder is not None:
+            return one.folder / "evidence.sqlite"
     return default_path().with_name("evidence.sqlite")
-
-
-def _folder(store: StoreBackend) -> Path | None:
-    path = getattr(store.provider, "path", None)
-    return path if isinstance(path, Path) else None

@@ -167,9 +167,8 @@ class _Open:
 
     def _beside(self) -> Path | None:
         """Return where routers leave their trails if nobody says."""
-        keepers = [self._blocks] if self._given is None else [one.provider for one in self._given.stores]
-        paths = (getattr(keeper, "path", None) for keeper in keepers)
-        return next((path / "receipts" for path in paths if isinstance(path, Path)), None)
+        folders = [self._blocks.path] if self._given is None else [one.folder for one in self._given.stores]
+        return next((folder / "receipts" for folder in folders if folder is not None), None)
 
     def close(self) -> None:
         try:
