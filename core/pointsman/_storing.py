@@ -115,8 +115,7 @@ class Storing:
     def replayed(self, file: BinaryIO, task: Task, as_source: Callable[[Any], object]) -> Got:
         """Do as `run` with what a file holds, as its `source`: each store that is asked reads it from the start."""
         order = self._candidates(task)
-        several = len(order[0]) + len(order[1]) > 1
-        with file if isinstance(file, Held) else Replayed(file, task.scope, keep=several) as source:
+        with file if isinstance(file, Held) else Replayed(file, task.scope, keep=sum(map(len, order)) > 1) as source:
 
             def ask(backend: StoreBackend, task: Task) -> Any:
                 source.restart()
