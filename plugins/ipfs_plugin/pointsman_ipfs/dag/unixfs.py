@@ -64,18 +64,19 @@ class Link:
     tsize: int  #: bytes of all blocks, of each as often as it occurs
 
 
-def add_file(read: Callable[[int], bytes], profile: Profile, put: Put) -> Link:
+def add_file(read: Callable[[int], bytes], profile: Profile, put: Put, first: bytes | None = None) -> Link:
     """Put a file, piece by piece as it comes, and return its root.
 
     :param read: returns up to so many bytes, none at the end: the `read` of a binary file.
+    :param first: the first `piece_of` it, if that has been read.
     """
-    piece = _piece(read, profile.chunk)
+    piece = piece_of(read, profile) if first is None else first
     if len(piece) < profile.chunk:  # all of it, mostly
         return _leaf(piece, profile, put)
     parents = _Parents(profile, put)
     while piece:
         parents.add(_leaf(piece, profile, put))
-        piece = _piece(read, profile.chunk)
+        piece = piece_of(read, profile)
     return parents.root() or _leaf(b"", profile, put)
 
 
@@ -163,8 +164,9 @@ class _Parents:
         self.add(_node(links, size, message, self._profile, self._put), depth + 1)
 
 
-def _piece(read: Callable[[int], bytes], size: int) -> bytes:
-    """Return `size` bytes, or what is left of them: a pipe gives fewer at a time."""
+def piece_of(read: Callable[[int], bytes], profile: Profile) -> bytes:
+    """Return the bytes of the next block of a file: fewer than `chunk` are its end. A pipe gives fewer at a time."""
+    size = profile.chunk
     piece = read(size)
     if len(piece) == size or not piece:
         return piece
@@ -175,17 +177,26 @@ def _piece(read: Callable[[int], bytes], size: int) -> bytes:
     return b"".join(pieces)
 
 
+def leaf_of(piece: bytes, profile: Profile) -> tuple[bytes, bytes]:
+    """Return the CID and the block of a piece of a file: of all of it, if that is no more than one."""
+    if profile.raw_leaves:
+        return raw_cid(piece), piece
+    return _block_of([], dagpb.encode_file(len(piece), data=piece), profile)
+
+
 def _leaf(piece: bytes, profile: Profile, put: Put) -> Link:
-    if not profile.raw_leaves:
-        return _node([], len(piece), dagpb.encode_file(len(piece), data=piece), profile, put)
-    cid = raw_cid(piece)
-    put(cid, piece)
-    return Link(cid, len(piece), len(piece))
+    cid, block = leaf_of(piece, profile)
+    put(cid, block)
+    return Link(cid, len(piece), len(block))
+
+
+def _block_of(links: list[PBLink], message: bytes, profile: Profile) -> tuple[bytes, bytes]:
+    block = dagpb.encode(links, message)
+    return pb_cid(block, profile.version), block
 
 
 def _node(links: list[PBLink], size: int, message: bytes, profile: Profile, put: Put) -> Link:
-    block = dagpb.encode(links, message)
-    cid = pb_cid(block, profile.version)
+    cid, block = _block_of(links, message, profile)
     put(cid, block)
     return Link(cid, size, len(block) + sum(link.tsize for link in links))
 

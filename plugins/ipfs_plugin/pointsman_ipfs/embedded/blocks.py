@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import BinaryIO, ClassVar, TypeVar
+from typing import BinaryIO, ClassVar
 
 from attrs import field, frozen, validators
 from pointsman import (
@@ -22,28 +22,21 @@ from pointsman import (
 )
 from pointsman.content import Collected, Entry, Finding, Source, Stored
 
-from .._sqlite import is_read_only
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified
 from ..dag.tree import add_tree, extract
-from ..dag.unixfs import PROFILES, add_file, profile_of
+from ..dag.unixfs import PROFILES, add_file, leaf_of, piece_of, profile_of
 from ._collect import collected
 from ._holding import Held, lacking
-from ._packs import packs_in, sync_folder
-from ._places import Places
-from ._shelf import Shelf
-from ._writer import Large, Writer
-
-T = TypeVar("T")
+from ._opened import Opened, is_read_only
+from ._packs import packs_in
+from ._writer import Large
 
 #: Bytes up to which what is put waits in memory and is written together with what others put.
 _SMALL = 4 << 20
 #: Bytes that should be free on the disk.
 _FREE = 64 << 20
-#: Bytes that we keep for what has to be written when none are free.
-_RESERVE = 4 << 20
-
 
 #: Of a store that is there.
 _CANNOT = "{} cannot be written, and is only read; make it writable, or name another store to keep things in"
@@ -75,7 +68,7 @@ class Blocks:
     path: Path = field(factory=default_path, converter=_absolute)
     #: How content becomes blocks: another profile gives it other CIDs.
     profile: str = field(default="unixfs-v1-2025", validator=validators.in_(tuple(PROFILES)))
-    _used: list[_Opened] = field(init=False, repr=False, eq=False, factory=list)
+    _used: list[Opened] = field(init=False, repr=False, eq=False, factory=list)
     _lock: threading.Lock = field(init=False, repr=False, eq=False, factory=threading.Lock)
 
     local: ClassVar[bool] = True
@@ -86,15 +79,23 @@ class Blocks:
         used = self._used
         if used and not used[-1].read_only:
             return ""
-        return _CANNOT.format(self.path) if _is_read_only(self.path) else ""
+        return _CANNOT.format(self.path) if is_read_only(self.path) else ""
 
     @hookimpl
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
-        profile, opened, alive = profile_of(source.profile or self.profile), self._to_write(), _alive(scope)
-        with _Put(opened, source.pin, alive, source.progress) as put:
+        profile, opened, first = profile_of(source.profile or self.profile), self._to_write(), b""
+        if source.file is not None:
+            first = piece_of(source.file.read, profile)
+            if len(first) < profile.chunk:  # it is one block, as most things are
+                block = leaf_of(first, profile)
+                _check(scope)
+                source.progress(len(block[1]))
+                opened.writer.add((block,), block[:1] if source.pin else ())
+                return Stored(cids.to_text(block[0]), len(first))
+        with _Put(opened, source.pin, _alive(scope), source.progress) as put:
             if source.file is not None:
-                link = add_file(source.file.read, profile, put.block)
+                link = add_file(source.file.read, profile, put.block, first)
             else:
                 link = add_tree(source.path or "", profile, put.block, hidden=source.hidden)
             put.finish([link.cid])
@@ -237,7 +238,7 @@ class Blocks:
             if opened.pid == os.getpid():
                 opened.close()
 
-    def _opened(self) -> _Opened:
+    def _opened(self) -> Opened:
         """Return the open store; a forked child opens it for itself, and who found its index damaged opens it anew."""
         used = self._used
         if used and used[-1].usable:
@@ -245,10 +246,10 @@ class Blocks:
         with self._lock:
             if not used or not used[-1].usable:
                 used[:] = [one for one in used if not one.read_only]  # these go with the last call that uses them
-                used.append(_Opened(self.path))
+                used.append(Opened(self.path))
             return used[-1]
 
-    def _to_write(self) -> _Opened:
+    def _to_write(self) -> Opened:
         """Return the open store.
 
         :raises UnavailableError: it cannot be written.
@@ -268,75 +269,11 @@ class Blocks:
         return Verified(get)
 
 
-class _Opened:
-    """What a process has open of one store.
-
-    :raises UnavailableError: it cannot be opened.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.pid, self._root = os.getpid(), root
-        packs = root / "packs"
-        try:
-            #: Whether nothing in the folder may be changed
-            self.read_only = _is_read_only(root)
-            if not packs.is_dir():
-                packs.mkdir(mode=0o700, parents=True, exist_ok=True)
-                for folder in (root, root.parent):
-                    sync_folder(folder)
-            self._reserve = root / "reserve"
-            self.places = Places(root, read_only=True) if self.read_only else self.with_room(lambda: Places(root))
-        except OSError as error:
-            text = f"{root} cannot be used as a store: {error.strerror or error}; choose another path"
-            raise UnavailableError(text, retry_same=False) from error
-        self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
-        self.writer = Writer(self.places, self.shelf)
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is of this process, and its index is sound.
-
-        Where it only reads, that is a copy: others have moved blocks since, if they have collected. And perhaps the
-        folder can now be written.
-        """
-        if self.pid != os.getpid() or self.places.index.broken:
-            return False
-        return not self.read_only or (self.places.began == self.places.generation and _is_read_only(self._root))
-
-    def with_room(self, work: Callable[[], T]) -> T:
-        """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""
-        try:
-            return work()
-        except UnavailableError:
-            with suppress(OSError):
-                self._reserve.unlink()
-            return work()
-        finally:
-            with suppress(OSError):
-                self._refill()
-
-    def _refill(self) -> None:
-        file = os.open(self._reserve, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            size = _RESERVE
-            while size > os.fstat(file).st_size:
-                with suppress(OSError):  # there is less room
-                    os.posix_fallocate(file, 0, size)
-                size //= 2
-        finally:
-            os.close(file)
-
-    def close(self) -> None:
-        self.writer.let_go()
-        self.places.close()
-        self.shelf.close()
-
-
 class _Put:
     """The blocks of one put: few wait in memory and are written at once, many go into a pack of their own."""
 
     def __init__(
-        self, opened: _Opened, pin: bool, alive: Callable[[], object], progress: Callable[[int], object] = bool
+        self, opened: Opened, pin: bool, alive: Callable[[], object], progress: Callable[[int], object] = bool
     ) -> None:
         self._opened, self._pin, self._alive, self._progress = opened, pin, alive, progress
         self._blocks, self._size = list[tuple[bytes, bytes]](), 0
@@ -373,19 +310,15 @@ class _Put:
             self._large.abandon()
 
 
-def _is_read_only(root: Path) -> bool:
-    """Whether a store is there that cannot be written."""
-    return (root / "packs").is_dir() and is_read_only(root, root / "packs")
+def _check(scope: Scope) -> None:
+    """Raise BackendTimeout when nobody waits any more, or the time is up."""
+    if scope.cancelled or monotonic() >= scope.deadline:
+        raise BackendTimeout("cancelled" if scope.cancelled else "the time was up; give a longer timeout")
 
 
 def _alive(scope: Scope) -> Callable[[], None]:
-    """Return what raises when nobody waits any more, or the time is up."""
-
-    def alive() -> None:
-        if scope.cancelled or monotonic() >= scope.deadline:
-            raise BackendTimeout("cancelled" if scope.cancelled else "the time was up; give a longer timeout")
-
-    return alive
+    """Return what checks that."""
+    return partial(_check, scope)
 
 
 def _stored(get: Verified, root: bytes) -> Stored:

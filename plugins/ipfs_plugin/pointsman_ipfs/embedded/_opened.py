@@ -1,0 +1,91 @@
+"""What a process has open of one embedded store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from pointsman import UnavailableError
+
+from .. import _sqlite
+from ._packs import sync_folder
+from ._places import Places
+from ._shelf import Shelf
+from ._writer import Writer
+
+T = TypeVar("T")
+
+#: Bytes that we keep for what has to be written when none are free.
+_RESERVE = 4 << 20
+
+
+class Opened:
+    """What a process has open of one store.
+
+    :raises UnavailableError: it cannot be opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.pid, self._root = os.getpid(), root
+        packs = root / "packs"
+        try:
+            #: Whether nothing in the folder may be changed
+            self.read_only = is_read_only(root)
+            if not packs.is_dir():
+                packs.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for folder in (root, root.parent):
+                    sync_folder(folder)
+            self._reserve = root / "reserve"
+            self.places = Places(root, read_only=True) if self.read_only else self.with_room(lambda: Places(root))
+        except OSError as error:
+            text = f"{root} cannot be used as a store: {error.strerror or error}; choose another path"
+            raise UnavailableError(text, retry_same=False) from error
+        self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
+        self.writer = Writer(self.places, self.shelf)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is of this process, and its index is sound.
+
+        Where it only reads, that is a copy: others have moved blocks since, if they have collected. And perhaps the
+        folder can now be written.
+        """
+        if self.pid != os.getpid() or self.places.index.broken:
+            return False
+        return not self.read_only or (self.places.began == self.places.generation and is_read_only(self._root))
+
+    def with_room(self, work: Callable[[], T]) -> T:
+        """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""
+        try:
+            return work()
+        except UnavailableError:
+            with suppress(OSError):
+                self._reserve.unlink()
+            return work()
+        finally:
+            with suppress(OSError):
+                self._refill()
+
+    def _refill(self) -> None:
+        file = os.open(self._reserve, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            size = _RESERVE
+            while size > os.fstat(file).st_size:
+                with suppress(OSError):  # there is less room
+                    os.posix_fallocate(file, 0, size)
+                size //= 2
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        self.writer.let_go()
+        self.places.close()
+        self.shelf.close()
+
+
+def is_read_only(root: Path) -> bool:
+    """Whether a store is there that cannot be written."""
+    return (root / "packs").is_dir() and _sqlite.is_read_only(root, root / "packs")
