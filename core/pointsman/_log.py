@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .secret import redact
@@ -23,9 +24,8 @@ _logger = logging.getLogger("pointsman")
 _logger.addHandler(logging.NullHandler())  # without it, the last resort of logging would write to stderr
 
 
-def wanted() -> bool:
-    """Whether anybody reads lines of level debug."""
-    return _logger.isEnabledFor(DEBUG)
+#: Whether anybody reads lines of level debug.
+wanted = partial(_logger.isEnabledFor, DEBUG)
 
 
 def attempt(made: Attempt, *, verbose: bool = False, **facts: Any) -> None:

@@ -21,10 +21,10 @@ class Scope:
     :param idle_timeout: seconds that a stream may be silent between two pieces of content.
     """
 
-    __slots__ = ("_call_ends", "_callbacks", "_cancelled", "deadline", "first_byte_by", "idle_timeout")
+    __slots__ = ("_call_ends", "_callbacks", "cancelled", "deadline", "first_byte_by", "idle_timeout")
 
     def __init__(self, timeout: float | None = None, *, idle_timeout: float | None = None) -> None:
-        self._cancelled = False
+        self.cancelled = False  #: whether nobody waits any more: `cancel` says so, and nothing else may
         self._callbacks: tuple[Callable[[], None], ...] = ()
         self.restart(timeout, idle_timeout)
 
@@ -58,15 +58,10 @@ class Scope:
         """Seconds left for the whole call, with all its attempts: `inf` without a limit, never below 0."""
         return max(0.0, self._call_ends - monotonic())
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits any more."""
-        return self._cancelled
-
     def cancel(self) -> None:
         """Say that nobody waits any more: the whole call ends, and every registered callback runs here, once."""
         with _LOCK:
-            self._cancelled = True
+            self.cancelled = True
             callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
             callback()
@@ -78,7 +73,7 @@ class Scope:
         raise. Call what this returns to forget the callback.
         """
         with _LOCK:
-            if not self._cancelled:
+            if not self.cancelled:
                 self._callbacks += (callback,)
                 return lambda: self._forget(callback)
         callback()

@@ -319,15 +319,13 @@ class Store:
 
     def _acknowledged(self, stored: Stored, backend: StoreBackend, *, copied: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
-        others = self._others(backend) if copied else []
+        others = self._others(backend) if copied and len(self._storing.registry.backends) > 1 else []
         if others:
             self._post.send(stored.cid, others)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has."""
-        if len(self._storing.registry.backends) == 1:
-            return []
         absent = self._absent()
         able = self._storing.able(self._storing.task("import_car"))
         others = [one.id for one in able if one is not but and one.id not in absent]

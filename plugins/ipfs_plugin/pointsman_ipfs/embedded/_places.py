@@ -37,7 +37,7 @@ class Places:
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.folder = root / "packs"
         self.read_only = read_only
-        self._collected = root / "collected"  #: whose time is the generation
+        self._collected = str(root / "collected")  #: a file, whose time is the generation
         self.began = self.generation  #: which it was when this was opened
         self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
@@ -49,7 +49,7 @@ class Places:
         self._wanted, self._ending = threading.Event(), threading.Event()
         if not read_only:
             with suppress(FileExistsError):
-                self._collected.touch(mode=0o600, exist_ok=False)
+                Path(self._collected).touch(mode=0o600, exist_ok=False)
         self._seen = self.generation
         try:
             self.recover()
