@@ -14,7 +14,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
-from pointsman_ipfs.embedded import _collect, _index, blocks
+from pointsman_ipfs.embedded import _collect, _index, _writer
 
 
 @pytest.fixture
@@ -96,14 +96,14 @@ def test_what_is_pinned_beside_a_collection_stays(
     if moment == "before":
         collection.look()
     else:
-        before = blocks.Writer.add
+        before = _writer.Writer.add
 
         def add(*arguments: Any) -> None:
             if not collection.ident:
                 collection.look()
             before(*arguments)
 
-        monkeypatch.setattr(blocks.Writer, "add", add)
+        monkeypatch.setattr(_writer.Writer, "add", add)
     if way == "pin":
         store.pin(cid)
     else:
@@ -120,15 +120,15 @@ def test_a_collection_that_was_faster_is_told(
     """What was removed between the look and the pin is an error, and nothing stays pinned that is not whole."""
     cid = store.put(b"what goes", pin=False).cid
     root = node({"data": Ref(cids.parse(cid))})
-    add = blocks.Writer.add
+    add = _writer.Writer.add
 
     def beaten(*arguments: Any) -> None:
-        monkeypatch.setattr(blocks.Writer, "add", add)
+        monkeypatch.setattr(_writer.Writer, "add", add)
         list(other.ls())  # so that the index knows all of it
         other.gc()
         add(*arguments)
 
-    monkeypatch.setattr(blocks.Writer, "add", beaten)
+    monkeypatch.setattr(_writer.Writer, "add", beaten)
     pin = (lambda: store.pin(cid)) if way == "pin" else (lambda: kept(store, root))
     with pytest.raises(ContentNotFoundError):
         pin()
@@ -144,16 +144,16 @@ def test_what_was_pinned_and_is_unpinned_meanwhile(
     kept(store, first)
     list(store.ls())  # so that the index knows it
     second = node({"previous": Ref(first[0])})
-    add = blocks.Writer.add
+    add = _writer.Writer.add
 
     def beaten(*arguments: Any) -> None:
-        monkeypatch.setattr(blocks.Writer, "add", add)
+        monkeypatch.setattr(_writer.Writer, "add", add)
         other.unpin(cids.to_text(first[0]))
         if collects:
             other.gc()
         add(*arguments)
 
-    monkeypatch.setattr(blocks.Writer, "add", beaten)
+    monkeypatch.setattr(_writer.Writer, "add", beaten)
     if collects:
         with pytest.raises(ContentNotFoundError):
             kept(store, second)

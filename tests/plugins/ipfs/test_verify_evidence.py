@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def submit(kept: Path) -> Submit:
 def told(checks: Iterable[Check], status: str) -> list[str]:
     """Return the lines of this status, none of which shows what is private."""
     lines = list(map(str, checks))
-    assert not [line for line in lines if SECRET in line or "anna" in line or "dollars" in line]
+    assert not [line for line in lines if SECRET in line or re.search(r"\b(anna|dollars)\b", line)]
     return [line for line in lines if line.startswith(status)]
 
 

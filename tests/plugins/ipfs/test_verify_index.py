@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def test_an_index_that_was_altered_is_named_and_healed(kept: Path, records: list
     lines = lines_of(kept, "fails")
     assert any(says.format(records[1].record_cid) in line for line in lines), lines
     assert all("`pointsman store reindex` makes it anew" in line for line in lines)
-    assert not [line for line in lines if "anna" in line or "ben" in line]
+    assert not [line for line in lines if re.search(r"\b(anna|ben)\b", line)]  # a CID may hold these letters
     with Store([Blocks(path=kept)]) as store:
         reindex(store)
     assert lines_of(kept, "fails") == lines_of(kept, "unchecked") == []
