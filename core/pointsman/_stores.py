@@ -14,6 +14,7 @@ from ._discovery import STORES, Catalogue
 from ._gate import Gate
 from ._health import Monitor
 from ._registry import Registry, listed
+from ._sources import Held, Replayed
 from .content import Collected, Entry, Finding, Stored
 from .scope import Scope
 
@@ -59,6 +60,7 @@ class Task:
     scope: Scope = field(factory=Scope, repr=False)
     backend: str | None = None  #: the id of the only store that may be asked
     max_retries: int | None = None  #: as a `Policy` has it
+    reads: Held | Replayed | None = field(default=None, repr=False)  #: what each store reads from the start
     model: ClassVar[None] = None
 
 
@@ -81,6 +83,8 @@ class Stores(Registry[StoreBackend]):
         """Call a hook of one store, through every middleware; what comes in pieces comes as an iterator."""
         caller: Callable[..., Any] | None = self._callers[backend.id, task.hook]
         assert caller is not None  # noqa: S101 - the gate has seen to that
+        if task.reads is not None:
+            task.reads.restart()
         found = caller(**task.arguments, scope=task.scope)
         if task.hook in self.PIECES:
             return self._pieces(found, task.hook, STORES, backend.type)

@@ -116,13 +116,9 @@ class Storing:
         """Do as `run` with what a file holds, as its `source`: each store that is asked reads it from the start."""
         order = self._candidates(task)
         with file if isinstance(file, Held) else Replayed(file, task.scope, keep=sum(map(len, order)) > 1) as source:
-
-            def ask(backend: StoreBackend, task: Task) -> Any:
-                source.restart()
-                return self.registry.ask(backend, task)
-
-            task.arguments["source"], task.max_retries = as_source(source), None if source.again else 0
-            return self.run(task, order, ask)
+            task.arguments["source"], task.reads = as_source(source), source
+            task.max_retries = None if source.again else 0
+            return self.run(task, order)
 
     def bytes_of(self, task: Task, order: Order | None = None) -> Iterator[bytes]:
         """Give out a file, or a CAR. Where a store fails in the middle, the next one goes on.
