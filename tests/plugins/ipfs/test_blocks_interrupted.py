@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from linecache import getline
 from pathlib import Path
@@ -81,6 +82,10 @@ def test_an_interrupt_takes_nothing_that_was_acknowledged(store: Store, tmp_path
         if not after % 7:
             store.gc()
     assert after > 50
+    for thread in threading.enumerate():  # of large puts
+        if thread.name == "pointsman-put":
+            thread.join(20)
+            assert not thread.is_alive()
     with Store({"home": Blocks(path=tmp_path / "home")}) as other:
         for one in (store, other):
             assert list(one.verify()) == []

@@ -228,7 +228,7 @@ class Large:
 
     def _start(self) -> None:
         for work in (self._write, self._sync):
-            thread = threading.Thread(target=work, daemon=True)
+            thread = threading.Thread(target=work, name="pointsman-put", daemon=True)
             thread.start()
             self._threads.append(thread)
 
