@@ -12,6 +12,7 @@ from ._configured import Configured
 from ._health import Monitor
 from ._structure import nearest
 from .errors import AuthenticationError, BackendError, ConfigError
+from .values import Health
 
 M = TypeVar("M", bound=Configured)
 
@@ -47,14 +48,15 @@ class Gate(Generic[M]):
         The reserve are those against whom only a guess or an old finding of ours stands: unwell, or
         in a short cool-down. They are asked rather than none, the least pause first.
         """
-        needs, all_well = self._needs(request), self._monitor.silent and self._breaker.silent
+        needs, all_well = self._needs(request), not self._monitor.changes and self._breaker.silent
         able, unwell = [], []
         for backend in self._backends:
             if self._never(backend, request, needs):
                 continue
-            if all_well or not self._not_now(backend, request):
+            state = None if all_well else self._state(backend, request)
+            if state is None or not _not_now(*state):
                 able.append(backend)
-            elif self._may_be_wrong(backend, request):
+            elif _may_be_wrong(*state):
                 unwell.append(backend)
         if unwell:
             unwell.sort(key=lambda b: p.left if (p := self._pause(b, request)) else 0.0)
@@ -62,7 +64,7 @@ class Gate(Generic[M]):
 
     def why_not(self, backend: M, request: Errand) -> str:
         """Return why this backend is not asked ("" if it is)."""
-        return self._never(backend, request, self._needs(request)) or self._not_now(backend, request)
+        return self._never(backend, request, self._needs(request)) or _not_now(*self._state(backend, request))
 
     def left_out(self, request: Errand, tried: Collection[str | None]) -> str:
         """Say which backends, but for those that were tried, are not asked, and why ("" if all of them are)."""
@@ -73,7 +75,7 @@ class Gate(Generic[M]):
 
     def remembered(self, backend: M, request: Errand) -> BackendError | None:
         """Return the error that a cool-down, or health, remembers, if that is why this backend is not asked."""
-        why, pause, health = self.why_not(backend, request), self._pause(backend, request), self._monitor.known(backend)
+        why, (health, pause) = self.why_not(backend, request), self._state(backend, request)
         if health is not None and health.refused and why == f"{health.status}: {health.reason}":
             return AuthenticationError(why)
         if pause is None or not why.startswith("cool"):
@@ -82,20 +84,11 @@ class Gate(Generic[M]):
         error.args, error.retry_after = (why,), pause.left
         return error
 
-    def _not_now(self, backend: M, request: Errand) -> str:
-        """Return why this backend had better not be asked now ("" if it may)."""
-        health, pause = self._monitor.known(backend), self._pause(backend, request)
-        if health is not None and not health.usable and (pause is None or health.status == "unconfigured"):
-            return f"{health.status}: {health.reason}"
-        return str(pause or "")  # it says until when
-
-    def _may_be_wrong(self, backend: M, request: Errand) -> bool:
-        """Say whether what stands against the backend now is only a guess or an old finding of ours."""
-        health, pause = self._monitor.known(backend), self._pause(backend, request)
-        return (health is None or health.status != "unconfigured") and (pause is None or pause.soft)
+    def _state(self, backend: M, request: Errand) -> tuple[Health | None, Pause | None]:
+        return self._monitor.known(backend), self._pause(backend, request)
 
     def _pause(self, backend: M, request: Errand) -> Pause | None:
-        return self._breaker.pause(backend.id, self._model(backend, request))
+        return None if self._breaker.silent else self._breaker.pause(backend.id, self._model(backend, request))
 
     def check_named(self, request: Errand) -> None:
         """See that the backend which the request names exists.
@@ -108,3 +101,15 @@ class Gate(Generic[M]):
         if request.backend not in ids:
             noun = next((backend.NOUN for backend in self._backends), "backend")
             raise ConfigError(f"no {noun} {request.backend!r}; {nearest(repr(request.backend), map(repr, ids))}")
+
+
+def _not_now(health: Health | None, pause: Pause | None) -> str:
+    """Return why a backend of which that is known had better not be asked now ("" if it may)."""
+    if health is not None and not health.usable and (pause is None or health.status == "unconfigured"):
+        return f"{health.status}: {health.reason}"
+    return str(pause or "")  # it says until when
+
+
+def _may_be_wrong(health: Health | None, pause: Pause | None) -> bool:
+    """Say whether what stands against the backend now is only a guess or an old finding of ours."""
+    return (health is None or health.status != "unconfigured") and (pause is None or pause.soft)

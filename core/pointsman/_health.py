@@ -30,7 +30,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._found: dict[str, tuple[Health, float]] = {}
         self._asking: dict[str, threading.Thread] = {}
-        self.silent = True  #: whether nothing is known about any backend
+        self.changes = 0  #: how often anything was found out; 0 while nothing is known
 
     def known(self, backend: Configured) -> Health | None:
         """Return the last finding without waiting; an old one is looked into in the background."""
@@ -84,5 +84,6 @@ class Monitor:
         return self._note(backend, slow)
 
     def _note(self, backend: Configured, health: Health) -> Health:
-        self._found[backend.id], self.silent = (health, self._now() + self._ttl), False
+        self._found[backend.id] = (health, self._now() + self._ttl)
+        self.changes += 1
         return health

@@ -228,7 +228,7 @@ class Storing:
             call.record(answered, None, "answered")
         if not self._shared.breaker.silent:
             self._shared.breaker.succeeded(backend.id, None)
-        if not self.monitor.silent:
+        if self.monitor.changes:
             self.monitor.well(backend)
         if call.attempts and (cid := answered.request.arguments.get("cid")):
             wrong = {attempt.backend for attempt in call.attempts if attempt.error == "UnusableAnswer"} - {backend.id}

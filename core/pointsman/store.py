@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import index
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from attrs import evolve
@@ -25,6 +26,9 @@ from .scope import Clock
 from .values import Health
 
 __all__ = ["Content", "Store", "Waiting"]
+
+#: Seconds for which many puts ask only once who was ever there.
+_LATE_S = 1.0
 
 
 class Store:
@@ -62,6 +66,7 @@ class Store:
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
         made, self._found = stores_of(stores, self._catalogue), found or stores is None
+        self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
@@ -326,12 +331,23 @@ class Store:
 
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has."""
-        absent = self._absent()
-        able = self._storing.able(self._storing.task("import_car"))
-        others = [one.id for one in able if one is not but and one.id not in absent]
-        if self._found and others:
-            self._post.seen(others)
-        return others
+        absent = self._absent_of_late()
+        others = [one for one in self._storing.registry.backends if one is not but and one.id not in absent]
+        if not others:
+            return []
+        task = self._storing.task("import_car")
+        able = [one.id for one in others if not self._storing.gate.never(one, task)]
+        if self._found and able:
+            self._post.seen(able)
+        return able
+
+    def _absent_of_late(self) -> set[str]:
+        """Do as `_absent`, for many puts: what another process has seen within the last second may be missing."""
+        until, changes, absent = self._lately
+        if monotonic() > until or changes != self._storing.monitor.changes:
+            changes, absent = self._storing.monitor.changes, self._absent()
+            self._lately = monotonic() + _LATE_S, changes, absent
+        return absent
 
     def _absent(self) -> set[str]:
         """Return the stores that nobody configured, that are merely installed and were never there."""
