@@ -454,6 +454,7 @@ def test_a_store_that_was_only_found_is_missed_once_it_was_there(make: Make) -> 
     assert make(a, b, found=True).put(b"y").waiting_for == ("b",)
     b.healthy = Health.unconfigured("no node answers")
     assert make(a, b, found=True).put(b"z").waiting_for == ("b",)
+    until(lambda: never.put(b"z").waiting_for == ("b",))  # others have seen it: that is looked at once a second
 
 
 def test_two_stores_of_one_outbox_do_each_thing_once(make: Make) -> None:
