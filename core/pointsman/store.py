@@ -67,6 +67,7 @@ class Store:
         self._catalogue = _catalogue or Catalogue()
         made, self._found = stores_of(stores, self._catalogue), found or stores is None
         self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
+        self._noted: set[str] = set()  #: that were there, as the outbox knows
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
@@ -337,8 +338,9 @@ class Store:
             return []
         task = self._storing.task("import_car")
         able = [one.id for one in others if not self._storing.gate.never(one, task)]
-        if self._found and able:
-            self._post.seen(able)
+        if self._found and (new := {*able} - self._noted):
+            self._post.seen(new)
+            self._noted |= new
         return able
 
     def _absent_of_late(self) -> set[str]:
