@@ -77,9 +77,10 @@ class Reader(Iterator[tuple[bytes, bytes]]):
         self.roots: Sequence[bytes] = _roots(self._source)
         #: Bytes before the last block, and up to its end. After an error: whether that end is known, to read on from.
         self.begin, self.end, self.framed = 0, self._source.count, True
+        self.cid: bytes | None = None  #: of the last block, also of one that is wrong; None where none can be read
 
     def __next__(self) -> tuple[bytes, bytes]:
-        self.begin, self.framed = self._source.count, False
+        self.begin, self.framed, self.cid = self._source.count, False, None
         length = self._source.length(MOST_BYTES + _LONGEST_CID, "block")
         if length is None:
             self.framed = True
@@ -89,7 +90,7 @@ class Reader(Iterator[tuple[bytes, bytes]]):
         if length - end > MOST_BYTES:
             raise UnusableAnswer(f"block {to_text(cid)}: found {length - end} bytes, expected at most {MOST_BYTES}")
         data = front[end:] if length == len(front) else self._source.take(length - len(front), front[end:])
-        self.end, self.framed = self._source.count, True
+        self.end, self.framed, self.cid = self._source.count, True, cid
         return cid, verified(cid, data)
 
 

@@ -18,11 +18,12 @@ from pointsman import UnavailableError
 
 from ..dag.cid import codec_of
 from ._database import Database
-from ._packs import Mark, Record
+from ._packs import Mark, Record, is_record
 
 _ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?, ?) ON CONFLICT(name)
     DO UPDATE SET size=max(size, excluded.size), since=CASE WHEN excluded.size THEN NULL ELSE since END RETURNING id"""
 _ENTER_BLOCK = "INSERT INTO blocks VALUES(?, ?, ?, ?, ?) ON CONFLICT(digest) DO UPDATE SET seq=excluded.seq"
+_PREFER_BLOCK = "UPDATE blocks SET pack=?, offset=? WHERE digest=?"
 _ENTER_PIN = """INSERT INTO pins VALUES(?, ?, ?)
     ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, kept=excluded.kept WHERE excluded.seq > seq"""
 _PLACE = "SELECT name, offset, length FROM blocks JOIN packs ON pack=packs.id WHERE digest=?"
@@ -106,6 +107,8 @@ class Index(Database):
                 (id_,) = db.execute(_ENTER_PACK, (pack, max(one.size for one in some))).fetchone()
                 rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
                 db.executemany(_ENTER_BLOCK, rows)
+                own = [(id_, at, cid[-32:]) for one in some for cid, at, _ in one.records if is_record(cid)]
+                db.executemany(_PREFER_BLOCK, own)
                 pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
                 db.executemany(_ENTER_PIN, pins)
             db.execute(_MENDED)

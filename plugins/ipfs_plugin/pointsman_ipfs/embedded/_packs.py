@@ -23,6 +23,7 @@ from pointsman import UnavailableError
 
 from .._sqlite import is_read_only
 from ..dag.cbor import Ref, decode, encode
+from ..dag.cid import DAG_CBOR
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
@@ -50,6 +51,11 @@ class Mark(NamedTuple):
     def said(self) -> list[tuple[bytes, bool]]:
         """Return each root that it speaks of, and whether that is pinned."""
         return [(cid, True) for cid in self.pins] + [(cid, False) for cid in self.unpins]
+
+
+def is_record(cid: bytes) -> bool:
+    """Whether it is of DAG-CBOR: its bytes may be kept as plain ones, too, but a pack has to show what they are."""
+    return cid[1] == DAG_CBOR
 
 
 def framed(cid: bytes, data: bytes) -> bytes:

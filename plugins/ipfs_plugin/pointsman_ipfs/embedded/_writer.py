@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from pointsman import UnavailableError
 
 from .._together import Together
-from ._packs import Mark, Pack, head_of, joined, packs_in, sync_file, unwritten
+from ._packs import Mark, Pack, head_of, is_record, joined, packs_in, sync_file, unwritten
 from ._places import Places
 from ._shelf import Shelf
 
@@ -91,6 +91,8 @@ class Writer:
 
     def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
         every = {cid[-32:]: (cid, data) for cid, data in blocks}
+        if len(every) < len(blocks):  # of the same bytes under several CIDs, one that says how to read them is kept
+            every |= {cid[-32:]: (cid, data) for cid, data in blocks if is_record(cid)}
         generation, known = self._known(every)
         new = [block for digest, block in every.items() if digest not in known] if known else list(every.values())
         pins = [cid for entry in batch for cid in entry.pins]
@@ -116,7 +118,7 @@ class Writer:
 
         Of small blocks it is what was written a moment ago, of large ones all.
         """
-        generation, known = self._places.recent(every)
+        generation, known = self._places.recent(digest for digest, (cid, _) in every.items() if not is_record(cid))
         if large := [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]:
             known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
         return generation, known
@@ -222,7 +224,7 @@ class Large:
         for cid, data in blocks:
             if self._error is not None:
                 self._raise()
-            if cid[-32:] not in known or not self._shelf.holds(cid, data):
+            if cid[-32:] not in known or is_record(cid) or not self._shelf.holds(cid, data):
                 self._pieces.put(head_of(cid, len(data)))
                 self._pieces.put(data)
 

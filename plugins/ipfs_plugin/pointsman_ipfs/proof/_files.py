@@ -46,7 +46,8 @@ class Files:
 
     def file(self, path: Path) -> Iterator[Check]:
         """Check a CAR file."""
-        yield from self._read(self._scan.through_car(path))
+        for one in self._read(self._scan.through_car(path)):
+            yield one if isinstance(one, Check) else _failed(one)
         yield from self._judged()
 
     def folder(self, path: Path) -> Iterator[Check]:
@@ -68,7 +69,7 @@ class Files:
 
     def _packs(self, folder: Path) -> Iterator[Check]:
         """Read all packs, and anew those that others have changed meanwhile: what one has may link to another one."""
-        states, told = dict[Path, tuple[int, ...]](), dict[Path, list[Check]]()
+        states, told = dict[Path, tuple[int, ...]](), dict[Path, list[Check | Damage]]()
         for _ in range(_ROUNDS):
             now = dict(_states(folder))
             for gone in told.keys() - now.keys():  # a collection has moved what was in it to another one
@@ -82,15 +83,21 @@ class Files:
                 with suppress(FileNotFoundError):
                     told[pack] = []
                     told[pack] += self._read(self._scan.through_pack(pack))
-        for checks in told.values():
-            yield from checks
+        for one in chain(*told.values()):
+            yield one if isinstance(one, Check) else self._mended(one) or _failed(one)
 
-    def _read(self, file: Iterator[Read]) -> Iterator[Check]:
+    def _read(self, file: Iterator[Read]) -> Iterator[Check | Damage]:
         for one in file:
             if isinstance(one, Damage):
-                yield Check("unchecked" if one.is_live else "fails", one.where, one.text)
+                yield one
             else:
                 yield from self._block(*one)
+
+    def _mended(self, one: Damage) -> Check | None:
+        """Tell of a damaged block in a store that was kept again, and is whole in another place of it."""
+        if one.cid is None or one.cid not in self._found:
+            return None
+        return Check("holds", one.where, f"{one.text}; that was mended: it is whole in {self._found.file_of(one.cid)}")
 
     def _block(self, cid: bytes, block: bytes) -> Iterator[Check]:
         if (said := receipt_in(cid, block)) is not None:
@@ -187,6 +194,10 @@ class Files:
     def _is_page(self, text: str) -> bool:
         cid = cids.canonical(text)
         return cid is not None and cid in self._found and is_page(decode(self._found.get(cid)))
+
+
+def _failed(one: Damage) -> Check:
+    return Check("unchecked" if one.is_live else "fails", one.where, one.text)
 
 
 def _states(folder: Path) -> Iterator[tuple[Path, tuple[int, ...]]]:

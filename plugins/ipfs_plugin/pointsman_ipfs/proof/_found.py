@@ -71,6 +71,10 @@ class Found:
         with self._files[file].open("rb", buffering=0) as opened:
             return os.pread(opened.fileno(), length, offset)
 
+    def file_of(self, cid: bytes) -> Path:
+        """Return the file that has a block. Raises as `get`."""
+        return self._files[self._here(cid)[0]]
+
     def length(self, cid: bytes) -> int:
         """Return how many bytes a block has. Raises as `get`."""
         return self._here(cid)[2]

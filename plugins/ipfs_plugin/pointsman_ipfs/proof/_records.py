@@ -71,6 +71,7 @@ class Records:
     _records: dict[bytes, _Record] = field(factory=dict)
     _ids: dict[str, bytes] = field(factory=dict)
     _of: dict[bytes, bytes] = field(factory=dict)  #: of evidence, the first record that was read
+    _times: dict[bytes, str] = field(factory=dict)  #: of encrypted records that were opened
 
     def __len__(self) -> int:
         return len(self._records)
@@ -160,6 +161,7 @@ class Records:
             return "unchecked", "the identity does not open it"
         except (BackendError, ValueError) as error:
             return "fails", f"it does not open: {error}"
+        self._times[one.cid] = said["time"]
         found = plain.finish()
         if (found.cid, found.size) != (said["plain"], said["size"]):
             return "fails", f"it opens to {amount(found.size)} {to_text(found.cid)}, which are not those it says"
@@ -188,11 +190,12 @@ class Records:
         here = {one.cid for one in log}
         followed = {before for one in log for before in one.before}
         ends = [to_text(cid) for cid in here - followed]
-        times = sorted(one.time for one in log if one.time is not None)
+        times = sorted(time for one in log if (time := one.time or self._times.get(one.cid)) is not None)
         whole = [one.cid for one in log if one.cid in self._records]
         text = amount(len(whole), "record")
         text += f", and {len(log) - len(whole):,} without their evidence" if log[len(whole) :] else ""
         text += f", from {times[0]} to {times[-1]}" if times[1:] else f", of {times[0]}" if times else ""
+        text += f", but for {len(log) - len(times):,} whose times are encrypted" if len(times) < len(log) else ""
         text += f"; it has {len(ends):,} ends: {', '.join(sorted(ends)[:_MOST])}" if ends[1:] else ""
         gaps = [(one, before) for one in log for before in one.before if before not in here]
         what = f"log {min(ends)}"

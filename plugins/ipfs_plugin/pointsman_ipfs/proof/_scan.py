@@ -27,6 +27,7 @@ class Damage:
     where: str  #: the file, and the byte
     text: str
     is_live: bool = False  #: whether it may be what somebody is writing now
+    cid: bytes | None = None  #: of the block that should stand there, if that is known
 
 
 #: A block, verified; or what is wrong.
@@ -102,7 +103,7 @@ class Scan:
             except StopIteration:
                 return
             except UnusableAnswer as error:
-                yield Damage(f"{path}, byte {reader.begin}", error.message)
+                yield Damage(f"{path}, byte {reader.begin}", error.message, cid=reader.cid)
                 if not reader.framed:
                     return
                 continue

@@ -1,0 +1,82 @@
+"""`verify` with stores that were used as people use them: by many threads, with copies of others, and mended."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyrage
+import pytest
+from pointsman import PointsmanError, Store
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.evidence import About, Evidence
+from pointsman_ipfs.evidence._records import as_bytes
+from pointsman_ipfs.proof import verify
+
+ABOUT = About("letter")
+
+
+def troubles(folder: Path) -> list[str]:
+    """Return the lines that do not hold."""
+    return [str(check) for check in verify(folder) if not check.holds]
+
+
+def test_evidence_of_many_threads_is_proven(kept: Path) -> None:
+    """A record and the plain bytes of it, to which the next one links, are written together: the record must stand."""
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence, ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda n: evidence.submit(b"%d" % n, ABOUT), range(60)))
+    assert troubles(kept) == []
+
+
+@pytest.mark.parametrize("first", ["plain", "record"])
+def test_a_record_that_is_kept_as_plain_bytes_too_is_proven(kept: Path, tmp_path: Path, first: str) -> None:
+    """Whichever came first, and after a collection has moved what is of use."""
+    with Store([Blocks(path=tmp_path / "other")]) as other, Evidence(other) as evidence:
+        record = evidence.submit(b"The deposit was 900 dollars.", ABOUT).record.record_cid
+        copy, plain = b"".join(other.export_car(record)), other.get(cids.to_text(as_bytes(cids.parse(record))))
+    with Store([Blocks(path=kept)]) as store:
+        for one in ("plain", "record") if first == "plain" else ("record", "plain"):
+            if one == "plain":
+                store.put(plain)
+            else:
+                store.import_car(copy)
+            store.put(bytes(1 << 20), pin=False)
+            assert one == "plain" or troubles(kept) == []
+        store.gc()
+        assert troubles(kept) == []
+
+
+def test_what_was_mended_is_proven(kept: Path) -> None:
+    """What is damaged stays in its pack, and is named; the same bytes, submitted again, prove the first record, too."""
+    letter = b"The deposit was 900 dollars."
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        evidence.submit(letter, ABOUT)
+    (pack,) = (kept / "packs").glob("*.car")
+    pack.write_bytes(pack.read_bytes().replace(b"900", b"800"))
+    assert len([line for line in troubles(kept) if line.startswith("fails")]) == 2
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        (found,) = evidence.records()
+        with pytest.raises(PointsmanError):
+            store.get(found.cid)
+        evidence.submit(letter, ABOUT)
+        assert store.get(found.cid) == letter
+    assert troubles(kept) == []
+    (line,) = [str(check) for check in verify(kept) if "mended" in check.text]
+    says = "not those of its CID; that was mended: it is whole in "
+    assert re.fullmatch(rf"holds .*{pack.name}, byte \d+: .*{says}.*\.car", line)
+
+
+def test_times_of_encrypted_records_are_told(kept: Path) -> None:
+    """With the key a log has all its times; without it is told how many are not known."""
+    identity = pyrage.x25519.Identity.generate()
+    with Store([Blocks(path=kept)]) as store:
+        with Evidence(store) as evidence:
+            evidence.submit(b"plain", ABOUT)
+        with Evidence(store, recipients=[str(identity.to_public())], identity=str(identity)) as evidence:
+            evidence.submit(b"sealed", ABOUT)
+    (log,) = [check.text for check in verify(kept) if check.what.startswith("log ")]
+    assert re.match(r"2 records, of \S+Z, but for 1 whose times are encrypted; each", log)
+    (log,) = [check.text for check in verify(kept, identity=str(identity)) if check.what.startswith("log ")]
+    assert re.match(r"2 records, from \S+Z to \S+Z; each", log)
