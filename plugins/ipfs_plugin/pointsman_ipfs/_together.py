@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from itertools import zip_longest
 from time import perf_counter
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: Seconds for which those are waited for who may be about to come again, at most.
 _MOMENT_S = 0.01
+#: Seconds after which one who waits looks for himself: who was to wake him may have been interrupted just then.
+_LOOK_S = 1.0
 _INTERRUPTED = UnavailableError("it was interrupted")
 
 
@@ -34,7 +36,6 @@ class _Entry(Generic[T]):
 
     item: T
     done: bool = False
-    leads: bool = False
     gone: bool = False  #: whether its thread waits no more
     error: BackendError | None = None
     following: _Entry[T] | None = None  #: of the same batch, whose thread this one is to wake
@@ -42,12 +43,12 @@ class _Entry(Generic[T]):
 
     def wake(self) -> None:
         """Let its thread go on: it is done, or to be done by that one with all that wait, or enough have come."""
-        if self.asleep.locked():
+        with suppress(RuntimeError):  # it was woken
             self.asleep.release()
 
 
 class Together(Shared, Generic[T]):
-    """Does what threads add. Thread-safe.
+    """Does what threads add. Thread-safe. An interrupt (Ctrl-C) takes the thread away that it comes to, and no other.
 
     :param do: does a batch, all of it or nothing; raises a `BackendError` that says why it could not.
     :param fitting: says how many of those that wait, from the first on, one batch may have.
@@ -61,7 +62,9 @@ class Together(Shared, Generic[T]):
     def begin(self) -> None:
         self._queue: list[_Entry[T]] = []
         self._lock = threading.Lock()  # over the queue and what follows
-        self._led = False  #: whether somebody does all that wait
+        self._leader: _Entry[T] | None = None  #: whose thread does all that wait
+        self._batch: Sequence[_Entry[T]] = ()  #: what that one does now
+        self._error: BackendError | None = None  #: how that went
         self._gathering: _Entry[T] | None = None  #: of that one, while it gives the others a moment to come
         self._together, self._took = 1, 0.0  #: of the last batch: how many, and how long it took in seconds
 
@@ -71,15 +74,15 @@ class Together(Shared, Generic[T]):
         :raises BackendError: it could not be.
         """
         entry = _Entry(item)
-        with self._lock:
-            self._queue.append(entry)
-            waits, self._led = self._led, True
-            if self._gathering is not None and len(self._queue) >= self._together:
-                self._gathering.wake()
-                self._gathering = None
         try:
-            if waits:
-                entry.asleep.acquire()
+            with self._lock:
+                self._queue.append(entry)
+                self._leader = self._leader or entry
+                if self._gathering is not None and len(self._queue) >= self._together:
+                    self._gathering.wake()
+                    self._gathering = None
+            while not entry.done and self._leader is not entry:
+                entry.asleep.acquire(timeout=_LOOK_S)
             if not entry.done:
                 self._lead(entry)
         except BaseException:  # Ctrl-C, at any place
@@ -95,17 +98,14 @@ class Together(Shared, Generic[T]):
     def idle(self) -> Iterator[bool]:
         """Say whether nothing is being done, and let nothing begin meanwhile."""
         with self._lock:
-            yield not self._led
+            yield self._leader is None
 
     def _lead(self, mine: _Entry[T]) -> None:
-        """Do what waits, tell everybody how that went, and let the next one lead.
+        """Do what waits.
 
-        Those who were there the last time may be about to come again: they are given as long as that took. And not all
-        are woken at once, to wait for the interpreter's lock: each one wakes the next.
+        Those who were there the last time may be about to come again: they are given as long as that took.
         """
-        error: BackendError | None = _INTERRUPTED
-        batch: list[_Entry[T]] = []
-        began = perf_counter()
+        self._error, began = _INTERRUPTED, perf_counter()
         try:
             with self._lock:
                 gathers = len(self._queue) < self._together
@@ -116,25 +116,29 @@ class Together(Shared, Generic[T]):
             with self._lock:
                 self._gathering = None
                 fitting = self._fitting([one.item for one in self._queue])
-                batch, self._queue = self._queue[:fitting], self._queue[fitting:]
-            self._do([one.item for one in batch])
-            error = None
+                self._batch, self._queue = self._queue[:fitting], self._queue[fitting:]
+            self._do([one.item for one in self._batch])
+            self._error = None
         except BackendError as failed:
-            error = failed
-        finally:
-            self._together, self._took = len(batch), perf_counter() - began
-            with self._lock:
-                self._hand_on()
-                here = [entry for entry in batch if not entry.gone]  # this thread's own is the first
-                for entry, following in zip_longest(here, here[1:]):
-                    entry.error, entry.done, entry.following = error, True, following
+            self._error = failed
+        self._together, self._took = len(self._batch), perf_counter() - began
+        with self._lock:
+            self._end(mine)
 
-    def _hand_on(self) -> None:
-        """Let the first of those who wait lead. The lock is held."""
-        self._led = bool(self._queue)
-        if self._queue:
-            self._queue[0].leads = True
-            self._queue[0].wake()
+    def _end(self, mine: _Entry[T]) -> None:
+        """Tell everybody how it went, and let the first of those who wait lead. The lock is held.
+
+        Not all are woken at once, to wait for the interpreter's lock: each one wakes the next, this thread the first.
+        Where that was interrupted, it is done again.
+        """
+        others = [entry for entry in self._batch if not entry.gone and entry is not mine]
+        for entry, following in zip_longest((mine, *others), others):
+            entry.error, entry.following = self._error, following
+            entry.done = True
+        self._batch, self._gathering = (), None
+        self._leader = self._queue[0] if self._queue else None
+        if self._leader is not None:
+            self._leader.wake()
 
     def _leave(self, entry: _Entry[T]) -> None:
         """Forget an entry whose thread is gone; what is being done already goes on."""
@@ -142,5 +146,5 @@ class Together(Shared, Generic[T]):
             entry.gone = True
             if entry in self._queue:
                 self._queue.remove(entry)
-                if entry.leads:
-                    self._hand_on()
+            if self._leader is entry:
+                self._end(entry)

@@ -15,7 +15,7 @@ import pytest
 from pointsman import Store
 from pointsman_ipfs import Blocks
 
-_FILES = ("_index.py", "_places.py", "_writer.py", "_packs.py", "_collect.py")
+_FILES = ("_index.py", "_places.py", "_writer.py", "_packs.py", "_collect.py", "_together.py")
 
 
 class Interrupt:

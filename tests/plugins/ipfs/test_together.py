@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from linecache import getline
 from time import sleep
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -80,7 +83,7 @@ class Interrupted:
 
     def acquire(self, timeout: float = -1) -> bool:
         woken = self._lock.acquire(timeout=timeout)
-        if (timeout < 0) == (self._place == "waiting"):
+        if (timeout == _together._LOOK_S) == (self._place == "waiting"):
             raise KeyboardInterrupt
         return woken
 
@@ -134,7 +137,7 @@ class Leaving:
         self._lock.acquire()
         self.locked, self.release = self._lock.locked, self._lock.release
 
-    def acquire(self) -> bool:
+    def acquire(self, timeout: float) -> bool:
         assert self._word.wait(20) if self._word is not None else self._lock.acquire(timeout=20)
         raise KeyboardInterrupt
 
@@ -175,3 +178,60 @@ def test_all_others_are_woken_when_one_of_a_batch_leaves(monkeypatch: pytest.Mon
         with pytest.raises(KeyboardInterrupt):
             added[2].result(20)
     assert sorted(done) == list(range(9))
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt in this thread before the line of `_together.py` that comes after so many others."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename != _together.__file__:
+            return None
+        # no signal comes at the line of a `try`, nor at that of a `with`, which comes once more when that ends
+        line = getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+        if event == "line" and not line.startswith(("with ", "try", "finally", "except")):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_an_interrupt_before_any_line_takes_one_thread_away(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """All others of its batch are served, and who comes later: nobody relies on one thread alone to be woken."""
+    monkeypatch.setattr(_together, "_LOOK_S", 0.05)
+    after, interrupted = 0, True
+    while interrupted:
+        after += 1
+        done, go = list[int](), threading.Event()
+
+        def do(batch: Sequence[int], go: threading.Event = go, done: list[int] = done) -> None:
+            assert go.wait(20)
+            done.extend(batch)
+
+        together = Together(do, len)
+
+        def add(item: int, interrupt: Interrupt | None, together: Together[int] = together) -> bool:
+            sys.settrace(interrupt)
+            try:
+                together.add(item)
+            except KeyboardInterrupt:
+                return True
+            finally:
+                sys.settrace(None)
+            return False
+
+        with ThreadPoolExecutor(7) as threads:
+            added = []
+            for item in range(6):  # the first one leads, all others are a batch
+                added.append(threads.submit(add, item, Interrupt(after) if item == place else None))
+                while not added[-1].done() and item not in [one.item for one in (*together._queue, *together._batch)]:
+                    sleep(0.001)
+            go.set()
+            interrupted = added[place].result(20)
+            assert [one.result(20) for n, one in enumerate(added) if n != place] == [False] * 5
+            assert threads.submit(add, 6, None).result(20) is False
+        assert set(done) >= set(range(7)) - {place}
+    assert after > 10
