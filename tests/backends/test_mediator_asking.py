@@ -242,11 +242,14 @@ def test_receipts_are_where_the_evidence_is(tmp_path: Path, no_leaks: None) -> N
     """A recommendation has a receipt, which names its evidence; it is durable when the mediator is closed."""
     entries = [{"id": name, "type": "echo"} for name in ("a", "b")]
     for count in 1, 2:
-        with configured(tmp_path, BACKENDS=entries[:count], ROUTER={"receipts": {"delay": 3600}}) as made:
-            (cid,) = submitted(made, ("email", f"Letter {count}", "eviction"))
-            receipt = made.analyze_evidence("anna", "eviction")["receipt"]
-        with Store({"home": Blocks(path=tmp_path / "store")}) as store:
-            assert cid.encode() in b"".join(store.export_car(receipt))
+        for options in {"delay": 3600}, {"store_id": "home"}:
+            with configured(tmp_path, BACKENDS=entries[:count], ROUTER={"receipts": options}) as made:
+                (cid,) = submitted(made, ("email", f"Letter {count}", "eviction"))
+                receipts = [made.analyze_evidence("anna", "eviction")["receipt"]]
+                receipts += [made.backends[0].router.generate("Hello").receipt]
+            with Store({"home": Blocks(path=tmp_path / "store")}) as store:
+                assert cid.encode() in b"".join(store.export_car(receipts[0]))
+                assert all(map(store.has, receipts))
 
 
 def test_a_part_of_a_chain_is_no_backend_of_its_own(tmp_path: Path) -> None:

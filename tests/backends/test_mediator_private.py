@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyrage
 import pytest
 from mediator import Mediator
-from pointsman import AuthenticationError, ConfigError, Store, UnusableAnswer
-from pointsman_ipfs import Blocks
+from pointsman import AuthenticationError, ConfigError, Router, Store, UnusableAnswer
+from pointsman.testing import Scripted
+from pointsman_ipfs import Blocks, Receipts
+
+from backends import load
 
 SECRET = b"My landlord does not know that I have this. " * 30
 
@@ -107,6 +111,29 @@ def test_a_configuration_may_be_private(tmp_path: Path, anna: Any, no_leaks: Non
     with Mediator.from_config(source, recipients=[str(anna.to_public())], identity=str(anna)) as mediator:
         result = mediator.submit_evidence(SECRET, "document")
         assert (result["encrypted"], mediator.retrieve_evidence(result["cid"])) == (True, SECRET)
+
+
+@pytest.mark.parametrize("kind", ["router", "loaded", "configured"])
+def test_no_receipt_shows_what_is_asked_of_sealed_evidence(store: Store, anna: Any, tmp_path: Path, kind: str) -> None:
+    """Whatever the router says of its receipts, and whatever the call: they have digests only."""
+    receipts = {"content": True, "store_id": "home", "trail_path": str(tmp_path / "trail")}
+    stores = [{"id": "home", "type": "blocks", "path": str(tmp_path / "home")}]
+    source = {"BACKENDS": [{"id": "echo", "type": "echo"}], "ROUTER": {"receipts": receipts}, "STORES": stores}
+    with ExitStack() as made:
+        if kind == "configured":
+            mediator = made.enter_context(Mediator.from_config(source, store=store, identity=str(anna)))
+        else:
+            own = kind == "router"
+            asked = Router([Scripted()], middleware=[Receipts(store=store)]) if own else load(source)["echo"]
+            made.callback(asked.close)
+            mediator = made.enter_context(Mediator([asked], store, identity=str(anna)))
+        mediator.submit_evidence(SECRET, "medical", "anna-smith", "The diagnosis", "eviction")
+        found = [mediator.analyze_evidence("anna-smith"), mediator.analyze_evidence("anna-smith", private=False)]
+        assert all(one["receipt"] and "diagnosis" in one["recommendation"] for one in found)
+        assert mediator.generate("What is Anna's diagnosis?")
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert found[0]["evidence_items"][0]["cid"].encode() in written
+    assert b"diagnosis" not in written
 
 
 @pytest.mark.parametrize("options", [{"path": 5}, {"recipients": ["age1nobody"]}, {"evidence_db_path": 5}])
