@@ -246,13 +246,16 @@ class Mediator:
         `recommendation` is asked from the backends, which are told the CIDs, types, dates and descriptions of up to
         twenty pieces, and no content. It ends with the pieces that it cites, by their CIDs; CIDs in it that are of no
         such piece are in `unknown_citations`. Where no backend answers, it says so, as `recommendation_error` does.
+        `sealed` is how many records, whoever's, are encrypted and cannot be opened here; a gap says so.
 
         :param options: of the question, as `generate` takes them.
         """
         options.setdefault("max_tokens", TOKENS)
         ask = partial(self._answer, **options)
         user = user_of(self.state) if user_id is None else user_id
-        return analyzed(self.evidence_state.get_user_evidence(user, claim_type), user, claim_type, ask)
+        sealed = self.evidence_state.get_evidence_statistics(user)["sealed"]
+        evidence = self.evidence_state.get_user_evidence(user, claim_type)
+        return analyzed(evidence, user, claim_type, sealed, ask)
 
     # -- the rest ----------------------------------------------------------------------------------
 

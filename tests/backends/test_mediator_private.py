@@ -82,6 +82,26 @@ def test_the_wrong_key_is_an_error_that_says_so(store: Store, anna: Any, bob: An
                     count()
 
 
+def test_what_is_sealed_for_others_hides_nothing_else(store: Store, anna: Any, bob: Any) -> None:
+    """One's own records are listed, counted and analysed; how many could not be read is told."""
+    with Mediator([], store, identity=str(anna)) as mediator:
+        cid = mediator.submit_evidence(SECRET, "document", "anna", "The letter")["cid"]
+    for number, identity in enumerate((None, str(bob)), 1):
+        with Mediator([], store, identity=identity) as mediator:
+            own = mediator.submit_evidence(b"The lease", "document", "bob", "The lease")["cid"]
+            assert mediator.get_user_evidence("bob")[0]["cid"] == own
+            found = mediator.evidence_state.get_evidence_statistics()
+            assert (found["total_count"], found["sealed"]) == (number, 1)
+            analysis = mediator.analyze_evidence("bob")
+            assert (analysis["total_evidence"], analysis["sealed"]) == (number, 1)
+            assert "no key here opens them (identity=)" in analysis["gaps"][-1]
+            with pytest.raises(AuthenticationError, match="is encrypted"):
+                mediator.get_evidence_by_cid(cid)
+    with Mediator([], store, identity=[str(anna), str(bob)]) as mediator:
+        analysis = mediator.analyze_evidence("anna")
+        assert (analysis["total_evidence"], analysis["sealed"], len(analysis["gaps"])) == (1, 0, 2)
+
+
 def test_damaged_ciphertext_is_never_decrypted(store: Store, anna: Any, tmp_path: Path) -> None:
     """It is the store that refuses it; encrypting the file again would not bring it back, and nobody says so."""
     with Mediator([], store, identity=str(anna)) as mediator:

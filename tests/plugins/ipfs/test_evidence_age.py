@@ -17,7 +17,7 @@ from attrs import evolve
 from multiformats import CID
 from pointsman import AuthenticationError, ConfigError, Secret, Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.evidence import About, Evidence, reindex
+from pointsman_ipfs.evidence import About, Evidence, Statistics, reindex
 from pointsman_ipfs.evidence._records import Envelope
 
 ALICE, BOB = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
@@ -180,6 +180,25 @@ def test_without_the_key_it_is_refused(open_: Open, store: Store) -> None:
         with pytest.raises(AuthenticationError, match=f"evidence {record.cid} is encrypted"):
             evidence.read(record)
     assert open_(BOB.to_public()).submit(b"x", ABOUT).record.previous == (record.record_cid,)
+
+
+def test_what_is_sealed_for_others_hides_nothing_else(open_: Open) -> None:
+    """It is left out of lists, and counted as sealed; only where nothing at all can be read that is an error."""
+    hers = open_(ALICE.to_public()).submit(b"hers", About("note", user="alice")).record
+    for evidence in open_(), open_(identity=str(BOB)):
+        with pytest.raises(AuthenticationError, match=f"record {hers.record_cid} is encrypted.*identity"):
+            list(evidence.records("bob"))
+        his = evidence.submit(b"his", About("note", user="bob")).record
+        for same in evidence, open_(identity=str(BOB)):
+            assert list(same.records("bob"))[-1] == his
+            assert list(same.records("carol")) == []
+            assert same.statistics("carol") == Statistics(0, 0, frozenset(), frozenset(), 1)
+            assert same.statistics().sealed == same.statistics("bob").sealed == 1
+            with pytest.raises(AuthenticationError, match=f"record {hers.record_cid} is encrypted"):
+                same.find(hers.record_cid)
+        evidence.store.unpin(his.record_cid)
+        evidence.path.unlink()  # the new one has hers alone
+    assert list(open_(identity=[str(ALICE), str(BOB)]).records()) == [hers]
 
 
 def test_what_was_altered_is_refused(open_: Open, store: Store) -> None:
