@@ -162,14 +162,17 @@ def test_no_receipt_shows_what_is_asked_of_sealed_evidence(store: Store, anna: A
     [
         lambda keys, **options: Mediator(**options, identity=keys.pop()),
         lambda keys, **options: Mediator(**options, identity=[keys.pop()]),
+        lambda keys, **options: Mediator(**options, identity=Path(keys.pop())),
         lambda keys, **options: Mediator.from_config({}, **options, identity=keys.pop()),
     ],
-    ids=["one", "several", "configured"],
+    ids=["one", "several", "a path", "configured"],
 )
 def test_no_traceback_shows_the_key(tmp_path: Path, anna: Any, options: dict[str, Any], make: Any) -> None:
     """Whatever else is wrong, and though every local variable were printed."""
     keys = [str(anna)]
-    with pytest.raises(ConfigError, match=r"path: found int, expected a path|recipients\[0\]") as caught:
+    with pytest.raises(
+        ConfigError, match=r"path: found int, expected a path|recipients\[0\]|given as a path"
+    ) as caught:
         make(keys, **{"path": tmp_path / "case", **options})
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert str(anna)[20:40] not in shown
@@ -177,9 +180,10 @@ def test_no_traceback_shows_the_key(tmp_path: Path, anna: Any, options: dict[str
 
 def test_a_damaged_key_is_told_and_not_shown(tmp_path: Path, anna: Any) -> None:
     """Before anything is stored."""
-    with pytest.raises(ConfigError, match="identity: found a private key that is damaged") as caught:
-        Mediator(path=tmp_path / "case", identity=str(anna)[:-4])
-    assert str(anna)[20:40] not in str(caught.value)
+    for identity, words in (str(anna)[:-4], "that is damaged"), (Path(str(anna)), "that was given as a path"):
+        with pytest.raises(ConfigError, match=f"identity: found .* private key {words}") as caught:
+            Mediator(path=tmp_path / "case", identity=identity)
+        assert str(anna)[20:40] not in str(caught.value)
     assert not (tmp_path / "case").exists()
 
 

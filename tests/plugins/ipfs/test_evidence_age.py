@@ -237,6 +237,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"identity": str(ALICE)[:-3] + "ABC"}, "identity: found a private key that is damaged"),
     ({"identity": [str(ALICE), 5]}, "identity: found int, expected a private key, or the path of one"),
     ({"identity": 5}, "identity: found int"),
+    (
+        {"identity": Path(str(ALICE))},
+        "identity: found the text of a private key that was given as a path; give the key's",
+    ),
+    (
+        {"identity": [Path("/home", str(ALICE).lower()[:30])]},
+        "found the text of a private key that was given as a path",
+    ),
+    ({"identity": Path(f"-----BEGIN OPENSSH PRIVATE KEY-----\n{ALICE}")}, "that was given as a path"),
+    ({"recipients": [Path(str(ALICE))]}, r"recipients\[0\]: found a private key, expected a public"),
     ({"identity": Path("nowhere")}, "identity: nowhere cannot be read: No such file"),
     ({"identity": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{ALICE}"}, "damaged, or protected by a passphrase"),
 ]
