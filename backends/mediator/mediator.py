@@ -275,10 +275,10 @@ class Mediator:
             return self.evidence.read(record)
 
     def _answer(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        if self.evidence.encrypts:  # else nothing that is encrypted is known here
+            options["private"] = True
         if self.router is None:
             raise ConfigError("this mediator has no backend: give it one, as in Mediator(backends=[backend])")
-        if self._evidence.encrypts:  # else nothing that is encrypted is known here
-            options["private"] = True
         every = {"drop_unsupported": "max_tokens", **self._options, **options}
         return self.router.generate(prompt, **every)
 

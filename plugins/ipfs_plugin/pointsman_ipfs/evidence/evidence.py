@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
+from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -101,7 +102,7 @@ class Evidence:
         `identity`, unless that is of SSH, which only reads then; without that, nothing is encrypted. Needs
         `pip install "pointsman-ipfs[age]"`.
     :param identity: the private key that opens what was encrypted: its text, or the path of a key file.
-    :raises ConfigError: a key is none, or the package that encrypts is not installed.
+    :raises ConfigError: a key is none, the package that encrypts is not installed, or `path` is none.
     """
 
     def __init__(
@@ -118,6 +119,8 @@ class Evidence:
             text = "give the public keys of those who may open what is stored; without encryption, leave it out"
             raise ConfigError(f"recipients: found none; {text}")
         self.store = store
+        if not isinstance(path, str | PathLike | None):
+            raise ConfigError(f"path: found {type(path).__name__}, expected the path of the index")
         self.path = (_beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
         self._preparing = Preparing(store, self._keys)
