@@ -74,7 +74,8 @@ def _gaps(evidence: Sequence[_Piece], claim_type: str | None, of: str) -> list[s
 
 
 def _some(cids: Sequence[str]) -> str:
-    """Return the first of these, and how many there are beside them."""
+    """Return the first of these, each once, and how many there are beside them."""
+    cids = list(dict.fromkeys(cids))
     more = f", and {len(cids) - _PIECES} more" if len(cids) > _PIECES else ""
     return ", ".join(cids[:_PIECES]) + more
 

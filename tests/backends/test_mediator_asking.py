@@ -325,6 +325,8 @@ def test_gaps_are_told_in_words(mediator: Made) -> None:
         f"Nobody has described: {bare}.",
         f"No claim is named for: {loose}.",
     ]
+    again = [made.submit_evidence(b"The same", "text", "ben", " ")["cid"] for _ in range(2)]
+    assert f"Nobody has described: {again[0]}." in made.analyze_evidence("ben")["gaps"]
     cids = submitted(made, *[("text", None, "deposit")] * 25)[::-1]
     told = f"Nobody has described: {', '.join(cids[:20])}, and 5 more."
     assert told in made.analyze_evidence("anna", "deposit")["gaps"]
