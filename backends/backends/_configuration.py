@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pointsman import ConfigError, Router
-from pointsman.config import Settings
+from pointsman import ConfigError, Router, Store
+from pointsman.config import Settings, build
 from pointsman.config import load as read_settings
 
 from .claude import ClaudeBackend
@@ -56,13 +57,35 @@ def load(source: str | Path | Mapping[str, Any]) -> dict[str, TextBackend]:
     return made_of(settings)
 
 
-def made_of(settings: Settings) -> dict[str, TextBackend]:
-    """Return every backend of settings that were read, by its id."""
+def made_of(settings: Settings, store: Store | None = None) -> dict[str, TextBackend]:
+    """Return every backend of settings that were read, by its id.
+
+    :param store: keeps their receipts, and stays open. Without, each opens STORES for its own, if there are any.
+    """
     # The path of a fallback, "BACKENDS[2].fallback_providers[0]", begins with that of its router.
     paths = (path.partition(".")[0] for path in settings.paths)
     made: dict[str, TextBackend] = {}
     for path, group in groupby(zip(paths, settings.backends, strict=True), key=lambda pair: pair[0]):
         chain = [placed(backend, backend.priority, _PRESETS) for _, backend in group]
         kind = LLMRouterBackend if path in settings.chains else _CLASS_OF.get(chain[0].type, TextBackend)
-        made[chain[0].id] = kind.around(chain[0].id, Router(chain, **settings.router))
+        with ExitStack() as own:
+            kept = store
+            if kept is None and settings.stores and settings.router.get("receipts"):
+                kept = own.enter_context(Store(settings.stores))
+            backend = kind.around(chain[0].id, Router(chain, **with_receipts(settings.router, kept)))
+            backend.closes = own.pop_all()
+        made[backend.id] = backend
     return made
+
+
+def with_receipts(settings: Mapping[str, Any], store: Store | None) -> Mapping[str, Any]:
+    """Return the settings of a router whose receipts, if it keeps any, are in this store.
+
+    :raises ConfigError: an option of theirs is wrong.
+    """
+    if store is None or not (receipts := settings.get("receipts")):
+        return settings
+    from pointsman_ipfs import Receipts
+
+    kept = build(Receipts, {} if receipts is True else receipts, "ROUTER.receipts", store=store)
+    return {**settings, "receipts": False, "middleware": [*settings.get("middleware", ()), kept]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from types import TracebackType
 from typing import Any, Self, TypeAlias, Unpack
@@ -45,6 +46,7 @@ class TextBackend:
     id: str = ""
     provider: str = ""  #: the type of the provider that is asked first
     model: str | None = None  #: what that one is asked for; `None` leaves it to the provider
+    closes: ExitStack | None = None  #: what is closed after its router
 
     def __init__(self, id: str, router: Router) -> None:
         self.id = id
@@ -93,7 +95,8 @@ class TextBackend:
 
     def close(self) -> None:
         """End all processes and connections. Repeating it changes nothing."""
-        self.router.close()
+        with self.closes or ExitStack():
+            self.router.close()
 
     def __enter__(self) -> Self:
         return self

@@ -18,14 +18,19 @@ TOKENS = 800
 #: What looks like a CID, whole or not.
 _CID = re.compile(r"\b(?:[Bb]af|Qm)\w{16,}")
 _MARK = re.compile(r"\[(\d{1,4})\]")
+#: Of records that are encrypted for others.
+_SEALED = "Not looked at, since no key here opens them (identity=): encrypted records, of this user or of others: {}."
 
 _Piece: TypeAlias = Mapping[str, Any]
 Ask: TypeAlias = Callable[..., Completion]
 
 
-def analyzed(evidence: Sequence[dict[str, Any]], user: str, claim_type: str | None, ask: Ask) -> dict[str, Any]:
+def analyzed(
+    evidence: Sequence[dict[str, Any]], user: str, claim_type: str | None, sealed: int, ask: Ask
+) -> dict[str, Any]:
     """Return what there is of evidence of a user, the newest first, for a claim or for all.
 
+    :param sealed: how many other records there are that nobody can open here.
     :param ask: returns the answer to the question for a recommendation.
     """
     of = f"of the user {user!r}" + (f" for the claim {claim_type!r}" if claim_type is not None else "")
@@ -35,7 +40,8 @@ def analyzed(evidence: Sequence[dict[str, Any]], user: str, claim_type: str | No
         "evidence_by_type": dict(Counter(one["type"] for one in evidence).most_common()),
         "has_evidence": bool(evidence),
         "evidence_items": evidence,
-        "gaps": list(_gaps(evidence, claim_type, of)),
+        "sealed": sealed,
+        "gaps": [*_gaps(evidence, claim_type, of), *([_SEALED.format(sealed)] if sealed else [])],
         "recommendation_error": None,
         "recommended_by": None,
         "receipt": None,
@@ -68,7 +74,8 @@ def _gaps(evidence: Sequence[_Piece], claim_type: str | None, of: str) -> list[s
 
 
 def _some(cids: Sequence[str]) -> str:
-    """Return the first of these, and how many there are beside them."""
+    """Return the first of these, each once, and how many there are beside them."""
+    cids = list(dict.fromkeys(cids))
     more = f", and {len(cids) - _PIECES} more" if len(cids) > _PIECES else ""
     return ", ".join(cids[:_PIECES]) + more
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
-from attrs import evolve
-from backends._configuration import made_of
+from backends._configuration import made_of, with_receipts
 from backends.text_backend import Prompt, TextBackend, chained
 from pointsman import (
     AllBackendsFailed,
@@ -26,7 +25,7 @@ from pointsman import (
     Store,
     UnusableAnswer,
 )
-from pointsman.config import build, load, sealed
+from pointsman.config import load, sealed
 
 from .analysis import TOKENS, analyzed
 from .state import EvidenceState, State, described, user_of
@@ -106,16 +105,17 @@ class Mediator:
         """
         source, options = sealed(source), sealed(options)
         settings = load(source)
-        made, section = made_of(settings), settings.mediator
-        chosen = [_named_in(made, place, name) for place, name in enumerate(section.get("backends") or made)]
+        section = settings.mediator
         with ExitStack() as own:
-            for backend in made.values():
-                own.enter_context(backend)
             if options.get("store") is None and settings.stores:
                 options = sealed({**options, "store": own.enter_context(Store(settings.stores))})
+            made = made_of(settings, options.get("store"))
+            for backend in made.values():
+                own.enter_context(backend)
+            chosen = [_named_in(made, place, name) for place, name in enumerate(section.get("backends") or made)]
             router = None
             if chosen:
-                how = _with_receipts(settings.router, options.get("store"))
+                how = with_receipts(settings.router, options.get("store"))
                 router = own.enter_context(Router(chained(chosen, "MEDIATOR.backends", _EXPECTED), **how))
             mediator = cls(router, **options)
             mediator.backends = list(chosen)
@@ -246,18 +246,24 @@ class Mediator:
         `recommendation` is asked from the backends, which are told the CIDs, types, dates and descriptions of up to
         twenty pieces, and no content. It ends with the pieces that it cites, by their CIDs; CIDs in it that are of no
         such piece are in `unknown_citations`. Where no backend answers, it says so, as `recommendation_error` does.
+        `sealed` is how many records, whoever's, are encrypted and cannot be opened here; a gap says so.
 
         :param options: of the question, as `generate` takes them.
         """
         options.setdefault("max_tokens", TOKENS)
         ask = partial(self._answer, **options)
         user = user_of(self.state) if user_id is None else user_id
-        return analyzed(self.evidence_state.get_user_evidence(user, claim_type), user, claim_type, ask)
+        sealed = self.evidence_state.get_evidence_statistics(user)["sealed"]
+        evidence = self.evidence_state.get_user_evidence(user, claim_type)
+        return analyzed(evidence, user, claim_type, sealed, ask)
 
     # -- the rest ----------------------------------------------------------------------------------
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str:
-        """Return the text of the first backend that answers. Takes and raises what `LLMRouterBackend.generate` does."""
+        """Return the text of the first backend that answers. Takes and raises what `LLMRouterBackend.generate` does.
+
+        Where this mediator encrypts, each question is `private`: its receipt has digests only.
+        """
         return self._answer(prompt, **options).text
 
     def query_backend(self, prompt: Prompt) -> str:
@@ -269,6 +275,8 @@ class Mediator:
             return self.evidence.read(record)
 
     def _answer(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        if self.evidence.encrypts:  # else nothing that is encrypted is known here
+            options["private"] = True
         if self.router is None:
             raise ConfigError("this mediator has no backend: give it one, as in Mediator(backends=[backend])")
         every = {"drop_unsupported": "max_tokens", **self._options, **options}
@@ -308,16 +316,6 @@ def _named_in(made: Mapping[str, TextBackend], place: int, name: str) -> TextBac
     if name not in made:  # it is one, in the fallbacks of another one
         raise ConfigError(f"MEDIATOR.backends[{place}]: found {name!r}, expected one of {', '.join(map(repr, made))}")
     return made[name]
-
-
-def _with_receipts(settings: Mapping[str, Any], store: Store | None) -> Mapping[str, Any]:
-    """Return the settings of a router whose receipts, if it keeps any, are in this store."""
-    if store is None or not (receipts := settings.get("receipts")):
-        return settings
-    from pointsman_ipfs import Receipts
-
-    kept = evolve(build(Receipts, {} if receipts is True else receipts, "ROUTER.receipts"), store=store)
-    return {**settings, "receipts": False, "middleware": [*settings.get("middleware", ()), kept]}
 
 
 def _listed(given: object) -> list[object]:

@@ -38,7 +38,8 @@ def user_of(state: object) -> str:
 class EvidenceState:
     """What the records of evidence say. It reads no evidence and verifies none: `Mediator` does. Thread-safe.
 
-    All of it raises `AuthenticationError` where records are encrypted, and there is no key that opens them.
+    Records that are encrypted, and that no key here opens, are in no list, and are counted as `sealed`. It is an
+    `AuthenticationError` where there are only such records, or one is asked for by its CID.
     """
 
     def __init__(self, evidence: Callable[[], Evidence], user: Callable[[], str]) -> None:
@@ -73,7 +74,7 @@ class EvidenceState:
 
     def get_evidence_statistics(self, user_id: str | None = None) -> dict[str, Any]:
         """Return what all records come to, or those of a user: `total_count`, `total_size` (bytes of evidence),
-        `type_count`, `user_count`."""
+        `type_count`, `user_count`; and `sealed`: encrypted records, whoever's, that cannot be opened here."""
         from pointsman_ipfs.evidence import ANYONE
 
         found = self._evidence().statistics(ANYONE if user_id is None else user_id)
@@ -83,6 +84,7 @@ class EvidenceState:
             "total_size": found.size,
             "type_count": len(found.evidence_types),
             "user_count": len(found.users),
+            "sealed": found.sealed,
         }
 
 

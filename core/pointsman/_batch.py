@@ -143,7 +143,7 @@ class Batch:
             options = {name: one for name, one in options.items() if getattr(item, name) == getattr(_BLANK, name)}
         elif isinstance(item, Mapping):
             options |= {name: one for name, one in item.items() if name != "id"}
-            options["local_only"] = options.get("local_only", False) or self._options.get("local_only", False)
+            options |= {name: True for name in ("local_only", "private") if self._options.get(name)}
             asked = [options.pop(name) for name in ("prompt", "messages") if name in item]
             if len(asked) != 1:
                 raise ConfigError("expected either prompt or messages, and the options of the item")

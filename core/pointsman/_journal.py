@@ -32,7 +32,7 @@ _APPLICATION, _VERSION = 0x50747342, 1
 _TABLE = "CREATE TABLE items(position INTEGER PRIMARY KEY, digest BLOB, answered INTEGER, result TEXT)"
 #: How a request is served; the other fields are what is asked.
 _HOW = {"scope", "timeout", "first_token_timeout", "idle_timeout", "min_rate", "max_retries"}
-_HOW |= {"on_refusal", "on_break", "on_limit", "local_only"}
+_HOW |= {"on_refusal", "on_break", "on_limit", "local_only", "private"}
 _ADVICE = {
     "BUSY": "another batch is using it: wait for its end, or name another file",
     "NOTADB": "name another file",

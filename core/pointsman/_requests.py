@@ -22,7 +22,7 @@ Prompt: TypeAlias = "str | Sequence[Message | Mapping[str, Any]] | Request"
 
 _OPTIONS = {name: field for name, field in _FIELDS.items() if name not in ("messages", "scope")}
 #: What `None` stands for, where it does not stand for itself.
-_EMPTY: dict[str, Any] = {"stop": (), "tools": (), "extra": {}, "local_only": False, "drop_unsupported": False}
+_EMPTY = dict[str, Any](stop=(), tools=(), extra={}, local_only=False, private=False, drop_unsupported=False)
 #: Options that are a list of texts, or one alone.
 _LISTS = {"stop", "drop_unsupported"}
 _PART: Any = str | Image

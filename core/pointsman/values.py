@@ -71,6 +71,7 @@ class Options(TypedDict, total=False):
     on_break: Literal["raise", "restart", "continue"] | None
     on_limit: Literal["next", "wait"] | None
     local_only: bool
+    private: bool
     backend: str | None
 
 
@@ -113,6 +114,7 @@ class Request:
     on_break: OnBreak | None = None
     on_limit: Literal["next", "wait"] | None = None  #: whether to go to the next backend where a rate limit would delay
     local_only: bool = False  #: never leave this machine
+    private: bool = False  #: a receipt has digests of what is asked and answered, and neither itself
     backend: str | None = None  #: ask only this one
     scope: Scope = field(factory=Scope, eq=False, repr=False)
 

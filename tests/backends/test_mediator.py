@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mediator import Mediator, State
 from pointsman import ConfigError, ContentNotFoundError, InvalidRequestError, Store, UnusableAnswer
-from pointsman.testing import faults
+from pointsman.testing import Scripted, faults
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.evidence import About, Evidence
 
@@ -462,15 +462,20 @@ def test_a_file_of_another_program_is_not_touched(tmp_path: Path, no_leaks: None
     with Mediator(path=tmp_path, evidence_db_path=theirs) as mediator, pytest.raises(ConfigError, match=words):
         mediator.submit_evidence(LEASE, "document")
     assert theirs.read_bytes() == bytes(8) + b"DUCK" + bytes(4096)
+    assert [path.name for path in tmp_path.glob("evidence.*")] == ["evidence.duckdb"]
 
 
-@pytest.mark.parametrize("name", ["submit_evidence", "get_evidence_by_cid", "retrieve_evidence"])
+@pytest.mark.parametrize(
+    "name", ["submit_evidence", "get_evidence_by_cid", "retrieve_evidence", "generate", "query_backend"]
+)
 def test_one_that_is_closed_says_so(folder: Path, name: str) -> None:
-    """Nothing hangs, and nothing is written."""
-    mediator = Mediator(path=folder)
+    """Nothing hangs, nothing is written, and nobody is asked, though the backend is open."""
+    backend = Scripted()
+    mediator = Mediator([backend], path=folder)
     cid = mediator.submit_evidence(LEASE, "document")["cid"]
     mediator.close()
     mediator.close()
     ask: Callable[..., Any] = getattr(mediator, name)
     with pytest.raises(ConfigError, match="this mediator is closed; make another one"):
         ask(*((b"more", "text") if name == "submit_evidence" else (cid,)))
+    assert backend.calls == 0

@@ -242,11 +242,14 @@ def test_receipts_are_where_the_evidence_is(tmp_path: Path, no_leaks: None) -> N
     """A recommendation has a receipt, which names its evidence; it is durable when the mediator is closed."""
     entries = [{"id": name, "type": "echo"} for name in ("a", "b")]
     for count in 1, 2:
-        with configured(tmp_path, BACKENDS=entries[:count], ROUTER={"receipts": {"delay": 3600}}) as made:
-            (cid,) = submitted(made, ("email", f"Letter {count}", "eviction"))
-            receipt = made.analyze_evidence("anna", "eviction")["receipt"]
-        with Store({"home": Blocks(path=tmp_path / "store")}) as store:
-            assert cid.encode() in b"".join(store.export_car(receipt))
+        for options in {"delay": 3600}, {"store_id": "home"}:
+            with configured(tmp_path, BACKENDS=entries[:count], ROUTER={"receipts": options}) as made:
+                (cid,) = submitted(made, ("email", f"Letter {count}", "eviction"))
+                receipts = [made.analyze_evidence("anna", "eviction")["receipt"]]
+                receipts += [made.backends[0].router.generate("Hello").receipt]
+            with Store({"home": Blocks(path=tmp_path / "store")}) as store:
+                assert cid.encode() in b"".join(store.export_car(receipts[0]))
+                assert all(map(store.has, receipts))
 
 
 def test_a_part_of_a_chain_is_no_backend_of_its_own(tmp_path: Path) -> None:
@@ -322,6 +325,8 @@ def test_gaps_are_told_in_words(mediator: Made) -> None:
         f"Nobody has described: {bare}.",
         f"No claim is named for: {loose}.",
     ]
+    again = [made.submit_evidence(b"The same", "text", "ben", " ")["cid"] for _ in range(2)]
+    assert f"Nobody has described: {again[0]}." in made.analyze_evidence("ben")["gaps"]
     cids = submitted(made, *[("text", None, "deposit")] * 25)[::-1]
     told = f"Nobody has described: {', '.join(cids[:20])}, and 5 more."
     assert told in made.analyze_evidence("anna", "deposit")["gaps"]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyrage
 import pytest
 from mediator import Mediator
-from pointsman import AuthenticationError, ConfigError, Store, UnusableAnswer
-from pointsman_ipfs import Blocks
+from pointsman import AuthenticationError, ConfigError, Router, Store, UnusableAnswer
+from pointsman.testing import Scripted
+from pointsman_ipfs import Blocks, Receipts
+
+from backends import load
 
 SECRET = b"My landlord does not know that I have this. " * 30
 
@@ -78,6 +82,26 @@ def test_the_wrong_key_is_an_error_that_says_so(store: Store, anna: Any, bob: An
                     count()
 
 
+def test_what_is_sealed_for_others_hides_nothing_else(store: Store, anna: Any, bob: Any) -> None:
+    """One's own records are listed, counted and analysed; how many could not be read is told."""
+    with Mediator([], store, identity=str(anna)) as mediator:
+        cid = mediator.submit_evidence(SECRET, "document", "anna", "The letter")["cid"]
+    for number, identity in enumerate((None, str(bob)), 1):
+        with Mediator([], store, identity=identity) as mediator:
+            own = mediator.submit_evidence(b"The lease", "document", "bob", "The lease")["cid"]
+            assert mediator.get_user_evidence("bob")[0]["cid"] == own
+            found = mediator.evidence_state.get_evidence_statistics()
+            assert (found["total_count"], found["sealed"]) == (number, 1)
+            analysis = mediator.analyze_evidence("bob")
+            assert (analysis["total_evidence"], analysis["sealed"]) == (number, 1)
+            assert "no key here opens them (identity=)" in analysis["gaps"][-1]
+            with pytest.raises(AuthenticationError, match="is encrypted"):
+                mediator.get_evidence_by_cid(cid)
+    with Mediator([], store, identity=[str(anna), str(bob)]) as mediator:
+        analysis = mediator.analyze_evidence("anna")
+        assert (analysis["total_evidence"], analysis["sealed"], len(analysis["gaps"])) == (1, 0, 2)
+
+
 def test_damaged_ciphertext_is_never_decrypted(store: Store, anna: Any, tmp_path: Path) -> None:
     """It is the store that refuses it; encrypting the file again would not bring it back, and nobody says so."""
     with Mediator([], store, identity=str(anna)) as mediator:
@@ -109,20 +133,46 @@ def test_a_configuration_may_be_private(tmp_path: Path, anna: Any, no_leaks: Non
         assert (result["encrypted"], mediator.retrieve_evidence(result["cid"])) == (True, SECRET)
 
 
+@pytest.mark.parametrize("kind", ["router", "loaded", "configured"])
+def test_no_receipt_shows_what_is_asked_of_sealed_evidence(store: Store, anna: Any, tmp_path: Path, kind: str) -> None:
+    """Whatever the router says of its receipts, and whatever the call: they have digests only."""
+    receipts = {"content": True, "store_id": "home", "trail_path": str(tmp_path / "trail")}
+    stores = [{"id": "home", "type": "blocks", "path": str(tmp_path / "home")}]
+    source = {"BACKENDS": [{"id": "echo", "type": "echo"}], "ROUTER": {"receipts": receipts}, "STORES": stores}
+    with ExitStack() as made:
+        if kind == "configured":
+            mediator = made.enter_context(Mediator.from_config(source, store=store, identity=str(anna)))
+        else:
+            own = kind == "router"
+            asked = Router([Scripted()], middleware=[Receipts(store=store)]) if own else load(source)["echo"]
+            made.callback(asked.close)
+            mediator = made.enter_context(Mediator([asked], store, identity=str(anna)))
+        mediator.submit_evidence(SECRET, "medical", "anna-smith", "The diagnosis", "eviction")
+        found = [mediator.analyze_evidence("anna-smith"), mediator.analyze_evidence("anna-smith", private=False)]
+        assert all(one["receipt"] and "diagnosis" in one["recommendation"] for one in found)
+        assert mediator.generate("What is Anna's diagnosis?")
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert found[0]["evidence_items"][0]["cid"].encode() in written
+    assert b"diagnosis" not in written
+
+
 @pytest.mark.parametrize("options", [{"path": 5}, {"recipients": ["age1nobody"]}, {"evidence_db_path": 5}])
 @pytest.mark.parametrize(
     "make",
     [
         lambda keys, **options: Mediator(**options, identity=keys.pop()),
         lambda keys, **options: Mediator(**options, identity=[keys.pop()]),
+        lambda keys, **options: Mediator(**options, identity=Path(keys.pop())),
         lambda keys, **options: Mediator.from_config({}, **options, identity=keys.pop()),
     ],
-    ids=["one", "several", "configured"],
+    ids=["one", "several", "a path", "configured"],
 )
 def test_no_traceback_shows_the_key(tmp_path: Path, anna: Any, options: dict[str, Any], make: Any) -> None:
     """Whatever else is wrong, and though every local variable were printed."""
     keys = [str(anna)]
-    with pytest.raises(ConfigError, match=r"path: found int, expected a path|recipients\[0\]") as caught:
+    with pytest.raises(
+        ConfigError, match=r"path: found int, expected a path|recipients\[0\]|given as a path"
+    ) as caught:
         make(keys, **{"path": tmp_path / "case", **options})
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert str(anna)[20:40] not in shown
@@ -130,9 +180,10 @@ def test_no_traceback_shows_the_key(tmp_path: Path, anna: Any, options: dict[str
 
 def test_a_damaged_key_is_told_and_not_shown(tmp_path: Path, anna: Any) -> None:
     """Before anything is stored."""
-    with pytest.raises(ConfigError, match="identity: found a private key that is damaged") as caught:
-        Mediator(path=tmp_path / "case", identity=str(anna)[:-4])
-    assert str(anna)[20:40] not in str(caught.value)
+    for identity, words in (str(anna)[:-4], "that is damaged"), (Path(str(anna)), "that was given as a path"):
+        with pytest.raises(ConfigError, match=f"identity: found .* private key {words}") as caught:
+            Mediator(path=tmp_path / "case", identity=identity)
+        assert str(anna)[20:40] not in str(caught.value)
     assert not (tmp_path / "case").exists()
 
 

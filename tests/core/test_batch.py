@@ -115,7 +115,11 @@ def test_an_item_is_whatever_generate_takes_or_a_mapping() -> None:
 
 
 def test_no_item_allows_to_leave_the_machine() -> None:
-    """`local_only` of the batch holds for an item that says otherwise."""
+    """`local_only` and `private` of the batch hold for an item that says otherwise."""
+    here = Scripted()
+    with Router([here]) as router:
+        router.batch(["a", {"prompt": "b", "private": False}, Request((Message("user", "c"),))], private=True)
+    assert [request.private for request in here.requests] == [True, True, True]
     away = Scripted(local=False)
     with Router([away]) as router:
         results = router.batch(["a", {"prompt": "b", "local_only": False}], local_only=True)

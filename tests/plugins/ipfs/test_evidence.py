@@ -14,7 +14,7 @@ import dag_cbor
 import pytest
 from attrs import evolve
 from multiformats import CID
-from pointsman import InvalidRequestError, Store, UnusableAnswer
+from pointsman import ConfigError, InvalidRequestError, Store, UnusableAnswer
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import ANYONE, About, Evidence, Statistics
@@ -209,7 +209,10 @@ def test_what_describes_evidence_may_be_long_and_not_too_long(evidence: Evidence
 
 
 def test_what_is_submitted_must_be_bytes_or_a_file(evidence: Evidence, tmp_path: Path) -> None:
-    """A text has no bytes of its own; a folder, a pipe or what is not there is refused with its path."""
+    """A text has no bytes of its own; a folder, a pipe or what is not there is refused with its path.
+
+    What is said of it is an `About`, and the index has a path.
+    """
     os.mkfifo(tmp_path / "pipe")
     for given, told in (
         ("text", "data: found text, expected bytes: give its bytes"),
@@ -222,6 +225,10 @@ def test_what_is_submitted_must_be_bytes_or_a_file(evidence: Evidence, tmp_path:
         with pytest.raises(InvalidRequestError) as caught:
             evidence.submit(given, NOTICE)  # type: ignore[arg-type]
         assert told in caught.value.message
+    with pytest.raises(InvalidRequestError, match="about: found str, expected an About"):
+        evidence.submit(b"x", "document")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="path: found int, expected the path of the index"):
+        Evidence(evidence.store, 3)  # type: ignore[arg-type]
     for data in (b"", bytearray(b"ab"), memoryview(b"abc")):
         record = evidence.submit(data, NOTICE).record  # type: ignore[arg-type]
         assert (evidence.read(record), record.size) == (bytes(data), len(data))

@@ -17,7 +17,7 @@ from attrs import evolve
 from multiformats import CID
 from pointsman import AuthenticationError, ConfigError, Secret, Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.evidence import About, Evidence, reindex
+from pointsman_ipfs.evidence import About, Evidence, Statistics, reindex
 from pointsman_ipfs.evidence._records import Envelope
 
 ALICE, BOB = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
@@ -182,6 +182,25 @@ def test_without_the_key_it_is_refused(open_: Open, store: Store) -> None:
     assert open_(BOB.to_public()).submit(b"x", ABOUT).record.previous == (record.record_cid,)
 
 
+def test_what_is_sealed_for_others_hides_nothing_else(open_: Open) -> None:
+    """It is left out of lists, and counted as sealed; only where nothing at all can be read that is an error."""
+    hers = open_(ALICE.to_public()).submit(b"hers", About("note", user="alice")).record
+    for evidence in open_(), open_(identity=str(BOB)):
+        with pytest.raises(AuthenticationError, match=f"record {hers.record_cid} is encrypted.*identity"):
+            list(evidence.records("bob"))
+        his = evidence.submit(b"his", About("note", user="bob")).record
+        for same in evidence, open_(identity=str(BOB)):
+            assert list(same.records("bob"))[-1] == his
+            assert list(same.records("carol")) == []
+            assert same.statistics("carol") == Statistics(0, 0, frozenset(), frozenset(), 1)
+            assert same.statistics().sealed == same.statistics("bob").sealed == 1
+            with pytest.raises(AuthenticationError, match=f"record {hers.record_cid} is encrypted"):
+                same.find(hers.record_cid)
+        evidence.store.unpin(his.record_cid)
+        evidence.path.unlink()  # the new one has hers alone
+    assert list(open_(identity=[str(ALICE), str(BOB)]).records()) == [hers]
+
+
 def test_what_was_altered_is_refused(open_: Open, store: Store) -> None:
     """A record whose age file belongs to another one, or is cut, is named; so is evidence that is no age file."""
     evidence = open_(identity=str(ALICE))
@@ -218,6 +237,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"identity": str(ALICE)[:-3] + "ABC"}, "identity: found a private key that is damaged"),
     ({"identity": [str(ALICE), 5]}, "identity: found int, expected a private key, or the path of one"),
     ({"identity": 5}, "identity: found int"),
+    (
+        {"identity": Path(str(ALICE))},
+        "identity: found the text of a private key that was given as a path; give the key's",
+    ),
+    (
+        {"identity": [Path("/home", str(ALICE).lower()[:30])]},
+        "found the text of a private key that was given as a path",
+    ),
+    ({"identity": Path(f"-----BEGIN OPENSSH PRIVATE KEY-----\n{ALICE}")}, "that was given as a path"),
+    ({"recipients": [Path(str(ALICE))]}, r"recipients\[0\]: found a private key, expected a public"),
     ({"identity": Path("nowhere")}, "identity: nowhere cannot be read: No such file"),
     ({"identity": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{ALICE}"}, "damaged, or protected by a passphrase"),
 ]

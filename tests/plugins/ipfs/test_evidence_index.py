@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from pointsman_ipfs import Blocks, Gateway, Kubo, _sqlite
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, Record, reindex
+from pointsman_ipfs.evidence._locked import SharedLock
 
 ABOUT = About("document", "The notice of 3 May", "eviction", "anna")
 
@@ -169,7 +171,32 @@ def test_a_file_of_others_that_was_named_is_not_touched(store: Store, tmp_path: 
         with Evidence(store, path) as evidence, pytest.raises(ConfigError, match=words):
             evidence.submit(b"x", ABOUT)
         assert path.read_bytes() == before
+        assert list(tmp_path.glob("theirs*")) == [path]
     assert list(store.ls()) == []
+
+
+def test_a_lock_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
+    """Who waited for it holds the new one; what we have not made stays."""
+    path = tmp_path / "a.lock"
+    first, second, third = (SharedLock(path, 5.0, "it") for _ in range(3))
+    held = threading.Event()
+
+    def wait() -> None:
+        with second:
+            with pytest.raises(UnavailableError), SharedLock(path, 0.0, "it"):
+                pass
+            held.set()
+
+    with first:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        first.forget()
+        assert not path.exists()
+    assert held.wait(60)
+    thread.join(60)
+    with third:
+        third.forget()
+    assert path.exists()
 
 
 def test_one_that_cannot_be_written_is_told(store: Store, tmp_path: Path) -> None:

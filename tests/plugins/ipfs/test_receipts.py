@@ -293,15 +293,21 @@ def test_a_store_that_is_not_there_keeps_no_receipt(tmp_path: Path, kept: Path) 
         assert router.generate("hi").receipt
 
 
-def test_without_content_only_digests_are_kept(kept: Path, said: Said, says: Any) -> None:
-    """Nobody can tell from it what was asked and answered; who has both can prove that it was that."""
-    with Router([says], middleware=[Receipts(content=False)]) as router:
-        answers = [router.generate("Where is the money?", system="You know.", max_tokens=9) for _ in range(2)]
+@pytest.mark.parametrize("of_the_call", [False, True])
+def test_without_content_only_digests_are_kept(kept: Path, said: Said, says: Any, of_the_call: bool) -> None:
+    """Nobody can tell from it what was asked and answered; who has both can prove that it was that.
+
+    It is so where the receipts have no content, and where the call is private.
+    """
+    options: dict[str, Any] = {"system": "You know.", "max_tokens": 9, **({"private": True} if of_the_call else {})}
+    with Router([says], middleware=[Receipts(content=of_the_call)]) as router:
+        answers = [router.generate("Where is the money?", **options) for _ in range(2)]
     assert b"money" not in all_bytes(kept)
     assert b"You know" not in all_bytes(kept)
     records = [said(answer.receipt) for answer in answers]
     assert records[0]["request"]["digest"] != records[1]["request"]["digest"]  # the same question: the salt differs
-    assert records[0]["request"]["options"] == {"max_tokens": 9}
+    del options["system"]
+    assert records[0]["request"]["options"] == options
     asked = {"messages": [{"role": "user", "content": "Where is the money?"}], "system": "You know."}
     answered = {"text": "You said: Where is the money?"}
     for name, content in (("request", asked), ("answer", answered)):

@@ -198,6 +198,11 @@ def test_the_command_opens_what_is_encrypted(run: Run, kept: Path, tmp_path: Pat
     done = run(kept, "--identity", "nothing.txt")
     assert (done.returncode, done.stdout) == (2, "")
     assert "identity: nothing.txt cannot be read" in done.stderr
+    key = str(pyrage.x25519.Identity.generate())
+    done = run(kept, "--identity", key)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "found the text of a private key that was given as a path; give" in done.stderr
+    assert key[16:30] not in done.stderr
 
 
 def test_the_command_shows_how_far_it_is(run: Run, kept: Path) -> None:

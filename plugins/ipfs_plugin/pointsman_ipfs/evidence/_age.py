@@ -9,6 +9,7 @@ Source: https://age-encryption.org/v1
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +25,9 @@ Identity: TypeAlias = "str | Secret | Path"
 #: Pieces, of 64 KiB, that may wait to be read.
 _AHEAD = 16
 _KEY, _SSH = "AGE-SECRET-KEY-1", "-----BEGIN"
+_WITHIN = re.compile(rf"{_KEY}\w{{8}}|{_SSH}", re.IGNORECASE)
+#: Stands for a path that has a private key in it, in place of being the path of one: nothing shows it.
+_NO_PATH = object()
 
 
 class Keys:
@@ -126,7 +130,7 @@ class Keys:
             except Exception:
                 text = f"{text:.80}"
         else:
-            text = "a private key" if isinstance(text, Secret) else type(text).__name__
+            text = "a private key" if isinstance(text, Secret) or text is _NO_PATH else type(text).__name__
         raise ConfigError(f"recipients[{place}]: found {text}, expected a public key: age1... or ssh-ed25519 ...")
 
 
@@ -190,6 +194,7 @@ def hidden(given: object, *, public: bool = False) -> tuple[Any, ...]:
         return ()
     several = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else (given,)
     texts = [one.decode(errors="replace") if isinstance(one, bytes) else one for one in several]
+    texts = [_NO_PATH if isinstance(one, Path) and _WITHIN.search(str(one)) else one for one in texts]
     return tuple(Secret(one) if isinstance(one, str) and not (public and _is_public(one)) else one for one in texts)
 
 
@@ -200,6 +205,9 @@ def _is_public(text: str) -> bool:
 def _read(one: object) -> Secret:
     if isinstance(one, Secret):
         return one
+    if one is _NO_PATH:
+        advice = "give the key's text as text, or the path of a file with it; to a command, such a file"
+        raise ConfigError(f"identity: found the text of a private key that was given as a path; {advice}")
     if not isinstance(one, Path):
         raise ConfigError(f"identity: found {type(one).__name__}, expected a private key, or the path of one")
     try:

@@ -208,6 +208,8 @@ class EvidenceIndex(Shared):
                     self._open()
                 except sqlite3.Error as error:
                     if not _is_damage(error) or not (self._ours or _is_ours(self.path)):
+                        if _is_damage(error):
+                            self._writing.forget()
                         raise self._told(error) from error
                     put_aside(self.path)
                     self._open()

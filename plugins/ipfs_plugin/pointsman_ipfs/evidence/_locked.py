@@ -25,7 +25,7 @@ class SharedLock:
     def __init__(self, path: Path, timeout: float, what: str) -> None:
         self._path, self._timeout, self._what = path, timeout, what
         self._threads = threading.RLock()
-        self._depth, self._file = 0, -1
+        self._depth, self._file, self._made = 0, -1, False
 
     def __enter__(self) -> None:
         """Take it.
@@ -48,6 +48,12 @@ class SharedLock:
             os.close(self._file)
         self._threads.release()
 
+    def forget(self) -> None:
+        """Take the file away that we have made: it is held, and what it was to guard is none of ours."""
+        if self._made:
+            self._path.unlink(missing_ok=True)
+            self._made = False
+
     def pause(self, timeout: float) -> bool:
         """Let no other thread take it until `resume`; say whether it became free within so many seconds."""
         return self._threads.acquire(timeout=timeout)
@@ -59,6 +65,7 @@ class SharedLock:
     def _taken(self) -> int:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._made = self._made or not self._path.exists()
             file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UnavailableError(f"{self._what} cannot be used: {error.strerror}; choose another path") from error
@@ -70,10 +77,19 @@ class SharedLock:
                     raise UnavailableError(text, retry_same=False)
                 sleep(wait)
                 wait = min(2 * wait, _LONGEST_S)
+            if self._is_there(file):
+                return file
         except BaseException:
             os.close(file)
             raise
-        return file
+        os.close(file)  # whoever held it has taken it away
+        return self._taken()
+
+    def _is_there(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), self._path.stat())
+        except FileNotFoundError:
+            return False
 
 
 def locks(file: int, kind: int) -> bool:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from uuid import uuid4
 
-from pointsman import BackendError, Store
+from pointsman import BackendError, InvalidRequestError, Store
 
 from ..dag import cid as cids
 from ..dag.cbor import Ref
@@ -33,6 +33,8 @@ class Preparing:
 
         What is small goes into the store with its record; the rest before it, unpinned.
         """
+        if not isinstance(about, About):
+            raise InvalidRequestError(f"about: found {type(about).__name__}, expected an About: About('document', ...)")
         id, time, keys, whole = uuid4().hex, datetime.now(UTC), self._keys, given.small is not None
         media_type = about.media_type or given.media_type()
         check(said_of(about, 0, media_type, time))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
+from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -78,6 +79,7 @@ class Statistics:
     size: int  #: bytes of evidence, of the same bytes as often as they were submitted
     evidence_types: frozenset[str]
     users: frozenset[str]
+    sealed: int = 0  #: encrypted records, not counted above, that no key here opens: nobody knows whose they are
 
 
 @frozen
@@ -100,7 +102,7 @@ class Evidence:
         `identity`, unless that is of SSH, which only reads then; without that, nothing is encrypted. Needs
         `pip install "pointsman-ipfs[age]"`.
     :param identity: the private key that opens what was encrypted: its text, or the path of a key file.
-    :raises ConfigError: a key is none, or the package that encrypts is not installed.
+    :raises ConfigError: a key is none, the package that encrypts is not installed, or `path` is none.
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class Evidence:
             text = "give the public keys of those who may open what is stored; without encryption, leave it out"
             raise ConfigError(f"recipients: found none; {text}")
         self.store = store
+        if not isinstance(path, str | PathLike | None):
+            raise ConfigError(f"path: found {type(path).__name__}, expected the path of the index")
         self.path = (_beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
         self._preparing = Preparing(store, self._keys)
@@ -175,26 +179,29 @@ class Evidence:
     def records(self, user: str | Anyone | None = ANYONE, claim_type: str | None = None) -> Iterator[Record]:
         """Give out the records of a user (None: those that name no user), of a claim if one is named, in their order.
 
-        :raises AuthenticationError: some are encrypted, and there is no key, or none that opens them.
+        Those that are encrypted for others are left out; `statistics` counts them.
+
+        :raises AuthenticationError: there are records, and all are encrypted, and no key here opens any.
         :raises InvalidRequestError: user or claim is no text.
         """
         anyone, named = _named(user)
         check_text("claim_type", claim_type)
-        for row in self._index.every(named, claim_type, anyone=anyone):
-            record = self._record(row)
+        for record in self._readable(self._index.every(named, claim_type, anyone=anyone), []):
             if (anyone or record.user == named) and claim_type in (None, record.claim_type):
                 yield record
 
     def statistics(self, user: str | Anyone | None = ANYONE) -> Statistics:
         """Return what the records of a user come to. Raises as `records`."""
         anyone, named = _named(user)
-        known = self._index.totals(named, anyone=anyone)
-        sealed = [one for one in map(self._record, self._index.sealed()) if anyone or one.user == named]
+        known, unread = self._index.totals(named, anyone=anyone), list[str]()
+        readable = self._readable(self._index.sealed(), unread)
+        sealed = [one for one in readable if anyone or one.user == named]
         return Statistics(
             known.number + len(sealed),
             known.size + sum(one.size for one in sealed),
             frozenset(known.types.union(one.evidence_type for one in sealed)),
             frozenset(known.users.union(one.user for one in sealed if one.user is not None)),
+            len(unread),
         )
 
     def ends(self) -> tuple[str, ...]:
@@ -262,6 +269,24 @@ class Evidence:
         if not cids.matches(cid, block):
             raise UnusableAnswer(f"block {cids.to_text(cid)}: the store gave other bytes", retry_same=False)
         return block
+
+    def _readable(self, rows: Iterable[Row], unread: list[str]) -> Iterator[Record]:
+        """Yield what those records say that can be opened.
+
+        :param unread: takes of each other one why it cannot be.
+        :raises AuthenticationError: no record of all that there are can be read.
+        """
+        none = True
+        for row in rows:
+            try:
+                record = self._record(row)
+            except AuthenticationError as error:
+                unread.append(error.message)
+            else:
+                none = False
+                yield record
+        if none and unread and not self._index.totals(None, anyone=True).number:
+            raise AuthenticationError(unread[0])
 
     def _record(self, row: Row) -> Record:
         """Return what a record says, decrypted if need be."""

@@ -61,7 +61,7 @@ class Receipts:
     store: Store | None = field(default=None, repr=False, eq=False)
     #: The id of the one store that keeps them, where there are several.
     store_id: str | None = None
-    #: Whether what was asked and answered is in them; else a digest of it.
+    #: Whether what was asked and answered is in them; else, and for a request that is `private`, a digest of it.
     content: bool = True
     #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
     key: Secret | None = field(default=None, converter=_secret, repr=False)
@@ -90,11 +90,11 @@ class Receipts:
 
         :raises UnavailableError: the disk has been too slow, or full, for long.
         """
-        ledger = self._opened().ledger
+        ledger, content = self._opened().ledger, self.content and not request.private
         try:
-            return ledger.add(written(request, completion, content=self.content), request.scope)
+            return ledger.add(written(request, completion, content=content), request.scope)
         except (TypeError, ValueError, RecursionError):
-            careful = written(request, completion, content=self.content, careful=True)
+            careful = written(request, completion, content=content, careful=True)
             return ledger.add(careful, request.scope)
 
     def health(self) -> Health:
