@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from functools import cached_property, partial
 from ipaddress import ip_address
-from itertools import chain, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
@@ -138,8 +138,13 @@ def masked(headers: Mapping[str, str | Secret]) -> dict[str, str | Secret]:
 
     :raises ConfigError: it is no mapping of texts to texts.
     """
-    if not isinstance(headers, Mapping) or not all(isinstance(one, str | Secret) for one in chain(*headers.items())):
-        raise ConfigError(f"headers: found {type(headers).__name__}, expected a mapping: names and values are texts")
+    if not isinstance(headers, Mapping):
+        raise ConfigError(f"headers: found {type(headers).__name__}, expected a mapping of names to texts")
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"headers: found a name of type {type(name).__name__}, expected a text")
+        if not isinstance(value, str | Secret):
+            raise ConfigError(f"headers: {name}: found {type(value).__name__}, expected a text")
     return {
         name: Secret(value) if isinstance(value, str) and _KEY.search(name) else value
         for name, value in headers.items()

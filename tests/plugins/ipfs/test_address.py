@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pointsman import ConfigError
+from pointsman.secret import Secret
 from pointsman_ipfs import Gateway, Kubo
 from pointsman_ipfs.node._address import address_of
 
@@ -92,8 +93,9 @@ def test_who_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"password": "p"}, "username"),
         ({"token": "line\nbreak"}, "authorization"),
         ({"headers": {"X-A": "nul\0"}}, "x-a"),
-        ({"headers": "X-A: b"}, "headers: found str, expected a mapping"),
-        ({"headers": {"X-A": 3}}, "headers: found dict, expected a mapping: names and values are texts"),
+        ({"headers": "X-A: b"}, "headers: found str, expected a mapping of names to texts"),
+        ({"headers": {"X-A": 3}}, "headers: X-A: found int, expected a text"),
+        ({"headers": {Secret("a" * 12): "b"}}, "headers: found a name of type Secret, expected a text"),
         ({"profile": "nonsense"}, "profile"),
         ({"transport": "carrier pigeon"}, "transport"),
     ],
