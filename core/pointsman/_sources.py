@@ -240,3 +240,12 @@ def open_file(given: BinaryIO | Path) -> Iterator[BinaryIO]:
         raise InvalidRequestError(f"{given}: cannot be read: {error.strerror}") from error
     with file:
         yield file
+
+
+def with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:
+    """Give out a piece that was read ahead, and all others; closing it closes them."""
+    try:
+        yield first
+        yield from pieces
+    finally:
+        pieces.close()  # type: ignore[attr-defined] # a generator

@@ -17,7 +17,7 @@ from ._discovery import Catalogue, PluginInfo, wrappers_of
 from ._outbox import Waiting
 from ._post import Post
 from ._settings import policy_of
-from ._sources import Content, Given, file_of, open_file
+from ._sources import Content, Given, file_of, open_file, with_first
 from ._stores import StoreBackend, Task, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
@@ -163,7 +163,7 @@ class Store:
             ) from error
         task = self._storing.task("fetch", store, timeout, moving=True, cid=cid, offset=offset, length=length)
         pieces = self._storing.bytes_of(task)
-        return Content(_with_first(pieces, next(pieces, b"")))
+        return Content(with_first(pieces, next(pieces, b"")))
 
     def extract(self, cid: str, target: str | os.PathLike[str], *, timeout: float | None = None) -> None:
         """Write a file or a folder to a path where nothing is: whole and verified, or not at all. Raises as `get`."""
@@ -172,7 +172,7 @@ class Store:
     def export_car(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
         """Give out all that is under a CID as a CAR file of version 1, in pieces. Raises as `open`."""
         pieces = self._storing.bytes_of(self._storing.task("export_car", store, timeout, moving=True, cid=cid))
-        return _with_first(pieces, next(pieces, b""))
+        return with_first(pieces, next(pieces, b""))
 
     def import_car(
         self, content: Given, *, pin: bool = True, store: str | None = None, timeout: float | None = None
@@ -276,9 +276,16 @@ class Store:
 
     # -- the outbox ------------------------------------------------------------------------------------
 
-    def sync(self, *, timeout: float | None = None) -> tuple[Waiting, ...]:
-        """Bring to every store what waits for it, now; return what waits on, with the reason."""
-        self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope)
+    def sync(self, *, timeout: float | None = None, patience: float | None = None) -> tuple[Waiting, ...]:
+        """Bring to every store what waits for it, now; return what waits on, with the reason.
+
+        :param patience: seconds after which it returns if nothing moves; a store that fails is then tried no further.
+        """
+        self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope, patience)
+        return self.waiting()
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """Return what stores have still to get or to do, with the reason why it failed; the oldest first."""
         return tuple(self._post.waiting())
 
     def status(self, cid: str) -> tuple[Copy, ...]:
@@ -386,12 +393,3 @@ def _tell(progress: Callable[[int], object], size: int) -> None:
         progress(size)
     except Exception as error:
         raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
-
-
-def _with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:
-    """Give out a piece that was read ahead, and all others; closing it closes them."""
-    try:
-        yield first
-        yield from pieces
-    finally:
-        pieces.close()  # type: ignore[attr-defined] # a generator

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 from pointsman import Scope, Store
 from pointsman.content import Source
-from pointsman_ipfs import Blocks
+from pointsman_ipfs import Blocks, Kubo
 from pointsman_ipfs.evidence import About, Evidence
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -183,8 +185,11 @@ def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_k
     entry = f'[[STORES]]\nid = "node"\ntype = "kubo"\nurl = "unix://{spare_kubo.socket}"\n'
     (tmp_path / "pointsman.toml").write_text(f'[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n{entry}')
     spare_kubo.run("config", "--json", "Addresses.API", json.dumps([f"/unix{spare_kubo.socket}"]))
-    (one,) = json.loads(run("put", "--json", "letters").stdout)
+    done = run("put", "--json", "letters")
+    (one,) = json.loads(done.stdout)
     assert (one["stored_in"], one["waiting_for"]) == (["home"], ["node"])
+    assert done.stderr.startswith(b"in the outbox wait 1 for node: ")
+    assert len(done.stderr.splitlines()) == 1
     assert [row["store"] for row in json.loads(run("sync", "--json", code=1).stdout)] == ["node"]
     assert b"1 in the outbox wait for it" in run("status", code=1).stdout
     assert b"`pointsman store status` says" in run("ls", "--store", "node", code=1).stderr
@@ -192,6 +197,8 @@ def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_k
         assert run("sync").stderr == b"nothing waits\n"
         assert [row["status"] for row in json.loads(run("status", one["cid"], "--json").stdout)] == ["kept", "kept"]
         assert run("get", f"{one['cid']}/a.txt", "--store", "node").stdout == b"hello world"
+        at_once = run("put", "-", stdin=b"brought before it ends").stdout.decode().split()[0]
+        assert [row["status"] for row in json.loads(run("status", at_once, "--json").stdout)] == ["kept", "kept"]
         assert one["cid"] in run("ls", "--store", "node").stdout.decode()
         assert run("ls", one["cid"], "--store", "node").stdout == run("ls", one["cid"], "--store", "home").stdout
         exported = run("export", one["cid"], "-o", "-", "--store", "node").stdout
@@ -201,12 +208,26 @@ def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_k
         car = node.run("dag", "export", theirs)
         assert run("import", "-", stdin=car).stdout.decode() == f"{theirs}  -\n"
         assert run("get", theirs, "--store", "home").stdout == b"from there"
-        run("sync")
         run("unpin", one["cid"])
         assert one["cid"] not in node.run("pin", "ls", "--type=recursive").decode()
         assert [row["store"] for row in json.loads(run("gc", "--json").stdout)] == ["home"]
         assert run("verify").stderr == b"everything is as its CID says\n"
         run("status")
+
+
+@pytest.mark.parametrize("patience", [0.2, None])
+def test_what_was_not_brought_because_nobody_waits_was_not_tried(tmp_path: Path, patience: float | None) -> None:
+    """A node that hangs is given up when nothing moves, or when the store is closed: without a reason against it."""
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        named = {"home": Blocks(path=tmp_path / "home"), "node": Kubo(url=f"http://127.0.0.1:{hangs.getsockname()[1]}")}
+        with Store(named) as store:
+            cid = store.put(b"x").cid
+            with hangs.accept()[0]:  # it is being brought
+                if patience is not None:
+                    assert [one.cid for one in store.sync(patience=patience)] == [cid]
+                store.close()
+    rows = sqlite3.connect(tmp_path / "home" / "outbox.sqlite").execute("SELECT cid, tries, lease, reason FROM jobs")
+    assert list(rows) == [(cid, 0, 0.0, "")]
 
 
 @pytest.mark.parametrize(
