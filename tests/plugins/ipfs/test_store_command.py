@@ -302,6 +302,22 @@ def test_closed_streams_and_full_disks_are_told(run: Run, tmp_path: Path, line: 
     assert "Traceback" not in done.stderr.decode()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["get", "export"])
+def test_a_copy_that_was_cut_is_noticed(run: Run, tmp_path: Path, command: str, unbuffered: str) -> None:
+    """Whoever reads a pipe leaves early: no message, and the exit code that other programs have then."""
+    cid = run("put", "--quiet", "-", stdin=bytes(3 << 20)).stdout.split()[0].decode()
+    line = [sys.executable, "-m", "pointsman", "store", command, "--quiet", "-o", "-", cid]
+    environment = {**os.environ, "POINTSMAN_STORE": str(tmp_path / "kept"), "HOME": str(tmp_path)}
+    environment["PYTHONUNBUFFERED"] = unbuffered
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment) as one:
+        assert one.stdout is not None
+        assert one.stderr is not None
+        one.stdout.read(1000)
+        one.stdout.close()
+        assert (one.wait(60), one.stderr.read()) == (141, b"")
+
+
 def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     """A bar on stderr while it takes long; nothing of it stays, and stdout has the CID alone."""
     environment = {**os.environ, "HOME": str(tmp_path), "POINTSMAN_STORE": str(tmp_path / "kept"), "TERM": "xterm"}
