@@ -52,7 +52,6 @@ class Courier:
         """
         stores, began, patient = list(stores), time(), patience is None
         left = patience = threading.TIMEOUT_MAX if patience is None else patience
-        self._moved = monotonic()
 
         def work(store: str) -> None:
             while not scope.expired and self._one(store, scope, began, brief=not patient):

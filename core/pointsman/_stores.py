@@ -16,6 +16,7 @@ from ._health import Monitor
 from ._registry import Registry, listed
 from ._sources import Held, Replayed
 from .content import Collected, Entry, Finding, Stored
+from .errors import ConfigError
 from .scope import Scope
 
 #: Priorities of installed stores: this machine's own come first.
@@ -121,7 +122,8 @@ def stores_of(given: Iterable[object] | Mapping[str, object] | None, catalogue: 
     made = []
     for name, store in catalogue.built(STORES):
         priority = _HERE if getattr(store, "local", False) else _ELSEWHERE
-        made.append(StoreBackend(store, type=name, priority=priority))
+        wrong = str(store) if isinstance(store, ConfigError) else ""
+        made.append(StoreBackend(None if wrong else store, type=name, priority=priority, missing=wrong))
     return made
 
 
