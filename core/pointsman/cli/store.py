@@ -105,6 +105,7 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
 def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str | None) -> int:
     """List the folder under CID; without it, what is pinned."""
     with store_of(config_file) as kept:
+        _say_where_none_is(kept, store_id)
         rows = [
             {"cid": one.cid, "size": one.size, "kind": one.kind, "name": one.name if as_json_ else in_a_line(one.name)}
             for one in kept.ls(cid, store=store_id)
@@ -125,6 +126,7 @@ def verify(cid: str | None, repair: bool, store_id: str | None, as_json_: bool, 
     The exit code is 1 if anything is, and was not mended; else 3 if a store could not be looked at ("unchecked").
     """
     with _bringing(config_file, only_mended=True) as kept:
+        _say_where_none_is(kept, store_id)
         found = [
             {
                 "store": one.store,
@@ -274,6 +276,12 @@ def _bringing(config_file: str | None, *, only_mended: bool = False) -> Iterator
             ]
             if told:
                 note(in_a_line(f"in the outbox wait {'; '.join(told)}; `pointsman store sync` brings it"))
+
+
+def _say_where_none_is(kept: Store, store_id: str | None) -> None:
+    for one in kept.stores:
+        if one.enabled and store_id in (None, one.id) and one.folder is not None and not one.folder.exists():
+            note(in_a_line(f"{one.id}: there is no store at {one.folder} yet; the first put makes it"))
 
 
 def _show(rows: list[dict[str, Any]], columns: Iterable[str], as_json_: bool, empty: str) -> None:

@@ -110,6 +110,14 @@ def test_what_is_damaged_is_named(run: Run, folder: Path, tmp_path: Path) -> Non
     run("verify")
 
 
+def test_where_no_store_is_that_is_said(run: Run, tmp_path: Path) -> None:
+    """A path with a mistake in it is no store that is well: reading says so, and makes none."""
+    for command in "verify", "ls":
+        assert f"there is no store at {tmp_path / 'kept'} yet" in run(command).stderr.decode()
+    run("get", HELLO, code=1)
+    assert not (tmp_path / "kept").exists()
+
+
 def test_what_could_not_be_looked_at_is_not_called_damaged(run: Run, tmp_path: Path) -> None:
     """Of a store that is away nothing is known: `unchecked`, with the reason, and exit code 3."""
     (tmp_path / "file").write_text("where the folder of a store should be")
