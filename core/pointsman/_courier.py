@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from math import inf
 from time import monotonic, time
 
 from . import _log
@@ -108,8 +107,7 @@ class Courier:
             job = None if self._closed or within.cancelled else self._outbox.take(store, tried_before=tried_before)
             if job is None:
                 return False
-            left = within.left()
-            scope = Scope(None if left == inf else left, idle_timeout=self._idle_timeout)
+            scope = Scope(within.left(), idle_timeout=self._idle_timeout)
             forget, renewed = within.on_cancel(scope.cancel), time()
             with self._lock:
                 self._running.add(scope)

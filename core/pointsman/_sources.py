@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TypeAlias
@@ -244,8 +244,6 @@ def open_file(given: BinaryIO | Path) -> Iterator[BinaryIO]:
 
 def with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:
     """Give out a piece that was read ahead, and all others; closing it closes them."""
-    try:
+    with closing(pieces):  # type: ignore[type-var] # a generator
         yield first
         yield from pieces
-    finally:
-        pieces.close()  # type: ignore[attr-defined] # a generator

@@ -18,7 +18,7 @@ from ._outbox import Waiting
 from ._post import Post
 from ._settings import policy_of
 from ._sources import Content, Given, file_of, open_file, with_first
-from ._stores import StoreBackend, Task, outbox_path, stores_of
+from ._stores import StoreBackend, Task, check_folders, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
 from .errors import BackendError, ContentNotFoundError, InvalidRequestError, PointsmanError
@@ -66,6 +66,7 @@ class Store:
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
         made, self._found = stores_of(stores, self._catalogue), found or stores is None
+        check_folders(made)
         self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
         self._noted: set[str] = set()  #: that were there, as the outbox knows
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
@@ -215,8 +216,7 @@ class Store:
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
         task = self._storing.rooted(self._storing.task("pin", None, timeout, moving=True, cid=cid))
-        answered = self._storing.run(task)
-        self._post.send(task.arguments["cid"], self._others(answered.backend))
+        self._post.send(task.arguments["cid"], self._others(self._storing.run(task).backend))
 
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.

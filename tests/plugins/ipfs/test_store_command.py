@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import Scope, Store
+from pointsman import ConfigError, Scope, Store
 from pointsman.content import Source
 from pointsman_ipfs import Blocks, Kubo
 from pointsman_ipfs.evidence import About, Evidence
@@ -31,8 +31,10 @@ def run(tmp_path: Path) -> Run:
     kept |= {"IPFS_API": "no node of whoever runs the tests"}
     environment = kept | {"HOME": str(tmp_path), "PYTHONUTF8": "1", "POINTSMAN_STORE": str(tmp_path / "kept")}
 
-    def run(*arguments: str, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "pointsman", "store", *arguments]
+    def run(
+        *arguments: str, stdin: bytes = b"", code: int = 0, group: str = "store"
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "pointsman", group, *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
         assert b"Traceback" not in done.stderr
         assert done.returncode == code, done.stderr.decode()
@@ -185,6 +187,22 @@ def test_copies_are_brought_to_the_other_store(run: Run, tmp_path: Path) -> None
     (tmp_path / "far").unlink()
     assert run("sync").stderr == b"nothing waits\n"
     assert [row["status"] for row in json.loads(run("status", HELLO, "--json").stdout)] == ["kept", "kept"]
+
+
+@pytest.mark.parametrize("other", ["near", "./near", "x/../near", "link"])
+def test_two_stores_of_one_folder_are_refused(run: Run, tmp_path: Path, other: str) -> None:
+    """They would be one copy, and believed to be two: by whatever path, `Store` and `config check` name both."""
+    for name in "near", "x":
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("near")
+    entry = '[[STORES]]\nid = "{0}"\ntype = "blocks"\npath = "{1}"\n'
+    (tmp_path / "pointsman.toml").write_text(entry.format("one", "near") + entry.format("two", other))
+    says = f"pointsman.toml: stores 'one' and 'two': found one folder, {tmp_path}"
+    assert says in run("ls", code=2).stderr.decode()
+    checked = run("check", code=2, group="config").stderr.decode()
+    assert says in checked
+    with pytest.raises(ConfigError, match="stores 'one' and 'two': found one folder"):
+        Store({"one": Blocks(path=tmp_path / "near"), "two": Blocks(path=tmp_path / other)})
 
 
 @pytest.mark.kubo
