@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from math import inf
-from time import time
+from time import monotonic, time
 
 from . import _log
 from ._attempts import translated
 from ._outbox import LEASE_S, Outbox, Waiting
-from .errors import PointsmanError
+from .errors import ContentNotFoundError, PointsmanError
 from .scope import Scope
 
 
@@ -33,6 +32,7 @@ class Courier:
         self._turns: dict[str, threading.Lock] = {}  #: of each store: one job at a time
         self._running = set[Scope]()
         self._closed = False
+        self._moved = 0.0  #: when something last did, by `monotonic`
 
     def wake(self, stores: Iterable[str]) -> None:
         """Let what waits for these stores be brought, as soon as it is due."""
@@ -44,16 +44,27 @@ class Courier:
                     self._threads[store] = thread
                     thread.start()
 
-    def drain(self, stores: Iterable[str], scope: Scope) -> None:
-        """Try everything that waits for these stores once, whenever it is due, and return when that is done."""
-        stores, began = list(stores), time()
+    def drain(self, stores: Iterable[str], scope: Scope, patience: float | None = None) -> None:
+        """Try everything that waits for these stores once, whenever it is due, and return when that is done.
+
+        :param patience: seconds after which it returns if nothing moves; a store that fails is then tried no further.
+        """
+        stores, began, patient = list(stores), time(), patience is None
+        left = patience = threading.TIMEOUT_MAX if patience is None else patience
 
         def work(store: str) -> None:
-            while not scope.expired and self._one(store, scope, began):
+            while not scope.expired and self._one(store, scope, began, brief=not patient):
                 pass
 
-        with ThreadPoolExecutor(len(stores) or 1, thread_name_prefix="pointsman-sync") as threads:
-            list(threads.map(work, stores))
+        threads = ThreadPoolExecutor(len(stores) or 1, thread_name_prefix="pointsman-sync")
+        running = [threads.submit(work, store) for store in stores]
+        try:
+            while wait(running, left).not_done and (left := self._moved + patience - monotonic()) > 0:
+                pass
+        finally:
+            if wait(running, 0).not_done:  # nothing moves, or an interrupt: what is being brought is let go
+                scope.cancel()
+            threads.shutdown(wait=not scope.cancelled)
 
     def close(self) -> None:
         """End the threads; what they were bringing waits for the next time."""
@@ -87,8 +98,8 @@ class Courier:
                     return
             bell.wait(wait)
 
-    def _one(self, store: str, within: Scope, tried_before: float = 0.0) -> bool:
-        """Do one job; say whether there was one, and its turn has come."""
+    def _one(self, store: str, within: Scope, tried_before: float = 0.0, *, brief: bool = False) -> bool:
+        """Do one job; say whether there was one, and its turn has come; if it is to be brief, whether it was done."""
         turn = self._turns.setdefault(store, threading.Lock())
         if not turn.acquire(timeout=min(within.left(), threading.TIMEOUT_MAX)):
             return False
@@ -96,14 +107,14 @@ class Courier:
             job = None if self._closed or within.cancelled else self._outbox.take(store, tried_before=tried_before)
             if job is None:
                 return False
-            left = within.left()
-            scope = Scope(None if left == inf else left, idle_timeout=self._idle_timeout)
+            scope = Scope(within.left(), idle_timeout=self._idle_timeout)
             forget, renewed = within.on_cancel(scope.cancel), time()
             with self._lock:
                 self._running.add(scope)
 
             def renew() -> None:
                 nonlocal renewed
+                self._moved = monotonic()
                 if time() - renewed > LEASE_S / 4:
                     renewed = time()
                     if not self._outbox.renew(job):
@@ -116,8 +127,13 @@ class Courier:
                 self._outbox.done(job)
             except Exception as raised:
                 error = translated(raised)
-                self._outbox.failed(job, str(error), error.retry_after)
+                if scope.cancelled:  # that says nothing against anybody
+                    self._outbox.let_go(store)
+                else:
+                    self._outbox.failed(job, str(error), error.retry_after)
+                return not brief or isinstance(error, ContentNotFoundError)
             finally:
+                self._moved = monotonic()
                 forget()
                 with self._lock:
                     self._running.discard(scope)

@@ -106,12 +106,17 @@ class Catalogue:
             raise ConfigError(f"plugin {name!r} ({info.distribution} {info.version}) is unfit: {info.cause}")
 
     def built(self, group: str) -> Iterator[tuple[str, Any]]:
-        """Yield a plugin of each class of a group that can be built without options, with its name."""
+        """Yield a plugin of each class of a group that can be built without options, with its name.
+
+        Of a store that refuses what the environment says (a variable with a wrong address), it yields the error.
+        """
         for name in self.names(group):
             try:
                 made = self.load(group, name)()
-            except (ConfigError, TypeError, ValueError):
-                continue  # quarantined and reported, or it needs options that only a configuration can give
+            except (ConfigError, TypeError, ValueError) as error:
+                if (group, type(error), self._plugins[group, name].status) != (STORES, ConfigError, "loaded"):
+                    continue  # quarantined and reported, or it needs options that only a configuration can give
+                made = error
             except (Exception, SystemExit) as error:
                 self.quarantine(group, name, f"it cannot be built: {cause(error)}")
                 continue

@@ -175,10 +175,11 @@ class Outbox:
         with self._changing() as db:
             db.execute(sql, (time() + wait, reason[:1000], job.store, job.cid, self._me))
 
-    def let_go(self) -> None:
-        """Let others have what this object has taken."""
+    def let_go(self, store: str | None = None) -> None:
+        """Let others have what this object has taken: all, or for this store. It counts as if it was not tried."""
+        sql = "UPDATE jobs SET lease=0, owner='' WHERE owner=? AND store=ifnull(?, store)"
         with self._changing() as db:
-            db.execute("UPDATE jobs SET lease=0, owner='' WHERE owner=?", (self._me,))
+            db.execute(sql, (self._me, store))
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""

@@ -62,11 +62,11 @@ class Post:
             outbox, courier = self._open()
             courier.wake(outbox.counts())
 
-    def drain(self, scope: Scope) -> None:
-        """Try everything that waits once, now."""
+    def drain(self, scope: Scope, patience: float | None = None) -> None:
+        """Try everything that waits once, now; with `patience`, as `Courier.drain` says."""
         if self.exists:
             outbox, courier = self._open()
-            courier.drain(outbox.counts(), scope)
+            courier.drain(outbox.counts(), scope, patience)
 
     def seen(self, usable: Iterable[str]) -> set[str]:
         """Note these stores as ones that were there once, and return all such."""

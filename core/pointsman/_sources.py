@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TypeAlias
@@ -240,3 +240,10 @@ def open_file(given: BinaryIO | Path) -> Iterator[BinaryIO]:
         raise InvalidRequestError(f"{given}: cannot be read: {error.strerror}") from error
     with file:
         yield file
+
+
+def with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:
+    """Give out a piece that was read ahead, and all others; closing it closes them."""
+    with closing(pieces):  # type: ignore[type-var] # a generator
+        yield first
+        yield from pieces

@@ -16,6 +16,7 @@ from ._health import Monitor
 from ._registry import Registry, listed
 from ._sources import Held, Replayed
 from .content import Collected, Entry, Finding, Stored
+from .errors import ConfigError
 from .scope import Scope
 
 #: Priorities of installed stores: this machine's own come first.
@@ -36,8 +37,7 @@ class StoreBackend(Configured):
     @property
     def read_only(self) -> str:
         """Why nothing can be kept there, "" if it can."""
-        why: str = self._declared("read_only", "")
-        return why
+        return str(self._declared("read_only", ""))
 
     @property
     def folder(self) -> Path | None:
@@ -121,8 +121,20 @@ def stores_of(given: Iterable[object] | Mapping[str, object] | None, catalogue: 
     made = []
     for name, store in catalogue.built(STORES):
         priority = _HERE if getattr(store, "local", False) else _ELSEWHERE
-        made.append(StoreBackend(store, type=name, priority=priority))
+        wrong = str(store) if isinstance(store, ConfigError) else ""
+        made.append(StoreBackend(None if wrong else store, type=name, priority=priority, missing=wrong))
     return made
+
+
+def check_folders(stores: Iterable[StoreBackend]) -> None:
+    """See that each store has a folder of its own: two of one folder are one copy.
+
+    :raises ConfigError: two have the same, by whatever path.
+    """
+    folders = dict[Path, str]()
+    for one in stores:
+        if one.folder is not None and (other := folders.setdefault(one.folder.resolve(), one.id)) != one.id:
+            raise ConfigError(f"stores {other!r} and {one.id!r}: found one folder, {one.folder}; give each its own")
 
 
 def outbox_path(stores: Iterable[StoreBackend]) -> Path:

@@ -17,8 +17,8 @@ from ._discovery import Catalogue, PluginInfo, wrappers_of
 from ._outbox import Waiting
 from ._post import Post
 from ._settings import policy_of
-from ._sources import Content, Given, file_of, open_file
-from ._stores import StoreBackend, Task, outbox_path, stores_of
+from ._sources import Content, Given, file_of, open_file, with_first
+from ._stores import StoreBackend, Task, check_folders, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
 from .errors import BackendError, ContentNotFoundError, InvalidRequestError, PointsmanError
@@ -66,6 +66,7 @@ class Store:
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
         made, self._found = stores_of(stores, self._catalogue), found or stores is None
+        check_folders(made)
         self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
         self._noted: set[str] = set()  #: that were there, as the outbox knows
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
@@ -163,7 +164,7 @@ class Store:
             ) from error
         task = self._storing.task("fetch", store, timeout, moving=True, cid=cid, offset=offset, length=length)
         pieces = self._storing.bytes_of(task)
-        return Content(_with_first(pieces, next(pieces, b"")))
+        return Content(with_first(pieces, next(pieces, b"")))
 
     def extract(self, cid: str, target: str | os.PathLike[str], *, timeout: float | None = None) -> None:
         """Write a file or a folder to a path where nothing is: whole and verified, or not at all. Raises as `get`."""
@@ -172,7 +173,7 @@ class Store:
     def export_car(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
         """Give out all that is under a CID as a CAR file of version 1, in pieces. Raises as `open`."""
         pieces = self._storing.bytes_of(self._storing.task("export_car", store, timeout, moving=True, cid=cid))
-        return _with_first(pieces, next(pieces, b""))
+        return with_first(pieces, next(pieces, b""))
 
     def import_car(
         self, content: Given, *, pin: bool = True, store: str | None = None, timeout: float | None = None
@@ -215,8 +216,7 @@ class Store:
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
         task = self._storing.rooted(self._storing.task("pin", None, timeout, moving=True, cid=cid))
-        answered = self._storing.run(task)
-        self._post.send(task.arguments["cid"], self._others(answered.backend))
+        self._post.send(task.arguments["cid"], self._others(self._storing.run(task).backend))
 
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
@@ -276,9 +276,16 @@ class Store:
 
     # -- the outbox ------------------------------------------------------------------------------------
 
-    def sync(self, *, timeout: float | None = None) -> tuple[Waiting, ...]:
-        """Bring to every store what waits for it, now; return what waits on, with the reason."""
-        self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope)
+    def sync(self, *, timeout: float | None = None, patience: float | None = None) -> tuple[Waiting, ...]:
+        """Bring to every store what waits for it, now; return what waits on, with the reason.
+
+        :param patience: seconds after which it returns if nothing moves; a store that fails is then tried no further.
+        """
+        self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope, patience)
+        return self.waiting()
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """Return what stores have still to get or to do, with the reason why it failed; the oldest first."""
         return tuple(self._post.waiting())
 
     def status(self, cid: str) -> tuple[Copy, ...]:
@@ -386,12 +393,3 @@ def _tell(progress: Callable[[int], object], size: int) -> None:
         progress(size)
     except Exception as error:
         raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
-
-
-def _with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:
-    """Give out a piece that was read ahead, and all others; closing it closes them."""
-    try:
-        yield first
-        yield from pieces
-    finally:
-        pieces.close()  # type: ignore[attr-defined] # a generator

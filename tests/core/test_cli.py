@@ -316,8 +316,8 @@ def test_ctrl_c_ends_it_with_130_and_closes_the_connection(tmp_path: Path, confi
     assert b"Traceback" not in err
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path, configure: Callable[..., None]) -> None:
-    """`pointsman ... | head -c 10` ends quietly."""
+def test_a_reader_that_leaves_is_noticed_quietly(tmp_path: Path, configure: Callable[..., None]) -> None:
+    """`pointsman ... | head -c 10` ends without a message, with the code of other programs: `pipefail` sees it."""
     configure(ECHO)
     process = subprocess.Popen(
         [sys.executable, "-m", "pointsman", "generate", "-"],
@@ -334,7 +334,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, configure: Callable[..
     process.stdin.close()
     assert process.stdout.read(10) == b"many words"
     process.stdout.close()
-    assert (process.wait(60), process.stderr.read()) == (0, b"")
+    assert (process.wait(60), process.stderr.read()) == (141, b"")
     process.stderr.close()
 
 

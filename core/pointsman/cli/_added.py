@@ -15,7 +15,8 @@ Exit codes:
   0    done
   1    a backend or a store failed, or is unwell
   2    the usage or the configuration is wrong
-  130  interrupted"""
+  130  interrupted
+  141  whoever read the output left before it was whole"""
 
 
 class Extensible(click.Group):

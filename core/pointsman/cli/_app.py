@@ -18,6 +18,9 @@ from .order import order
 from .plugins import plugins
 from .store import store
 
+#: What other programs exit with when nobody reads their output any more: 128 + SIGPIPE. `pipefail` notices it.
+_LEFT = 141
+
 _EPILOG = f"""\b
 Examples:
   pointsman generate "Name three rivers."
@@ -55,8 +58,8 @@ class _Pointsman(Extensible):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            close_output()  # whoever read it has what they wanted
-            return 0
+            close_output()
+            return _LEFT
         return code if isinstance(code, int) else 0
 
 

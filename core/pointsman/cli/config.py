@@ -30,6 +30,8 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
     as by every other command. The exit code is 2 if there is anything to mend, 1 if a plugin is
     unfit.
     """
+    from pointsman._stores import check_folders
+    from pointsman.config import load
     from pointsman.errors import ConfigError
 
     path = find_config(file or config_file)
@@ -39,7 +41,10 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
         with router_of(str(path)) as router:
             backends, plugins = router.backends, router.plugins()
             found = [_status(backend, plugins) for backend in backends]
+        check_folders(load(path).stores)
     except ConfigError as error:
+        if not getattr(error, "__notes__", ()):
+            error.add_note(str(path))
         if as_json_:
             as_json({"file": str(path), "problems": list(error.problems)})
         raise

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from time import time
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -14,6 +15,12 @@ from ._added import Extensible
 from ._bytes import Bytes, size_of, standard_input, write_bytes, written
 from ._output import answer, as_json, in_a_line, note, table
 from ._router import config_option, json_option, store_of
+
+if TYPE_CHECKING:
+    from pointsman import Store
+
+#: Seconds for which nothing may move of what is brought to other stores before a command ends.
+_PATIENCE = 10.0
 
 store_option = click.option("--store", "store_id", metavar="ID", help="Only this store.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
@@ -42,9 +49,10 @@ def store() -> None:
 def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, as_json_: bool, **how: Any) -> int:
     """Keep each PATH, a file or a folder (- is the standard input), and print its CID.
 
-    It is durable in one store when its CID is printed. Other stores get it from the outbox: `pointsman store sync`.
+    It is durable in one store when its CID is printed. Other stores get it before the command ends. What cannot be
+    brought waits in the outbox: `pointsman store sync`.
     """
-    with _told(as_json_) as tell, store_of(config_file) as kept:
+    with _told(as_json_) as tell, _bringing(config_file) as kept:
         for path in paths:
             given: Any = standard_input() if path == "-" else path
             with Bytes(size_of(path), quiet=how["quiet"]) as seen:
@@ -75,7 +83,7 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
     """Write what is under CID, verified: a file, or with CID/a/b one in a folder. A folder needs --output."""
     if output not in (None, "-") and (how["offset"] or how["length"] is not None):
         raise click.UsageError("--offset and --length are for the standard output")
-    with store_of(config_file) as kept:
+    with _bringing(config_file, only_mended=True) as kept:
         if output in (None, "-"):
             with (
                 kept.open(cid, how["offset"], how["length"], store=how["store_id"], timeout=how["timeout"]) as content,
@@ -97,6 +105,7 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
 def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str | None) -> int:
     """List the folder under CID; without it, what is pinned."""
     with store_of(config_file) as kept:
+        _say_where_none_is(kept, store_id)
         rows = [
             {"cid": one.cid, "size": one.size, "kind": one.kind, "name": one.name if as_json_ else in_a_line(one.name)}
             for one in kept.ls(cid, store=store_id)
@@ -116,7 +125,8 @@ def verify(cid: str | None, repair: bool, store_id: str | None, as_json_: bool, 
 
     The exit code is 1 if anything is, and was not mended; else 3 if a store could not be looked at ("unchecked").
     """
-    with store_of(config_file) as kept:
+    with _bringing(config_file, only_mended=True) as kept:
+        _say_where_none_is(kept, store_id)
         found = [
             {
                 "store": one.store,
@@ -159,7 +169,7 @@ def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
 @config_option
 def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **how: Any) -> int:
     """Keep what each CAR FILE holds (- is the standard input), verified, and print its roots."""
-    with _told(as_json_) as tell, store_of(config_file) as kept:
+    with _told(as_json_) as tell, _bringing(config_file) as kept:
         for file in files:
             with Bytes(size_of(file), quiet=how["quiet"]) as seen, _read(file) as source:
                 roots = kept.import_car(
@@ -230,7 +240,7 @@ def gc(as_json_: bool, config_file: str | None) -> int:
 @config_option
 def pin(cids: tuple[str, ...], config_file: str | None) -> int:
     """Keep what is under each CID until it is unpinned, in every store."""
-    with store_of(config_file) as kept:
+    with _bringing(config_file) as kept:
         for cid in cids:
             kept.pin(cid)
     return 0
@@ -241,10 +251,37 @@ def pin(cids: tuple[str, ...], config_file: str | None) -> int:
 @config_option
 def unpin(cids: tuple[str, ...], config_file: str | None) -> int:
     """Let `gc` take what is under each CID, in every store."""
-    with store_of(config_file) as kept:
+    with _bringing(config_file) as kept:
         for cid in cids:
             kept.unpin(cid)
     return 0
+
+
+@contextmanager
+def _bringing(config_file: str | None, *, only_mended: bool = False) -> Iterator[Store]:
+    """Give the store of the configuration, and bring to other stores what waits for them before it is closed.
+
+    :param only_mended: only if something damaged was found that another store gets back.
+    """
+    began = time()
+    with store_of(config_file) as kept:
+        yield kept
+        if any(not only_mended or (one.what == "mend" and one.since >= began) for one in kept.waiting()):
+            why = dict[str, list[str]]()
+            for one in kept.sync(patience=_PATIENCE):
+                why.setdefault(one.store, []).append(one.reason)
+            told = [
+                f"{len(reasons)} for {store}: {max(reasons) or f'nothing moved for {_PATIENCE:.0f} s'}"
+                for store, reasons in why.items()
+            ]
+            if told:
+                note(in_a_line(f"in the outbox wait {'; '.join(told)}; `pointsman store sync` brings it"))
+
+
+def _say_where_none_is(kept: Store, store_id: str | None) -> None:
+    for one in kept.stores:
+        if one.enabled and store_id in (None, one.id) and one.folder is not None and not one.folder.exists():
+            note(in_a_line(f"{one.id}: there is no store at {one.folder} yet; the first put makes it"))
 
 
 def _show(rows: list[dict[str, Any]], columns: Iterable[str], as_json_: bool, empty: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ Exit codes:
   1    something fails
   2    the usage or the configuration is wrong
   3    nothing fails, and not all could be checked
-  130  interrupted"""
+  130  interrupted
+  141  whoever read the output left before it was whole"""
 
 
 @click.command(epilog=_CODES)
@@ -76,16 +77,33 @@ def _checks(what: str, config_file: str | None, seen: Bytes, how: dict[str, Any]
         store = None if is_here else opened.enter_context(store_of(config_file))
         key = None if how["key"] is None else public_key(how["key"])
         identity = None if how["identity"] is None else Path(how["identity"])
-        write = None if how["copy"] is None else opened.enter_context(written(how["copy"]))
-        kept: dict[str, Any] = {"store": store, "copy": write, "cited": not how["no_evidence"]}
+        copy = None if how["copy"] is None else _Copy(opened.enter_context(written(how["copy"])))
+        kept: dict[str, Any] = {"store": store, "copy": copy, "cited": not how["no_evidence"]}
         try:
             for check in checks_of(what, key=key, identity=identity, progress=seen.add, **kept):
                 told = True
                 yield check
         except InvalidRequestError as error:
+            if copy is not None and copy.failed is not None:
+                raise copy.failed from None
             if told:
                 raise
             raise click.UsageError(error.message) from error
+
+
+class _Copy:
+    """Writes a CAR file, and remembers what failed there: that says nothing of what is read."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self.failed: OSError | None = None
+
+    def __call__(self, data: bytes) -> None:
+        try:
+            self._write(data)
+        except OSError as error:
+            self.failed = error
+            raise
 
 
 def _size(what: str) -> int | None:

@@ -6,9 +6,10 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from linecache import getline
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -19,13 +20,13 @@ _FILES = ("_index.py", "_places.py", "_writer.py", "_packs.py", "_collect.py", "
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt in this thread before the line of the store that comes after so many others."""
+    """Raises KeyboardInterrupt in this thread before the line of this code that comes after so many others."""
 
-    def __init__(self, after: int) -> None:
-        self.left = after
+    def __init__(self, after: int, counts: Callable[[CodeType], bool]) -> None:
+        self.left, self.counts = after, counts
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.endswith(_FILES):
+        if not self.counts(frame.f_code):
             return None
         # no signal comes at the line of a `try`, nor at that of a `with`, which comes once more when that ends
         if event == "line" and not getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith(
@@ -37,10 +38,10 @@ class Interrupt:
         return self
 
 
-def interrupted(work: Callable[[], object], after: int) -> bool:
+def interrupted(work: Callable[[], object], after: int, counts: Callable[[CodeType], bool]) -> bool:
     """Do something, and say whether it was interrupted."""
     before = sys.gettrace()
-    sys.settrace(Interrupt(after))
+    sys.settrace(Interrupt(after, counts))
     try:
         work()
     except KeyboardInterrupt:
@@ -48,6 +49,16 @@ def interrupted(work: Callable[[], object], after: int) -> bool:
     finally:
         sys.settrace(before)
     return False
+
+
+def of_the_store(code: CodeType) -> bool:
+    """Whether code belongs to the store."""
+    return code.co_filename.endswith(_FILES)
+
+
+def of_a_queue(code: CodeType) -> bool:
+    """Whether code hands something to another thread."""
+    return code.co_filename.endswith("queue.py") or code.co_name == "notify"
 
 
 @pytest.fixture
@@ -77,7 +88,7 @@ def test_an_interrupt_takes_nothing_that_was_acknowledged(store: Store, tmp_path
         put()
         put()
         work: dict[str, Callable[[], object]] = {"gc": store.gc, "unpin": unpin}
-        again = interrupted(work.get(what, lambda: put(sizes.get(what, 3000))), after)
+        again = interrupted(work.get(what, lambda: put(sizes.get(what, 3000))), after, of_the_store)
         put()
         if not after % 7:
             store.gc()
@@ -91,3 +102,19 @@ def test_an_interrupt_takes_nothing_that_was_acknowledged(store: Store, tmp_path
             assert list(one.verify()) == []
             assert all(one.get(cid) == data for cid, data in kept.items())
             one.gc()
+
+
+def test_an_interrupt_between_the_threads_of_a_large_put_leaves_none_waiting(store: Store) -> None:
+    """Whatever line of Python hands pieces from one thread to another: no thread waits for one that will not come."""
+    some, after, done = random.Random(2), 0, list[bool]()
+
+    def put() -> None:
+        work = partial(store.put, some.randbytes(10 << 20))
+        done.append(not interrupted(work, after, of_a_queue))
+
+    while not done or not done[-1]:
+        after += 1 + after // 20
+        thread = threading.Thread(target=put, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), f"it waits for ever when it is interrupted before line {after}"

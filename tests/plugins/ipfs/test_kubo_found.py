@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import ContentNotFoundError, Store
+from pointsman import ConfigError, ContentNotFoundError, Store
 from pointsman.testing import faults
-from pointsman_ipfs import Blocks, Kubo
+from pointsman_ipfs import Blocks, Kubo, usual_node
 
 pytestmark = pytest.mark.kubo
 
@@ -55,6 +55,31 @@ def test_a_node_that_never_was_there_is_not_missed(at: Callable[[str], Store], t
         assert store.health()["kubo"].status == "unconfigured"
         assert notes(store) == []
         assert not (tmp_path / "store" / "outbox.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown"),
+    [
+        ("127.0.0.1:45831", "'127.0.0.1:45831'"),
+        ("/ip4/127.0.0.1/udp/5001", "'/ip4/127.0.0.1/udp/5001'"),
+        ("ftp://me:hidden@host", "'ftp://***@host'"),
+        ("hidden", "'***'"),  # what has no form of an address may be a key
+    ],
+)
+def test_a_wrong_address_of_the_environment_is_told(
+    usual_address: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, wrong: str, shown: str
+) -> None:
+    """The default store works without the node; its health names the variable, what it has, and what is expected."""
+    usual_address("http://127.0.0.1:1")
+    monkeypatch.setenv("IPFS_API", wrong)
+    with Store() as store:
+        health = store.health()["kubo"]
+        assert health.status == "unconfigured"
+        assert health.reason.startswith(f"IPFS_API: found {shown}, expected http(s)://HOST:PORT")
+        assert "hidden" not in health.reason
+        assert store.put(b"x").stored_in == ("blocks",)
+    with pytest.raises(ConfigError, match="IPFS_API: found"):
+        usual_node()
 
 
 def test_a_node_that_was_there_once_is_missed(kubo: Any, at: Callable[[str], Store]) -> None:

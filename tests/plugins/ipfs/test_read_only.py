@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from pointsman import Router, Store
+from pointsman import ContentNotFoundError, Router, Store
 from pointsman_ipfs import Blocks, Receipts
 from pointsman_ipfs.dag.cid import raw_cid, to_text
 from pointsman_ipfs.evidence import About, Evidence
@@ -418,3 +418,18 @@ def test_what_becomes_writable_is_written(medium: Medium) -> None:
     assert child.communicate("put x\n", timeout=60)[0] == "True\n"
     with Store([Blocks(path=medium.folder)]) as store:
         assert store.get(to_text(raw_cid(b"by the child"))) == b"by the child"
+
+
+def test_where_no_store_is_reading_makes_none(tmp_path: Path) -> None:
+    """It is an empty store, until a put makes it, here or in another process; which is then found."""
+    path, nothing = tmp_path / "a" / "store", to_text(raw_cid(b"nothing"))
+    with Store({"here": Blocks(path=path)}) as store, Store({"there": Blocks(path=path)}) as other:
+        for _ in range(2):
+            assert (list(store.ls()), list(store.verify()), store.has(nothing)) == ([], [], False)
+            with pytest.raises(ContentNotFoundError):
+                store.get(nothing)
+        assert list(tmp_path.iterdir()) == []
+        first = other.put(b"there").cid
+        assert store.get(first) == b"there"
+        assert other.get(store.put(b"here").cid) == b"here"
+        assert len(list(store.ls())) == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import Scope, Store
+from pointsman import ConfigError, Scope, Store
 from pointsman.content import Source
-from pointsman_ipfs import Blocks
+from pointsman_ipfs import Blocks, Kubo
 from pointsman_ipfs.evidence import About, Evidence
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -29,8 +31,10 @@ def run(tmp_path: Path) -> Run:
     kept |= {"IPFS_API": "no node of whoever runs the tests"}
     environment = kept | {"HOME": str(tmp_path), "PYTHONUTF8": "1", "POINTSMAN_STORE": str(tmp_path / "kept")}
 
-    def run(*arguments: str, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "pointsman", "store", *arguments]
+    def run(
+        *arguments: str, stdin: bytes = b"", code: int = 0, group: str = "store"
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "pointsman", group, *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
         assert b"Traceback" not in done.stderr
         assert done.returncode == code, done.stderr.decode()
@@ -103,9 +107,17 @@ def test_what_is_damaged_is_named(run: Run, folder: Path, tmp_path: Path) -> Non
         path.write_bytes(path.read_bytes().replace(b"hello world", b"hello World"))
     assert f"{HELLO}  damaged".encode() in run("verify", code=1).stdout
     assert b"was damaged on this disk" in run("get", HELLO, code=1).stderr
-    assert b"blocks  blocks  degraded  1 blocks are damaged" in run("status", code=1).stdout
+    assert b"degraded      1 blocks are damaged" in run("status", code=1).stdout
     run("put", "letters/a.txt")
     run("verify")
+
+
+def test_where_no_store_is_that_is_said(run: Run, tmp_path: Path) -> None:
+    """A path with a mistake in it is no store that is well: reading says so, and makes none."""
+    for command in "verify", "ls":
+        assert f"there is no store at {tmp_path / 'kept'} yet" in run(command).stderr.decode()
+    run("get", HELLO, code=1)
+    assert not (tmp_path / "kept").exists()
 
 
 def test_what_could_not_be_looked_at_is_not_called_damaged(run: Run, tmp_path: Path) -> None:
@@ -177,14 +189,33 @@ def test_copies_are_brought_to_the_other_store(run: Run, tmp_path: Path) -> None
     assert [row["status"] for row in json.loads(run("status", HELLO, "--json").stdout)] == ["kept", "kept"]
 
 
+@pytest.mark.parametrize("other", ["near", "./near", "x/../near", "link"])
+def test_two_stores_of_one_folder_are_refused(run: Run, tmp_path: Path, other: str) -> None:
+    """They would be one copy, and believed to be two: by whatever path, `Store` and `config check` name both."""
+    for name in "near", "x":
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("near")
+    entry = '[[STORES]]\nid = "{0}"\ntype = "blocks"\npath = "{1}"\n'
+    (tmp_path / "pointsman.toml").write_text(entry.format("one", "near") + entry.format("two", other))
+    says = f"pointsman.toml: stores 'one' and 'two': found one folder, {tmp_path}"
+    assert says in run("ls", code=2).stderr.decode()
+    checked = run("check", code=2, group="config").stderr.decode()
+    assert says in checked
+    with pytest.raises(ConfigError, match="stores 'one' and 'two': found one folder"):
+        Store({"one": Blocks(path=tmp_path / "near"), "two": Blocks(path=tmp_path / other)})
+
+
 @pytest.mark.kubo
 def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_kubo: Any, running: Any) -> None:
     """Each command with a Kubo in STORES, while it is away and when it is back; CARs are the node's own to the byte."""
     entry = f'[[STORES]]\nid = "node"\ntype = "kubo"\nurl = "unix://{spare_kubo.socket}"\n'
     (tmp_path / "pointsman.toml").write_text(f'[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n{entry}')
     spare_kubo.run("config", "--json", "Addresses.API", json.dumps([f"/unix{spare_kubo.socket}"]))
-    (one,) = json.loads(run("put", "--json", "letters").stdout)
+    done = run("put", "--json", "letters")
+    (one,) = json.loads(done.stdout)
     assert (one["stored_in"], one["waiting_for"]) == (["home"], ["node"])
+    assert done.stderr.startswith(b"in the outbox wait 1 for node: ")
+    assert len(done.stderr.splitlines()) == 1
     assert [row["store"] for row in json.loads(run("sync", "--json", code=1).stdout)] == ["node"]
     assert b"1 in the outbox wait for it" in run("status", code=1).stdout
     assert b"`pointsman store status` says" in run("ls", "--store", "node", code=1).stderr
@@ -192,6 +223,8 @@ def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_k
         assert run("sync").stderr == b"nothing waits\n"
         assert [row["status"] for row in json.loads(run("status", one["cid"], "--json").stdout)] == ["kept", "kept"]
         assert run("get", f"{one['cid']}/a.txt", "--store", "node").stdout == b"hello world"
+        at_once = run("put", "-", stdin=b"brought before it ends").stdout.decode().split()[0]
+        assert [row["status"] for row in json.loads(run("status", at_once, "--json").stdout)] == ["kept", "kept"]
         assert one["cid"] in run("ls", "--store", "node").stdout.decode()
         assert run("ls", one["cid"], "--store", "node").stdout == run("ls", one["cid"], "--store", "home").stdout
         exported = run("export", one["cid"], "-o", "-", "--store", "node").stdout
@@ -201,12 +234,26 @@ def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_k
         car = node.run("dag", "export", theirs)
         assert run("import", "-", stdin=car).stdout.decode() == f"{theirs}  -\n"
         assert run("get", theirs, "--store", "home").stdout == b"from there"
-        run("sync")
         run("unpin", one["cid"])
         assert one["cid"] not in node.run("pin", "ls", "--type=recursive").decode()
         assert [row["store"] for row in json.loads(run("gc", "--json").stdout)] == ["home"]
         assert run("verify").stderr == b"everything is as its CID says\n"
         run("status")
+
+
+@pytest.mark.parametrize("patience", [0.2, None])
+def test_what_was_not_brought_because_nobody_waits_was_not_tried(tmp_path: Path, patience: float | None) -> None:
+    """A node that hangs is given up when nothing moves, or when the store is closed: without a reason against it."""
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        named = {"home": Blocks(path=tmp_path / "home"), "node": Kubo(url=f"http://127.0.0.1:{hangs.getsockname()[1]}")}
+        with Store(named) as store:
+            cid = store.put(b"x").cid
+            with hangs.accept()[0]:  # it is being brought
+                if patience is not None:
+                    assert [one.cid for one in store.sync(patience=patience)] == [cid]
+                store.close()
+    rows = sqlite3.connect(tmp_path / "home" / "outbox.sqlite").execute("SELECT cid, tries, lease, reason FROM jobs")
+    assert list(rows) == [(cid, 0, 0.0, "")]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +326,22 @@ def test_closed_streams_and_full_disks_are_told(run: Run, tmp_path: Path, line: 
     assert done.returncode == code
     assert says in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["get", "export"])
+def test_a_copy_that_was_cut_is_noticed(run: Run, tmp_path: Path, command: str, unbuffered: str) -> None:
+    """Whoever reads a pipe leaves early: no message, and the exit code that other programs have then."""
+    cid = run("put", "--quiet", "-", stdin=bytes(3 << 20)).stdout.split()[0].decode()
+    line = [sys.executable, "-m", "pointsman", "store", command, "--quiet", "-o", "-", cid]
+    environment = {**os.environ, "POINTSMAN_STORE": str(tmp_path / "kept"), "HOME": str(tmp_path)}
+    environment["PYTHONUNBUFFERED"] = unbuffered
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment) as one:
+        assert one.stdout is not None
+        assert one.stderr is not None
+        one.stdout.read(1000)
+        one.stdout.close()
+        assert (one.wait(60), one.stderr.read()) == (141, b"")
 
 
 def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:

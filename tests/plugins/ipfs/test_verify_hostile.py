@@ -280,6 +280,20 @@ def test_a_copy_is_for_a_receipt(run: Run, kept: Path, chain: Chain) -> None:
     assert "File exists" in run(receipt, "--car", "x.car").stderr
 
 
+def test_a_copy_to_a_pipe_that_was_cut_is_noticed(kept: Path, chain: Chain, tmp_path: Path) -> None:
+    """Whoever reads it leaves early: no message, and the exit code that other programs have then."""
+    receipt = chain(1)[-1]
+    command = [sys.executable, "-m", "pointsman", "verify", receipt, "--car", "-"]
+    environment = {**os.environ, "HOME": str(tmp_path), "POINTSMAN_STORE": str(kept)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (141, b"")
+
+
 def test_listing_it_imports_nothing(tmp_path: Path) -> None:
     """`pointsman --help` names the command without loading the plugin."""
     command = [sys.executable, "-X", "importtime", "-m", "pointsman", "--help"]

@@ -25,16 +25,19 @@ _RESERVE = 4 << 20
 class Opened:
     """What a process has open of one store.
 
+    :param writing: whether a store is made where none is; else that is an empty one, and nothing is made.
     :raises UnavailableError: it cannot be opened.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, writing: bool) -> None:
         self.pid, self._root = os.getpid(), root
         packs = root / "packs"
         try:
+            #: Whether no store was there, and none was made
+            self.absent = not writing and _is_absent(root)
             #: Whether nothing in the folder may be changed
-            self.read_only = is_read_only(root)
-            if not packs.is_dir():
+            self.read_only = self.absent or is_read_only(root)
+            if not self.absent and not packs.is_dir():
                 packs.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for folder in (root, root.parent):
                     sync_folder(folder)
@@ -51,11 +54,14 @@ class Opened:
         """Whether it is of this process, and its index is sound.
 
         Where it only reads, that is a copy: others have moved blocks since, if they have collected. And perhaps the
-        folder can now be written.
+        folder can now be written, or a store is there.
         """
         if self.pid != os.getpid() or self.places.index.broken:
             return False
-        return not self.read_only or (self.places.began == self.places.generation and is_read_only(self._root))
+        if not self.read_only:
+            return True
+        as_was = _is_absent if self.absent else is_read_only
+        return self.places.began == self.places.generation and as_was(self._root)
 
     def with_room(self, work: Callable[[], T]) -> T:
         """Do what makes room on a full disk, or shows what there is: it may take some room that we keep for that."""
@@ -84,6 +90,11 @@ class Opened:
         self.writer.let_go()
         self.places.close()
         self.shelf.close()
+
+
+def _is_absent(root: Path) -> bool:
+    """Whether no store is there, and one could be: there is nothing at all, or a folder."""
+    return not (root / "packs").exists() and (root.is_dir() or not os.path.lexists(root))
 
 
 def is_read_only(root: Path) -> bool:

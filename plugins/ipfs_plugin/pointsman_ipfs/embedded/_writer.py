@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import itemgetter
-from queue import Queue
+from queue import SimpleQueue
 from time import time_ns
 from typing import NamedTuple, TypeAlias
 
@@ -155,7 +155,7 @@ def _fitting(waiting: Sequence[_Entry]) -> int:
 class Large:
     """Takes the blocks of one large put: they are written while the next ones are made. Use it in one thread.
 
-    Nothing of it is there before `finish` returns.
+    Nothing of it is there before `finish` returns. An interrupt breaks no `SimpleQueue`, which is not Python code.
     """
 
     def __init__(self, pack: Pack, places: Places, shelf: Shelf, writer: Writer) -> None:
@@ -163,8 +163,11 @@ class Large:
         self._shelf, self._writer = shelf, writer
         self._waiting: list[tuple[bytes, bytes]] = []
         self._seen: set[bytes] = set()
-        self._pieces: Queue[bytes | None] = Queue(_AHEAD)
-        self._strides: Queue[bool] = Queue()
+        self._pieces: SimpleQueue[bytes | None] = SimpleQueue()
+        self._strides: SimpleQueue[bool] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()  #: for so many pieces more
+        for _ in range(_AHEAD):
+            self._room.put(None)
         self._error: BaseException | None = None
         self._finished = False
         self._threads: list[threading.Thread] = []
@@ -225,8 +228,9 @@ class Large:
             if self._error is not None:
                 self._raise()
             if cid[-32:] not in known or is_record(cid) or not self._shelf.holds(cid, data):
-                self._pieces.put(head_of(cid, len(data)))
-                self._pieces.put(data)
+                for piece in (head_of(cid, len(data)), data):
+                    self._room.get()
+                    self._pieces.put(piece)
 
     def _start(self) -> None:
         for work in (self._write, self._sync):
@@ -262,6 +266,7 @@ class Large:
                 if since >= _STRIDE:
                     self._strides.put(True)
                     since = 0
+            self._room.put(None)
         self._strides.put(False)
 
     def _sync(self) -> None:

@@ -238,15 +238,15 @@ class Blocks:
             if opened.pid == os.getpid():
                 opened.close()
 
-    def _opened(self) -> Opened:
+    def _opened(self, *, writing: bool = False) -> Opened:
         """Return the open store; a forked child opens it for itself, and who found its index damaged opens it anew."""
         used = self._used
-        if used and used[-1].usable:
+        if used and used[-1].usable and not (writing and used[-1].absent):
             return used[-1]
         with self._lock:
-            if not used or not used[-1].usable:
+            if not used or not used[-1].usable or (writing and used[-1].absent):
                 used[:] = [one for one in used if not one.read_only]  # these go with the last call that uses them
-                used.append(Opened(self.path))
+                used.append(Opened(self.path, writing=writing))
             return used[-1]
 
     def _to_write(self) -> Opened:
@@ -254,7 +254,7 @@ class Blocks:
 
         :raises UnavailableError: it cannot be written.
         """
-        if (opened := self._opened()).read_only:
+        if (opened := self._opened(writing=True)).read_only:
             raise UnavailableError(_CANNOT.format(self.path), retry_same=False)
         return opened
 

@@ -22,6 +22,8 @@ _FORMS = "expected http(s)://HOST:PORT, /ip4/127.0.0.1/tcp/5001, /dns/HOST/tcp/4
 _MULTIADDR = re.compile(
     r"/(?:ip4|ip6|dns|dns4|dns6)/(?P<host>[^/?#@]+)/tcp/(?P<port>\d{1,5})(?P<tls>/https|/tls/http|/tls)?(?:/http)?/?"
 )
+#: What has the form of an address, and can be shown: all else may hold a key.
+_NEARLY = re.compile(r"[\w.-]+:\d{1,5}|/(?:ip4|ip6|dns|dns4|dns6)/[\w.:/-]+")
 
 
 @frozen
@@ -92,4 +94,5 @@ def _url(written: str, told_by: str) -> str:
     is_http = re.match(r"https?://[^/?#@]+(/[^?#]*)?$", url, re.IGNORECASE) and host_of(url)
     if is_http or url.startswith(_UNIX):
         return re.sub(r"/+(api(/v0)?/*)?$", "", url)
-    raise ConfigError(f"{told_by}: found {shown_url(written)}, {_FORMS}")
+    shown = repr(written) if _NEARLY.fullmatch(written) else shown_url(written)
+    raise ConfigError(f"{told_by}: found {shown}, {_FORMS}")
