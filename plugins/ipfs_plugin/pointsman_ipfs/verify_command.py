@@ -50,8 +50,8 @@ def verify(what: str, config_file: str | None, as_json_: bool, quiet: bool, **ho
     """Check receipts of answers and records of evidence, offline: line by line what holds, what fails, and what could
     not be checked; then in one sentence what is proven.
 
-    WHAT is the CID of a receipt or a record: then all is checked that it goes back to, from the configuration's store.
-    Or a CAR file, or the folder of an embedded store: then all that is in it. No content is shown.
+    A CID is that of a receipt or a record: then all is checked that it goes back to, from the configuration's store.
+    A CAR is a file, a FOLDER that of an embedded store: then all that is in it. No content is shown.
     """
     tally, rows = Tally(), list[dict[str, str]]()
     with Bytes(_size(what), quiet=quiet) as seen:
