@@ -295,8 +295,8 @@ from pointsman_local import Local
 local = Local(model_path=sys.argv[1], n_ctx=4096, n_threads=1)
 def ask():
     try:
-        for chunk in local.stream(Request((Message("user", "x"),), scope=Scope(60))): os.write(1, b"chunk\n")
-    except Exception as error: os.write(1, f"{error}\n".encode())  # no print: Python aborts if one runs as it exits
+        for chunk in local.stream(Request((Message("user", "x"),), scope=Scope(60))): os.write(1, b"chunk\\n")
+    except Exception as error: os.write(1, f"{error}\\n".encode())  # no print: Python aborts if one runs as it exits
 thread = threading.Thread(target=ask, daemon=True)
 thread.start()
 sys.stdin.read()
