@@ -65,6 +65,9 @@ class Courier:
             if wait(running, 0).not_done:  # nothing moves, or an interrupt: what is being brought is let go
                 scope.cancel()
             threads.shutdown(wait=not scope.cancelled)
+        for one in running:
+            if one.done():
+                one.result()
 
     def close(self) -> None:
         """End the threads; what they were bringing waits for the next time."""

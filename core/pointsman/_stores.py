@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -131,9 +132,9 @@ def check_folders(stores: Iterable[StoreBackend]) -> None:
 
     :raises ConfigError: two have the same, by whatever path.
     """
-    folders = dict[Path, str]()
+    folders = dict[str, str]()
     for one in stores:
-        if one.folder is not None and (other := folders.setdefault(one.folder.resolve(), one.id)) != one.id:
+        if one.folder is not None and (other := folders.setdefault(os.path.realpath(one.folder), one.id)) != one.id:
             raise ConfigError(f"stores {other!r} and {one.id!r}: found one folder, {one.folder}; give each its own")
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from pointsman.errors import BackendError
+
 from ._added import Extensible
 from ._bytes import Bytes, size_of, standard_input, write_bytes, written
 from ._output import answer, as_json, in_a_line, note, table
@@ -52,7 +54,7 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
     It is durable in one store when its CID is printed. Other stores get it before the command ends. What cannot be
     brought waits in the outbox: `pointsman store sync`.
     """
-    with _told(as_json_) as tell, _bringing(config_file) as kept:
+    with _told(as_json_) as tell, _bringing(config_file, timeout=how["timeout"]) as kept:
         for path in paths:
             given: Any = standard_input() if path == "-" else path
             with Bytes(size_of(path), quiet=how["quiet"]) as seen:
@@ -83,7 +85,7 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
     """Write what is under CID, verified: a file, or with CID/a/b one in a folder. A folder needs --output."""
     if output not in (None, "-") and (how["offset"] or how["length"] is not None):
         raise click.UsageError("--offset and --length are for the standard output")
-    with _bringing(config_file, only_mended=True) as kept:
+    with _bringing(config_file, only_mended=True, timeout=how["timeout"]) as kept:
         if output in (None, "-"):
             with (
                 kept.open(cid, how["offset"], how["length"], store=how["store_id"], timeout=how["timeout"]) as content,
@@ -258,17 +260,24 @@ def unpin(cids: tuple[str, ...], config_file: str | None) -> int:
 
 
 @contextmanager
-def _bringing(config_file: str | None, *, only_mended: bool = False) -> Iterator[Store]:
+def _bringing(config_file: str | None, *, only_mended: bool = False, timeout: float | None = None) -> Iterator[Store]:
     """Give the store of the configuration, and bring to other stores what waits for them before it is closed.
 
     :param only_mended: only if something damaged was found that another store gets back.
+    :param timeout: seconds for all of it.
     """
     began = time()
     with store_of(config_file) as kept:
         yield kept
         if any(not only_mended or (one.what == "mend" and one.since >= began) for one in kept.waiting()):
             why = dict[str, list[str]]()
-            for one in kept.sync(patience=_PATIENCE):
+            left = None if timeout is None else max(0.001, began + timeout - time())
+            try:
+                waiting = kept.sync(timeout=left, patience=_PATIENCE)
+            except BackendError as error:  # of the outbox: what was put is kept
+                note(in_a_line(f"the outbox cannot be used now: {error}"))
+                return
+            for one in waiting:
                 why.setdefault(one.store, []).append(one.reason)
             told = [
                 f"{len(reasons)} for {store}: {max(reasons) or f'nothing moved for {_PATIENCE:.0f} s'}"

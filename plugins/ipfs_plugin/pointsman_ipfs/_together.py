@@ -48,7 +48,10 @@ class _Entry(Generic[T]):
 
 
 class Together(Shared, Generic[T]):
-    """Does what threads add. Thread-safe. An interrupt (Ctrl-C) takes the thread away that it comes to, and no other.
+    """Does what threads add. Thread-safe.
+
+    An interrupt (Ctrl-C) takes the thread away that it comes to, and no other: whose things that one was doing are told
+    that it was interrupted, and may add them again.
 
     :param do: does a batch, all of it or nothing; raises a `BackendError` that says why it could not.
     :param fitting: says how many of those that wait, from the first on, one batch may have.

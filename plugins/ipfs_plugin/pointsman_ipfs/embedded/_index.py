@@ -103,11 +103,12 @@ class Index(Database):
             for pack, group in groupby(written, lambda one: one.pack):
                 if db.execute("SELECT 1 FROM gone WHERE name=?", (pack,)).fetchone():
                     continue  # all that it held was entered before, or moved
-                some = list(group)
+                some, known = list(group), db.execute("SELECT size FROM packs WHERE name=?", (pack,)).fetchone() or (0,)
                 (id_,) = db.execute(_ENTER_PACK, (pack, max(one.size for one in some))).fetchone()
                 rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
                 db.executemany(_ENTER_BLOCK, rows)
-                own = [(id_, at, cid[-32:]) for one in some for cid, at, _ in one.records if is_record(cid)]
+                new = [one for one in some if not one.size or one.size > known[0]]  # others may have been moved since
+                own = [(id_, at, cid[-32:]) for one in new for cid, at, _ in one.records if is_record(cid)]
                 db.executemany(_PREFER_BLOCK, own)
                 pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
                 db.executemany(_ENTER_PIN, pins)

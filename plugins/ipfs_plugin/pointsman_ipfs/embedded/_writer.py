@@ -116,10 +116,10 @@ class Writer:
     def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> tuple[int, set[bytes]]:
         """Return what the store has of these, and of which generation that is.
 
-        Of small blocks it is what was written a moment ago, of large ones all.
+        Of small blocks it is what was written a moment ago, of large ones all; of records nothing.
         """
         generation, known = self._places.recent(digest for digest, (cid, _) in every.items() if not is_record(cid))
-        if large := [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]:
+        if large := [digest for digest, (cid, data) in every.items() if len(data) >= _WORTH and not is_record(cid)]:
             known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
         return generation, known
 
@@ -177,10 +177,11 @@ class Large:
 
         :raises UnavailableError: an earlier one could not be written.
         """
-        if cid[-32:] in self._seen:
+        key = cid if is_record(cid) else cid[-32:]
+        if key in self._seen:
             return
         if len(self._seen) < _REMEMBERED:
-            self._seen.add(cid[-32:])
+            self._seen.add(key)
         self._waiting.append((cid, data))
         if len(self._waiting) >= _TOGETHER or len(data) >= _STRIDE // _TOGETHER:
             self._hand_on()

@@ -245,8 +245,8 @@ class Blocks:
             return used[-1]
         with self._lock:
             if not used or not used[-1].usable or (writing and used[-1].absent):
-                used[:] = [one for one in used if not one.read_only]  # these go with the last call that uses them
-                used.append(Opened(self.path, writing=writing))
+                opened = Opened(self.path, writing=writing)  # those that only read go with the last call that uses them
+                used[:] = [*(one for one in used if not one.read_only), opened]  # at once: others look without the lock
             return used[-1]
 
     def _to_write(self) -> Opened:
