@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from pointsman_ipfs.evidence._records import as_bytes
 from pointsman_ipfs.proof import verify
 
 ABOUT = About("letter")
+#: Of what nobody keeps here.
+CID = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 
 
 def troubles(folder: Path) -> list[str]:
@@ -80,3 +84,36 @@ def test_times_of_encrypted_records_are_told(kept: Path) -> None:
     assert re.match(r"2 records, of \S+Z, but for 1 whose times are encrypted; each", log)
     (log,) = [check.text for check in verify(kept, identity=str(identity)) if check.what.startswith("log ")]
     assert re.match(r"2 records, from \S+Z to \S+Z; each", log)
+
+
+@pytest.mark.parametrize(("size", "metadata"), [(1_000_000, 0), (10, 80_000)], ids=["large copy", "large records"])
+def test_copies_of_records_are_proven(kept: Path, tmp_path: Path, size: int, metadata: int) -> None:
+    """Each has the record before it as plain bytes, too, which are there before the record itself is imported."""
+    about = About("letter", metadata={"note": "x" * metadata})
+    with Store([Blocks(path=tmp_path / "other")]) as other, Evidence(other) as evidence:
+        records = [evidence.submit(os.urandom(size), about).record.record_cid for _ in range(6)]
+        whole = list[bytes]()
+        assert all(check.holds for check in verify(records[-1], store=other, copy=whole.append))
+        copies = [b"".join(whole)] if size > metadata else [b"".join(other.export_car(one)) for one in records[::-1]]
+    with Store([Blocks(path=kept)]) as store:
+        for copy in copies:
+            store.import_car(copy)
+            store.put(b"the index follows with the next one" + os.urandom(8))
+            list(store.verify())
+    assert troubles(kept) == []
+    assert len([check for check in verify(kept) if check.what.startswith("record ")]) == 6
+
+
+def test_who_reads_beside_the_first_put_finds_the_store(tmp_path: Path) -> None:
+    """Reading where no store is finds nothing; the first put makes it, while others look."""
+    for place in range(20):
+        with Store([Blocks(path=tmp_path / str(place))]) as store, ThreadPoolExecutor(6) as threads:
+            start = threading.Barrier(6)
+
+            def work(n: int, store: Store = store, start: threading.Barrier = start) -> list[bool]:
+                start.wait(20)
+                if n % 2:
+                    store.put(b"%d" % n)
+                return [store.has(CID) for _ in range(20)]
+
+            assert not any(any(found) for found in threads.map(work, range(6)))
