@@ -171,7 +171,7 @@ def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
 @config_option
 def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **how: Any) -> int:
     """Keep what each CAR FILE holds (- is the standard input), verified, and print its roots."""
-    with _told(as_json_) as tell, _bringing(config_file) as kept:
+    with _told(as_json_) as tell, _bringing(config_file, timeout=how["timeout"]) as kept:
         for file in files:
             with Bytes(size_of(file), quiet=how["quiet"]) as seen, _read(file) as source:
                 roots = kept.import_car(
