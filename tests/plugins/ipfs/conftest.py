@@ -15,9 +15,11 @@ from base64 import b32encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.util import find_spec
+from linecache import getline
 from pathlib import Path
 from select import select
 from time import sleep
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -337,3 +339,41 @@ def block_of(kept: Path) -> Callable[[str], bytes]:
             return next(data for _, data in car.Reader(store.export_car(cid)))
 
     return block
+
+
+class _Interrupt:
+    """Raises KeyboardInterrupt in this thread before the line of this code that comes after so many others."""
+
+    def __init__(self, after: int, counts: Callable[[CodeType], bool]) -> None:
+        self.left, self.counts = after, counts
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not self.counts(frame.f_code):
+            return None
+        # no signal comes at the line of a `try`, nor at that of a `with`, which comes once more when that ends
+        if event == "line" and not getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith(
+            ("with ", "try")
+        ):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
+def _interrupted(work: Callable[[], object], after: int, counts: Callable[[CodeType], bool]) -> bool:
+    """Do something, interrupted before the line of this code that comes after so many; say whether it came to that."""
+    before = sys.gettrace()
+    sys.settrace(_Interrupt(after, counts))
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.fixture
+def interrupted() -> Callable[..., bool]:
+    """A function that does something, and is interrupted: `(work, after, counts)`; it says whether that came to be."""
+    return _interrupted

@@ -3,52 +3,18 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from linecache import getline
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any
+from types import CodeType
 
 import pytest
 from pointsman import Store
 from pointsman_ipfs import Blocks
 
+Interrupted = Callable[..., bool]
 _FILES = ("_index.py", "_places.py", "_writer.py", "_packs.py", "_collect.py", "_together.py")
-
-
-class Interrupt:
-    """Raises KeyboardInterrupt in this thread before the line of this code that comes after so many others."""
-
-    def __init__(self, after: int, counts: Callable[[CodeType], bool]) -> None:
-        self.left, self.counts = after, counts
-
-    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not self.counts(frame.f_code):
-            return None
-        # no signal comes at the line of a `try`, nor at that of a `with`, which comes once more when that ends
-        if event == "line" and not getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith(
-            ("with ", "try")
-        ):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
-
-
-def interrupted(work: Callable[[], object], after: int, counts: Callable[[CodeType], bool]) -> bool:
-    """Do something, and say whether it was interrupted."""
-    before = sys.gettrace()
-    sys.settrace(Interrupt(after, counts))
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def of_the_store(code: CodeType) -> bool:
@@ -68,7 +34,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.mark.parametrize("what", ["small", "large", "gc", "unpin"])
-def test_an_interrupt_takes_nothing_that_was_acknowledged(store: Store, tmp_path: Path, what: str) -> None:
+def test_an_interrupt_takes_nothing_that_was_acknowledged(
+    store: Store, tmp_path: Path, interrupted: Interrupted, what: str
+) -> None:
     """The store goes on in the same process, and another one finds all of it, whole."""
     some, kept, after = random.Random(1), dict[str, bytes](), 0
     sizes = {"large": (5 << 20) + 1}
@@ -104,7 +72,9 @@ def test_an_interrupt_takes_nothing_that_was_acknowledged(store: Store, tmp_path
             one.gc()
 
 
-def test_an_interrupt_between_the_threads_of_a_large_put_leaves_none_waiting(store: Store) -> None:
+def test_an_interrupt_between_the_threads_of_a_large_put_leaves_none_waiting(
+    store: Store, interrupted: Interrupted
+) -> None:
     """Whatever line of Python hands pieces from one thread to another: no thread waits for one that will not come."""
     some, after, done = random.Random(2), 0, list[bool]()
 

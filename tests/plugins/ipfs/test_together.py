@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from linecache import getline
+from functools import partial
 from time import sleep
-from types import FrameType
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -180,30 +179,19 @@ def test_all_others_are_woken_when_one_of_a_batch_leaves(monkeypatch: pytest.Mon
     assert sorted(done) == list(range(9))
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt in this thread before the line of `_together.py` that comes after so many others."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename != _together.__file__:
-            return None
-        # no signal comes at the line of a `try`, nor at that of a `with`, which comes once more when that ends
-        line = getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
-        if event == "line" and not line.startswith(("with ", "try", "finally", "except")):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
+def of_batches(code: CodeType) -> bool:
+    """Whether code belongs to what is tested here."""
+    return code.co_filename == _together.__file__
 
 
 @pytest.mark.parametrize("place", [0, 2, 4])
-def test_an_interrupt_before_any_line_takes_one_thread_away(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+def test_an_interrupt_before_any_line_takes_one_thread_away(
+    monkeypatch: pytest.MonkeyPatch, interrupted: Callable[..., bool], place: int
+) -> None:
     """All others of its batch are served, and who comes later: nobody relies on one thread alone to be woken."""
     monkeypatch.setattr(_together, "_LOOK_S", 0.05)
-    after, interrupted = 0, True
-    while interrupted:
+    after, again = 0, True
+    while again:
         after += 1
         done, go = list[int](), threading.Event()
 
@@ -213,25 +201,21 @@ def test_an_interrupt_before_any_line_takes_one_thread_away(monkeypatch: pytest.
 
         together = Together(do, len)
 
-        def add(item: int, interrupt: Interrupt | None, together: Together[int] = together) -> bool:
-            sys.settrace(interrupt)
-            try:
-                together.add(item)
-            except KeyboardInterrupt:
-                return True
-            finally:
-                sys.settrace(None)
+        def add(item: int, together: Together[int] = together, after: int = after) -> bool:
+            if item == place:
+                return interrupted(partial(together.add, item), after, of_batches)
+            together.add(item)
             return False
 
         with ThreadPoolExecutor(7) as threads:
             added = []
             for item in range(6):  # the first one leads, all others are a batch
-                added.append(threads.submit(add, item, Interrupt(after) if item == place else None))
+                added.append(threads.submit(add, item))
                 while not added[-1].done() and item not in [one.item for one in (*together._queue, *together._batch)]:
                     sleep(0.001)
             go.set()
-            interrupted = added[place].result(20)
+            again = added[place].result(20)
             assert [one.result(20) for n, one in enumerate(added) if n != place] == [False] * 5
-            assert threads.submit(add, 6, None).result(20) is False
+            assert threads.submit(add, 6).result(20) is False
         assert set(done) >= set(range(7)) - {place}
     assert after > 10
