@@ -155,7 +155,7 @@ class Breaker:
 
     def pause(self, backend: str, model: str | None) -> Pause | None:
         """Return the cool-down that holds now, the longer one if both hold; it ends in a probe, which holds too."""
-        if not self._circuits:
+        if self.silent:
             return None
         now = self._clock.now()
         with self._lock:

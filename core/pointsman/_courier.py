@@ -49,11 +49,11 @@ class Courier:
 
         :param patience: seconds after which it returns if nothing moves; a store that fails is then tried no further.
         """
-        stores, began, patient = list(stores), time(), patience is None
+        stores, began, brief = list(stores), time(), patience is not None
         left = patience = threading.TIMEOUT_MAX if patience is None else patience
 
         def work(store: str) -> None:
-            while not scope.expired and self._one(store, scope, began, brief=not patient):
+            while not scope.expired and self._one(store, scope, began, brief=brief):
                 pass
 
         threads = ThreadPoolExecutor(len(stores) or 1, thread_name_prefix="pointsman-sync")

@@ -49,14 +49,13 @@ class Opened:
         self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
         self.writer = Writer(self.places, self.shelf)
 
-    @property
-    def usable(self) -> bool:
-        """Whether it is of this process, and its index is sound.
+    def usable(self, *, writing: bool) -> bool:
+        """Whether it is of this process, and its index is sound; to write, whether a store is there at all.
 
         Where it only reads, that is a copy: others have moved blocks since, if they have collected. And perhaps the
         folder can now be written, or a store is there.
         """
-        if self.pid != os.getpid() or self.places.index.broken:
+        if self.pid != os.getpid() or self.places.index.broken or (writing and self.absent):
             return False
         if not self.read_only:
             return True

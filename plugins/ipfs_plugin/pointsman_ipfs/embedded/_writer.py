@@ -118,8 +118,9 @@ class Writer:
 
         Of small blocks it is what was written a moment ago, of large ones all; of records nothing.
         """
-        generation, known = self._places.recent(digest for digest, (cid, _) in every.items() if not is_record(cid))
-        if large := [digest for digest, (cid, data) in every.items() if len(data) >= _WORTH and not is_record(cid)]:
+        plain = [digest for digest, (cid, _) in every.items() if not is_record(cid)]
+        generation, known = self._places.recent(plain)
+        if large := [digest for digest in plain if len(every[digest][1]) >= _WORTH]:
             known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
         return generation, known
 

@@ -241,10 +241,10 @@ class Blocks:
     def _opened(self, *, writing: bool = False) -> Opened:
         """Return the open store; a forked child opens it for itself, and who found its index damaged opens it anew."""
         used = self._used
-        if used and used[-1].usable and not (writing and used[-1].absent):
+        if used and used[-1].usable(writing=writing):
             return used[-1]
         with self._lock:
-            if not used or not used[-1].usable or (writing and used[-1].absent):
+            if not used or not used[-1].usable(writing=writing):
                 opened = Opened(self.path, writing=writing)  # those that only read go with the last call that uses them
                 used[:] = [*(one for one in used if not one.read_only), opened]  # at once: others look without the lock
             return used[-1]
