@@ -334,11 +334,12 @@ def _asking(backends: Sequence[object]) -> Router | None:
 
 def _path(name: str, given: object) -> Path | None:
     """Return the path that somebody gave, if any."""
-    if isinstance(given, str | os.PathLike):
-        return Path(given).expanduser().absolute()
     if given is None:
         return None
-    raise ConfigError(f"Mediator.{name}: found {type(given).__name__}, expected a path")
+    if isinstance(given, str | os.PathLike) and os.fspath(given):
+        return Path(given).expanduser().absolute()
+    found = "an empty text" if given == "" else type(given).__name__
+    raise ConfigError(f"Mediator.{name}: found {found}, expected a path")
 
 
 def _media_type(metadata: object) -> str | None:

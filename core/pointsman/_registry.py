@@ -159,7 +159,7 @@ def listed(given: Iterable[object] | Mapping[str, object], cls: type[M], where: 
     pairs = given.items() if isinstance(given, Mapping) else ((None, one) for one in given)
     made = list[M]()
     for place, (name, one) in enumerate(pairs, 1):
-        if one is None or isinstance(one, str | bytes | Mapping | list | tuple | type):
+        if one is None or isinstance(one, str | bytes | Mapping | list | tuple | type | int):
             found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise ConfigError(f"{where}[{place - 1}]: found {found}, expected {expected} takes a configuration")
         backend = one if isinstance(one, cls) else cls(one, id=name or "", priority=10 * place)

@@ -445,6 +445,7 @@ def test_the_arguments_of_the_authors_are_taken(tmp_path: Path, no_leaks: None) 
     [
         ({"store": "case-17"}, r"Mediator\.store: found str, expected a pointsman\.Store; for the folder .*path="),
         ({"path": b"case"}, r"Mediator\.path: found bytes, expected a path"),
+        ({"path": ""}, r"Mediator\.path: found an empty text, expected a path"),
         ({"evidence_db_path": 5}, r"Mediator\.evidence_db_path: found int, expected a path"),
     ],
 )

@@ -386,6 +386,7 @@ def test_hooks_stand_in_the_specification() -> None:
         ("openai", "backends: found str, expected a list"),
         (["openai"], r"backends\[0\]: found str, expected a Backend or a provider; Router.from_config"),
         ([Scripted(), {"type": "openai"}], r"backends\[1\]: found dict, expected a Backend or a provider"),
+        ([3], r"backends\[0\]: found int, expected a Backend or a provider"),
         ([Scripted], r"backends\[0\]: found the class Scripted, expected a Backend or a provider"),
         ([object()], "builtins.object is not an attrs class"),
         ([Scripted(), Scripted()], "two backends have the id 'scripted'; give each its own"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import click
 
@@ -20,6 +20,9 @@ from ._router import config_option, json_option, store_of
 
 if TYPE_CHECKING:
     from pointsman import Store
+    from pointsman.content import Stored
+
+    Rows: TypeAlias = Sequence[dict[str, Any]]
 
 #: Seconds for which nothing may move of what is brought to other stores before a command ends.
 _PATIENCE = 10.0
@@ -54,7 +57,7 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
     It is durable in one store when its CID is printed. Other stores get it before the command ends. What cannot be
     brought waits in the outbox: `pointsman store sync`.
     """
-    with _told(as_json_) as tell, _bringing(config_file, timeout=how["timeout"]) as kept:
+    with _told(as_json_) as (tell, rows), _bringing(config_file, timeout=how["timeout"], rows=rows) as kept:
         for path in paths:
             given: Any = standard_input() if path == "-" else path
             with Bytes(size_of(path), quiet=how["quiet"]) as seen:
@@ -67,8 +70,7 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
                     timeout=how["timeout"],
                     progress=seen.add,
                 )
-            row = {"cid": stored.cid, "path": path, "size": stored.size, "kind": stored.kind}
-            tell(path, {**row, "stored_in": stored.stored_in, "waiting_for": stored.waiting_for})
+            tell(path, stored, {"path": path, "kind": stored.kind})
     return 0
 
 
@@ -171,7 +173,7 @@ def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
 @config_option
 def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **how: Any) -> int:
     """Keep what each CAR FILE holds (- is the standard input), verified, and print its roots."""
-    with _told(as_json_) as tell, _bringing(config_file, timeout=how["timeout"]) as kept:
+    with _told(as_json_) as (tell, rows), _bringing(config_file, timeout=how["timeout"], rows=rows) as kept:
         for file in files:
             with Bytes(size_of(file), quiet=how["quiet"]) as seen, _read(file) as source:
                 roots = kept.import_car(
@@ -180,7 +182,7 @@ def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **h
             if not roots:
                 note(f"{in_a_line(file)}: it names no root, so that nothing of it is pinned")
             for root in roots:
-                tell(file, {"cid": root.cid, "file": file, "size": root.size, "stored_in": root.stored_in})
+                tell(file, root, {"file": file})
     return 0
 
 
@@ -260,11 +262,14 @@ def unpin(cids: tuple[str, ...], config_file: str | None) -> int:
 
 
 @contextmanager
-def _bringing(config_file: str | None, *, only_mended: bool = False, timeout: float | None = None) -> Iterator[Store]:
+def _bringing(
+    config_file: str | None, *, only_mended: bool = False, timeout: float | None = None, rows: Rows = ()
+) -> Iterator[Store]:
     """Give the store of the configuration, and bring to other stores what waits for them before it is closed.
 
     :param only_mended: only if something damaged was found that another store gets back.
     :param timeout: seconds for all of it.
+    :param rows: of what was kept: they then say where it is.
     """
     began = time()
     with store_of(config_file) as kept:
@@ -279,6 +284,11 @@ def _bringing(config_file: str | None, *, only_mended: bool = False, timeout: fl
                 return
             for one in waiting:
                 why.setdefault(one.store, []).append(one.reason)
+            late = {(one.store, one.cid) for one in waiting}
+            for row in rows:
+                there = [store for store in row["waiting_for"] if (store, row["cid"]) not in late]
+                row["stored_in"] += there
+                row["waiting_for"] = [store for store in row["waiting_for"] if store not in there]
             told = [
                 f"{len(reasons)} for {store}: {max(reasons) or f'nothing moved for {_PATIENCE:.0f} s'}"
                 for store, reasons in why.items()
@@ -303,17 +313,18 @@ def _show(rows: list[dict[str, Any]], columns: Iterable[str], as_json_: bool, em
 
 
 @contextmanager
-def _told(as_json_: bool) -> Iterator[Callable[[str, dict[str, Any]], None]]:
-    """Give what tells of a name what was kept of it: at once, or as JSON at the end, even if that is an error."""
+def _told(as_json_: bool) -> Iterator[tuple[Callable[[str, Stored, dict[str, Any]], None], Rows]]:
+    """Give what tells what was kept of a name, and its rows: JSON tells them at the end, even if that is an error."""
     rows = list[dict[str, Any]]()
 
-    def tell(name: str, row: dict[str, Any]) -> None:
-        rows.append(row)
+    def tell(name: str, kept: Stored, more: dict[str, Any]) -> None:
+        where = {"stored_in": [*kept.stored_in], "waiting_for": [*kept.waiting_for]}
+        rows.append({"cid": kept.cid, "size": kept.size, **more, **where})
         if not as_json_:
-            answer(f"{row['cid']}  {in_a_line(name)}\n")
+            answer(f"{kept.cid}  {in_a_line(name)}\n")
 
     try:
-        yield tell
+        yield tell, rows
     finally:
         if as_json_:
             as_json(rows)

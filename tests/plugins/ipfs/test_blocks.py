@@ -508,12 +508,16 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Blocks().path == tmp_path / "data" / "pointsman" / "store"
     monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "named"))
     assert Blocks().path == tmp_path / "named"
+    monkeypatch.setenv("POINTSMAN_STORE", "~/named")
+    assert Blocks().path == Blocks(path="~/named").path == tmp_path / "named"
 
 
 def test_an_empty_path_is_no_folder() -> None:
     """A variable that was not set does not make a store of the folder where a program happens to run."""
     with pytest.raises(ConfigError, match=r"STORES\[0\].*path: found an empty text, expected the path of a folder"):
         Store.from_config({"STORES": [{"id": "a", "type": "blocks", "path": ""}]})
+    with pytest.raises(ValueError, match="path: found int, expected the path of a folder"):
+        Blocks(path=3)
 
 
 def test_the_index_is_of_its_own_kind(open_: Open) -> None:

@@ -187,6 +187,8 @@ def test_copies_are_brought_to_the_other_store(run: Run, tmp_path: Path) -> None
     (tmp_path / "far").unlink()
     assert run("sync").stderr == b"nothing waits\n"
     assert [row["status"] for row in json.loads(run("status", HELLO, "--json").stdout)] == ["kept", "kept"]
+    (one,) = json.loads(run("put", "--json", "-", stdin=b"brought before it is told").stdout)
+    assert (one["stored_in"], one["waiting_for"]) == (["near", "far"], [])
 
 
 @pytest.mark.parametrize("other", ["near", "./near", "x/../near", "link"])

@@ -46,13 +46,15 @@ def default_path() -> Path:
     """Return where the store is if nobody says: POINTSMAN_STORE, else a folder for the data of programs."""
     named = os.environ.get("POINTSMAN_STORE", "").strip()
     data = os.environ.get("XDG_DATA_HOME", "").strip()
-    return Path(named or (Path(data) if data else Path.home() / ".local" / "share") / "pointsman" / "store").absolute()
+    return _placed(named or (Path(data) if data else Path.home() / ".local" / "share") / "pointsman" / "store")
 
 
-def _absolute(path: str | os.PathLike[str]) -> Path:
-    if not os.fspath(path):
-        raise ValueError("path: found an empty text, expected the path of a folder")
-    return Path(path).absolute()
+def _placed(path: str | os.PathLike[str]) -> Path:
+    """Return the folder that somebody named: absolute, and with a `~` that no shell has read."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        found = "an empty text" if path == "" else type(path).__name__
+        raise ValueError(f"path: found {found}, expected the path of a folder")
+    return Path(path).expanduser().absolute()
 
 
 @frozen(kw_only=True)
@@ -65,7 +67,7 @@ class Blocks:
     """
 
     #: The folder, which is made with the first put. Without: POINTSMAN_STORE, else ~/.local/share/pointsman/store.
-    path: Path = field(factory=default_path, converter=_absolute)
+    path: Path = field(factory=default_path, converter=_placed)
     #: How content becomes blocks: another profile gives it other CIDs.
     profile: str = field(default="unixfs-v1-2025", validator=validators.in_(tuple(PROFILES)))
     _used: list[Opened] = field(init=False, repr=False, eq=False, factory=list)
