@@ -277,7 +277,7 @@ def test_the_index_can_be_made_anew(open_: Open, what: str) -> None:
 
 
 def test_a_damaged_head_hides_no_more_than_its_block(open_: Open) -> None:
-    """With the index gone, what stands between a wrong byte and the next mark is missed, and all else is there."""
+    """With the index gone, the block that a wrong byte belongs to is missed, and all else is there."""
     blocks, data = open_(), [noise(3000, n) for n in range(9)]
     names = [put(blocks, one) for one in data]
     blocks.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
 from pointsman_ipfs.embedded import _collect, _index, _writer
+from pointsman_ipfs.embedded._packs import HEADER
 
 
 @pytest.fixture
@@ -183,6 +185,78 @@ def test_what_another_collection_has_taken_is_not_missed(
     assert store.gc()["blocks"].blocks == 0
     assert monotonic() - began < _collect._PATIENCE_S
     assert (store.get(kept_one), store.has(gone)) == (b"stays", False)
+
+
+@pytest.fixture
+def wrong_head(tmp_path: Path) -> tuple[str, bytes]:
+    """A pinned file in a pack of its own, which is mostly of no use any more and has a wrong byte in its first head."""
+    source, some = tmp_path / "source", random.Random(1)
+    source.mkdir()
+    (source / "a").write_bytes(some.randbytes(8 << 20))
+    data = some.randbytes((2 << 20) + 5)
+    (source / "b").write_bytes(data)
+    with Store([Blocks(path=tmp_path)]) as store:
+        folder = store.put(source)
+        cid = next(entry.cid for entry in store.ls(folder.cid) if entry.name == "b")
+        store.pin(cid)
+        store.unpin(folder.cid)
+    pack = max((tmp_path / "packs").iterdir(), key=lambda path: path.stat().st_size)
+    wrong = bytearray(pack.read_bytes())
+    wrong[len(HEADER) + 2] ^= 0x80
+    pack.write_bytes(wrong)
+    return cid, data
+
+
+def test_a_wrong_head_takes_no_other_block_in_a_collection(
+    wrong_head: tuple[str, bytes], store: Store, tmp_path: Path
+) -> None:
+    """The pack is written anew with all that is of use in it, also when the index is lost then."""
+    cid, data = wrong_head
+    assert store.gc()["blocks"].blocks == 10
+    assert store.get(cid) == data
+    store.close()
+    (tmp_path / "index.sqlite").unlink()
+    with Store([Blocks(path=tmp_path)]) as again:
+        assert again.get(cid) == data
+        assert list(again.verify()) == []
+
+
+def test_a_block_behind_a_wrong_head_is_moved_though_only_the_index_knows_it(store: Store, tmp_path: Path) -> None:
+    """And `verify` reads it: with its own head wrong, its bytes are as they were."""
+    some = random.Random(2)
+    names = [store.put(some.randbytes(100_000)).cid for _ in range(9)]
+    kept_one = some.randbytes(100_000)
+    cid = store.put(kept_one).cid
+    assert len(list(store.ls())) == 10
+    (pack,) = (tmp_path / "packs").iterdir()
+    data = bytearray(pack.read_bytes())
+    data[data.index(kept_one) - 37] ^= 0x80  # of the length before its CID
+    pack.write_bytes(data)
+    assert list(store.verify()) == []
+    for name in names:
+        store.unpin(name)
+    assert store.gc()["blocks"].blocks == 9
+    assert not pack.exists()
+    assert store.get(cid) == kept_one
+    (pack,) = (tmp_path / "packs").iterdir()
+    data = bytearray(pack.read_bytes())
+    at = data.index(kept_one)
+    data[at - 37] ^= 0x80
+    data[at + 5] ^= 1
+    pack.write_bytes(data)
+    assert [found.cid for found in store.verify()] == [cid, cid, cid]  # its bytes; it is not here; and it is pinned
+
+
+def test_with_the_index_gone_a_wrong_head_hides_one_block(
+    wrong_head: tuple[str, bytes], store: Store, tmp_path: Path
+) -> None:
+    """What stands behind it is found by its hash, though no mark comes before the end."""
+    cid, data = wrong_head
+    store.close()
+    (tmp_path / "index.sqlite").unlink(missing_ok=True)
+    with Store([Blocks(path=tmp_path)]) as again:
+        assert again.get(cid) == data
+        assert list(again.verify()) == []
 
 
 def inline(value: Any) -> bytes:

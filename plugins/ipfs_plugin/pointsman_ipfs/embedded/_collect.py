@@ -139,10 +139,9 @@ class _Mover:
             if isinstance(one, Mark):
                 roots.update(cid for cid, _ in one.said())
                 continue
-            place = Place(path.stem, one.offset, one.length)
-            if index.place(one.cid[-32:]) == place and (data := self._shelf.at(one.cid, place)) is not None:
-                pack, head = self._into(), head_of(one.cid, len(data))
-                moved[one.cid[-32:]] = Place(pack.name, pack.append(head + data) + len(head), one.length)
+            self._move(one.cid, Place(path.stem, one.offset, one.length), moved)
+        for cid, place in self._shelf.hidden(path.stem, len(moved)):
+            self._move(cid, place, moved)
         said = sorted(index.said_of(roots - self._said), key=lambda pin: pin.seq)
         for pin in said:
             pack, kept = self._into(), (pin.cid,)
@@ -156,6 +155,12 @@ class _Mover:
         if self._pack is not None:
             self._said, self._counts, self._writing = self._said | roots, self._pack.size, False
         path.unlink()
+
+    def _move(self, cid: bytes, place: Place, moved: dict[bytes, Place]) -> None:
+        """Write a block anew, if it is read from there and whole."""
+        if self._places.index.place(cid[-32:]) == place and (data := self._shelf.at(cid, place)) is not None:
+            pack, head = self._into(), head_of(cid, len(data))
+            moved[cid[-32:]] = Place(pack.name, pack.append(head + data) + len(head), place.length)
 
     def _into(self) -> Pack:
         """Return the pack to write to; nobody looks into it while it is written."""

@@ -28,6 +28,7 @@ from ..dag.cid import DAG_CBOR
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
 _MARK_CID = b"\x01\x71\x12\x20"  # DAG-CBOR, SHA-256
+_PLAIN = b"\x01\x55\x12\x20"  # bytes, SHA-256
 _ROOM = 1 << 20  #: zeros behind the end, at most
 _LONGEST = 4 << 20  #: bytes of a record; a block of Kubo's has 2 MiB at most
 _END = ".car"
@@ -219,17 +220,19 @@ def marked(name: str, offset: int, mark: Mark) -> bytes:
 def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tuple[int, Mark]]:
     """Yield what stands in a pack, without reading the blocks: records, and marks each with the place where they end.
 
-    Where something is no record, the next mark is looked for: a damaged byte hides what stands between, and no more.
+    Where something is no record, the next block is looked for whose bytes are those of its CID: a damaged byte hides
+    the block that it belongs to, and no other.
     """
     place = max(start, len(HEADER))
+    before: Record | None = None
     while place < end:
         found = _record_at(file, place, end)
-        if found is None:
-            following = _next_mark(path.stem, file, place, end)
+        if found is None:  # or the length of the one before is wrong
+            following = _next_whole(file, place if before is None or _is_whole(file, before) else before.offset, end)
             if following is None:
                 return
             place, found = following
-        cid, data, size = found
+        cid, data, size = before = found
         mark = None
         if cid.startswith(_MARK_CID):
             mark = mark_in(os.pread(file, size, data), cid, path.stem, place)
@@ -248,17 +251,20 @@ def _record_at(file: int, place: int, end: int) -> Record | None:
     return Record(cid, place + used + len(cid), length - len(cid))
 
 
-def _next_mark(name: str, file: int, place: int, end: int) -> tuple[int, Record] | None:
-    """Return the first mark behind a place, and where it stands."""
-    sign = b"dpack" + bytes((0x78, len(name))) + name.encode()
+def _next_whole(file: int, place: int, end: int) -> tuple[int, Record] | None:
+    """Return the first block from a place on whose bytes are those of its CID, and where it stands."""
     for start in range(place, end, 1 << 20):
-        piece = os.pread(file, (1 << 20) + 256, start)  # what a mark begins with, to its sign, is shorter than the rest
-        for hit in re.finditer(re.escape(sign), piece):
-            for at in range(max(0, hit.start() - 96), hit.start()):
-                found = _record_at(file, start + at, end) if _MARK_CID in piece[at + 1 : at + 8] else None
-                if found and mark_in(os.pread(file, found.length, found.offset), found.cid, name, start + at):
+        piece = os.pread(file, (1 << 20) + 16, start)  # a head may reach into the next one
+        for hit in re.finditer(b"\x12\x20", piece):
+            for at in range(max(0, hit.start() - 6), hit.start()):
+                found = _record_at(file, start + at, end)
+                if found and found.offset == start + hit.start() + 34 and _is_whole(file, found):
                     return start + at, found
     return None
+
+
+def _is_whole(file: int, record: Record) -> bool:
+    return sha256(os.pread(file, record.length, record.offset)).digest() == record.cid[-32:]
 
 
 def mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
@@ -282,6 +288,13 @@ def _varint_at(head: bytes) -> tuple[int, int]:
         if byte < 0x80:
             return number, n + 1
     return 0, 0
+
+
+def cid_before(file: int, place: int, digest: bytes) -> bytes:
+    """Return the CID that stands before the data of a block; where that is damaged, the one of plain bytes."""
+    head = os.pread(file, 36, place - 36)
+    found = (_cid_at(head), _cid_at(head[2:]))
+    return next((cid for cid in found if cid and cid[-32:] == digest), _PLAIN + digest)
 
 
 def _cid_at(head: bytes) -> bytes | None:
