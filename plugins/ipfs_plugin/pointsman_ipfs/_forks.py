@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import Protocol
 from weakref import WeakSet
@@ -43,34 +45,65 @@ class Shared:
         """Begin with locks that nobody holds."""
 
 
+class _Taken(threading.local):
+    """What a thread has taken before it forks."""
+
+    def __init__(self) -> None:
+        self.locks = list[Lock]()
+
+
 _all = WeakSet[Shared]()
-_taken: list[Lock] = []
-_forking = threading.Lock()  # over `_all`, and held during a fork
+_taken = _Taken()
+_forking = threading.RLock()  # over `_all`, and held during a fork
 
 
-def _before() -> None:
-    _forking.acquire()
-    for one in sorted(_all, key=attrgetter("level")):
-        locks = one.locks()
-        for lock in locks:
-            if not lock.acquire(timeout=PAUSE_S):
-                break
-            _taken.append(lock)
-        else:
-            one.let_go()
+def _surely(work: Callable[[], None]) -> None:
+    """Do it, again if Ctrl-C comes meanwhile: what Python then ignores here would leave a lock taken for ever."""
+    interrupt = None
+    while True:
+        try:
+            work()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
-def _in_parent() -> None:
-    while _taken:
-        _taken.pop().release()
-    _forking.release()
+def _take() -> None:
+    if _taken_now(_forking):
+        for one in sorted(_all, key=attrgetter("level")):
+            if all(map(_taken_now, one.locks())):
+                one.let_go()
 
 
-def _in_child() -> None:
-    _taken.clear()
+def _taken_now(lock: Lock) -> bool:
+    _taken.locks.append(
+        lock
+    )  # before it is: if Ctrl-C comes between, it is let go once too often, which changes nothing
+    if lock.acquire(timeout=PAUSE_S):
+        return True
+    _taken.locks.pop()
+    return False
+
+
+def _release() -> None:
+    while _taken.locks:
+        with suppress(RuntimeError):  # it was not ours
+            _taken.locks[-1].release()
+        _taken.locks.pop()
+
+
+def _begin() -> None:
+    global _forking
+    _forking = threading.RLock()
+    _taken.locks.clear()
     for one in list(_all):
         one.begin()
-    _forking.release()
 
 
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+os.register_at_fork(
+    before=partial(_surely, _take),
+    after_in_parent=partial(_surely, _release),
+    after_in_child=partial(_surely, _begin),
+)

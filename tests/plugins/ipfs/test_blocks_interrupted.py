@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -88,3 +90,29 @@ def test_an_interrupt_between_the_threads_of_a_large_put_leaves_none_waiting(
         thread.start()
         thread.join(20)
         assert not thread.is_alive(), f"it waits for ever when it is interrupted before line {after}"
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
+def test_an_interrupt_of_a_fork_leaves_nothing_locked(store: Store, interrupted: Interrupted) -> None:
+    """Wherever it comes: other threads go on, and so does the child. Python itself ignores it there."""
+
+    def of_a_fork(code: CodeType) -> bool:
+        return code.co_filename.endswith(("_forks.py", "_database.py", "_evidence_index.py", "_locked.py"))
+
+    def fork() -> None:
+        child = os.fork()
+        if not child:
+            sys.settrace(None)
+            try:
+                os._exit(len(store.put(b"from the child").cid) - 59)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    for after in range(1, 60):
+        interrupted(fork, after, of_a_fork)
+        other = threading.Thread(target=store.put, args=(b"after %d" % after,), daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
