@@ -24,9 +24,9 @@ from attrs import define, frozen
 from . import _log
 from .errors import ConfigError, UnavailableError
 
-#: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go;
-#: "compare": find what others have pinned, and it has not.
-What: TypeAlias = Literal["put", "mend", "unpin", "compare"]
+#: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go; "pin":
+#: keep it after all; "compare": find what others have pinned, and it has not.
+What: TypeAlias = Literal["put", "mend", "unpin", "pin", "compare"]
 
 #: "PtsO" in ASCII, in the file's header; and the version of the tables.
 _APPLICATION, _VERSION = 0x5074734F, 1
@@ -43,6 +43,8 @@ _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLI
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
     (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
+#: Who is about to let it go does so, and then it is pinned.
+_KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND what='unpin'"
 _SHOW = "SELECT store, cid, what, since, tries, due, reason FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"
 _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
@@ -68,6 +70,7 @@ class _Wishes:
     """What one thread adds."""
 
     rows: list[tuple[str, str, What, float]]
+    kept: tuple[str, str]  #: a store that has some content, and is not to let it go any more
     written: bool = False
 
 
@@ -127,9 +130,12 @@ class Outbox:
                 os.replace(f"{self.path}{end}", f"{self.path}{end}{aside}")
         _log.failed("outbox", error, put_aside=f"{self.path}{aside}")
 
-    def add(self, cid: str, stores: Iterable[str], what: What = "put") -> None:
-        """Note what these stores have still to do. Durable when it returns."""
-        mine = _Wishes([(store, cid, what, time()) for store in stores])
+    def add(self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "") -> None:
+        """Note what these stores have still to do. Durable when it returns.
+
+        :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
+        """
+        mine = _Wishes([(store, cid, what, time()) for store in stores], (kept, cid))
         self._adding.append(mine)
         while not mine.written:  # else the thread before us has written ours too
             batch = list[_Wishes]()
@@ -138,6 +144,7 @@ class Outbox:
                     while self._adding:
                         batch.append(self._adding.popleft())
                         db.executemany(_ADD, batch[-1].rows)
+                        db.execute(_KEEP, batch[-1].kept)
             except BaseException:
                 self._adding.extend(one for one in batch if one is not mine)  # their threads try it themselves
                 raise
@@ -145,9 +152,10 @@ class Outbox:
                 one.written = True
 
     def drop(self, cid: str) -> None:
-        """Forget what was to be done with this content."""
+        """Forget what was to be done with this content. Where that is being done, it is let go after that."""
         with self._changing(durable=True) as db:
-            db.execute("DELETE FROM jobs WHERE cid=?", (cid,))
+            db.execute("DELETE FROM jobs WHERE cid=? AND lease<=?", (cid, time()))
+            db.execute("UPDATE jobs SET what='unpin', tries=0, due=0 WHERE cid=?", (cid,))
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""
@@ -158,14 +166,16 @@ class Outbox:
 
     def renew(self, job: Waiting) -> bool:
         """Keep others from a job for a while longer; say whether it is still there and ours."""
-        sql = "UPDATE jobs SET lease=? WHERE store=? AND cid=? AND owner=? RETURNING 1"
+        sql = "UPDATE jobs SET lease=? WHERE store=? AND cid=? AND owner=? AND what=? RETURNING 1"
         with self._changing() as db:
-            return db.execute(sql, (time() + LEASE_S, job.store, job.cid, self._me)).fetchone() is not None
+            return db.execute(sql, (time() + LEASE_S, job.store, job.cid, self._me, job.what)).fetchone() is not None
 
     def done(self, job: Waiting) -> None:
-        """Take a job off the queue, unless it was wished for anew meanwhile."""
+        """Take a job off the queue, unless it was wished for anew, or something else was, meanwhile."""
+        mine = "WHERE store=? AND cid=? AND owner=?"
         with self._changing() as db:
-            db.execute("DELETE FROM jobs WHERE store=? AND cid=? AND owner=?", (job.store, job.cid, self._me))
+            db.execute(f"DELETE FROM jobs {mine} AND what=?", (job.store, job.cid, self._me, job.what))  # noqa: S608 - ours
+            db.execute(f"UPDATE jobs SET lease=0, owner='' {mine}", (job.store, job.cid, self._me))  # noqa: S608 - ours
 
     def failed(self, job: Waiting, reason: str, after: float | None = None) -> None:
         """Let a job be tried again: after so many seconds, else the longer the more often it has failed."""

@@ -131,7 +131,7 @@ class Store:
             answered = self._storing.run(task)
         else:
             answered = self._storing.replayed(given, task, lambda file: Source(None, file, pin, profile, hidden, tell))
-        return self._acknowledged(answered.answer, answered.backend, copied=pin and store is None)
+        return self._acknowledged(answered.answer, answered.backend, pin=pin, copied=pin and store is None)
 
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
         """Return all bytes of a file: `CID`, or `CID/a/b` for one in a folder.
@@ -187,7 +187,7 @@ class Store:
         with open_file(given) as file:
             answered = self._storing.replayed(file, task, lambda source: source)
         copied = pin and store is None
-        return tuple(self._acknowledged(root, answered.backend, copied=copied) for root in answered.answer)
+        return tuple(self._acknowledged(root, answered.backend, pin=pin, copied=copied) for root in answered.answer)
 
     # -- what is kept ----------------------------------------------------------------------------------
 
@@ -216,7 +216,8 @@ class Store:
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
         task = self._storing.rooted(self._storing.task("pin", None, timeout, moving=True, cid=cid))
-        self._post.send(task.arguments["cid"], self._others(self._storing.run(task).backend))
+        backend = self._storing.run(task).backend
+        self._post.send(task.arguments["cid"], self._others(backend), kept=backend.id)
 
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
@@ -330,11 +331,11 @@ class Store:
 
     # -- the rest --------------------------------------------------------------------------------------
 
-    def _acknowledged(self, stored: Stored, backend: StoreBackend, *, copied: bool) -> Stored:
+    def _acknowledged(self, stored: Stored, backend: StoreBackend, *, pin: bool, copied: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
         others = self._others(backend) if copied and len(self._storing.registry.backends) > 1 else []
-        if others:
-            self._post.send(stored.cid, others)
+        if pin:
+            self._post.send(stored.cid, others, kept=backend.id)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 
     def _others(self, but: StoreBackend) -> list[str]:

@@ -61,7 +61,7 @@ class Database(Shared):
 
     def let_go(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it is closed for good
-            if not self._read_only and not self._write.in_transaction:
+            if self._pid == os.getpid() and not self._read_only and not self._write.in_transaction:
                 self.close()
                 self._pid = 0
 
