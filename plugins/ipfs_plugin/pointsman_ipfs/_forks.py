@@ -45,6 +45,23 @@ class Shared:
         """Begin with locks that nobody holds."""
 
 
+class ForkLock(Shared):
+    """A lock that no thread holds in a forked child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin()
+
+    def begin(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class _Taken(threading.local):
     """What a thread has taken before it forks."""
 

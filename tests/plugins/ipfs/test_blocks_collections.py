@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import ContentNotFoundError, InvalidRequestError, Store, UnusableAnswer
+from pointsman import ContentNotFoundError, InvalidRequestError, Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
@@ -185,6 +185,21 @@ def test_what_another_collection_has_taken_is_not_missed(
     assert store.gc()["blocks"].blocks == 0
     assert monotonic() - began < _collect._PATIENCE_S
     assert (store.get(kept_one), store.has(gone)) == (b"stays", False)
+
+
+def test_what_cannot_be_entered_is_not_said_to_be_absent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the index cannot be written, to pin what was just put is an error that says so."""
+
+    def full(*_: object) -> None:
+        raise UnavailableError("the disk is full", retry_same=False)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(_index.Index, "entered", full)
+        cid = store.put(b"hello").cid
+        assert store.get(cid) == b"hello"
+        with pytest.raises(UnavailableError, match="the disk is full"):
+            store.pin(cid)
+    store.pin(cid)
 
 
 @pytest.fixture
