@@ -17,6 +17,7 @@ from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
 from pointsman_ipfs.embedded import _collect, _index, _writer
 from pointsman_ipfs.embedded._packs import HEADER
+from pointsman_ipfs.embedded._places import Places
 
 
 @pytest.fixture
@@ -200,6 +201,65 @@ def test_what_cannot_be_entered_is_not_said_to_be_absent(store: Store, monkeypat
         with pytest.raises(UnavailableError, match="the disk is full"):
             store.pin(cid)
     store.pin(cid)
+
+
+@pytest.mark.parametrize("step", ["read", "collected"])
+def test_a_large_put_that_the_index_did_not_get_is_kept(
+    store: Store, other: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It was acknowledged while the index could not be written: others read it, and a collection takes none of it."""
+    other.put(b"of the other")
+    store.put(b"of this one")
+    entered, failing = _index.Index.entered, blocks_of(store).index
+
+    def full(index: _index.Index, written: Any) -> None:
+        if index is failing:
+            raise UnavailableError("the disk is full", retry_same=False)
+        entered(index, written)
+
+    monkeypatch.setattr(_index.Index, "entered", full)
+    data = random.Random(3).randbytes(5 << 20)
+    cid = store.put(data).cid
+    if step == "collected":
+        assert other.gc()["blocks"].blocks == 0
+    assert other.get(cid) == data
+    assert cid in [entry.cid for entry in other.ls()]
+    monkeypatch.undo()
+    store.close()
+    with Store([Blocks(path=tmp_path)]) as again:
+        assert again.get(cid) == data
+
+
+def test_a_large_put_that_ends_while_others_collect_is_kept(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the index did not get it: when packs are looked at that are to be written anew, its pack is left."""
+    other.put(b"of the other")
+    store.put(b"of this one")
+    entered, failing, away = _index.Index.entered, blocks_of(store).index, _index.Sweep.away
+    data, cids_ = random.Random(4).randbytes(5 << 20), list[str]()
+
+    def full(index: _index.Index, written: Any) -> None:
+        if index is failing:
+            raise UnavailableError("the disk is full", retry_same=False)
+        entered(index, written)
+
+    def late(sweep: _index.Sweep, before: int) -> tuple[int, int]:
+        cids_.append(store.put(data).cid)
+        return away(sweep, before)
+
+    monkeypatch.setattr(_index.Index, "entered", full)
+    monkeypatch.setattr(_index.Sweep, "away", late)
+    other.gc()
+    assert other.get(cids_[0]) == data
+
+
+def blocks_of(store: Store) -> Places:
+    """Where the only store of these has its blocks."""
+    (one,) = store.stores
+    blocks = one.provider
+    assert isinstance(blocks, Blocks)
+    return blocks._opened().places
 
 
 @pytest.fixture

@@ -58,7 +58,8 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
                 path = places.folder / f"{name}.car"
                 if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
                     try:
-                        mover.empty(path)
+                        if name not in index.runs():  # else it holds more than the index knows
+                            mover.empty(path)
                     finally:
                         os.close(file)
     return Collected(blocks, size)
