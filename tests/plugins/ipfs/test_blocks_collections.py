@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,7 +17,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
-from pointsman_ipfs.embedded import _collect, _index, _writer
+from pointsman_ipfs.embedded import _collect, _index, _places, _writer
 from pointsman_ipfs.embedded._packs import HEADER
 from pointsman_ipfs.embedded._places import Places
 
@@ -190,12 +192,9 @@ def test_what_another_collection_has_taken_is_not_missed(
 
 def test_what_cannot_be_entered_is_not_said_to_be_absent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the index cannot be written, to pin what was just put is an error that says so."""
-
-    def full(*_: object) -> None:
-        raise UnavailableError("the disk is full", retry_same=False)
-
+    store.put(b"before")
     with monkeypatch.context() as broken:
-        broken.setattr(_index.Index, "entered", full)
+        nothing_entered(store, broken)
         cid = store.put(b"hello").cid
         assert store.get(cid) == b"hello"
         with pytest.raises(UnavailableError, match="the disk is full"):
@@ -210,14 +209,7 @@ def test_a_large_put_that_the_index_did_not_get_is_kept(
     """It was acknowledged while the index could not be written: others read it, and a collection takes none of it."""
     other.put(b"of the other")
     store.put(b"of this one")
-    entered, failing = _index.Index.entered, blocks_of(store).index
-
-    def full(index: _index.Index, written: Any) -> None:
-        if index is failing:
-            raise UnavailableError("the disk is full", retry_same=False)
-        entered(index, written)
-
-    monkeypatch.setattr(_index.Index, "entered", full)
+    nothing_entered(store, monkeypatch)
     data = random.Random(3).randbytes(5 << 20)
     cid = store.put(data).cid
     if step == "collected":
@@ -236,22 +228,62 @@ def test_a_large_put_that_ends_while_others_collect_is_kept(
     """Also where the index did not get it: when packs are looked at that are to be written anew, its pack is left."""
     other.put(b"of the other")
     store.put(b"of this one")
-    entered, failing, away = _index.Index.entered, blocks_of(store).index, _index.Sweep.away
-    data, cids_ = random.Random(4).randbytes(5 << 20), list[str]()
+    away, data, names = _index.Sweep.away, random.Random(4).randbytes(5 << 20), list[str]()
+
+    def late(sweep: _index.Sweep, before: int) -> tuple[int, int]:
+        names.append(store.put(data).cid)
+        return away(sweep, before)
+
+    nothing_entered(store, monkeypatch)
+    monkeypatch.setattr(_index.Sweep, "away", late)
+    other.gc()
+    assert other.get(names[0]) == data
+
+
+def test_what_others_have_said_of_a_pin_holds_though_the_index_did_not_get_ours(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one who spoke is believed: in a list, and by `unpin`."""
+    store.put(b"before", pin=False)
+    nothing_entered(store, monkeypatch)
+    cid = store.put(b"hello").cid
+    other.unpin(cid)
+    assert list(other.ls()) == list(store.ls()) == []
+    store.put(b"hello")
+    store.unpin(cid)
+    other.pin(cid)
+    store.unpin(cid)
+    assert list(store.ls()) == list(other.ls()) == []
+
+
+def test_what_others_are_writing_is_on_the_disk_before_it_counts(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer may still wait for that when this one builds upon it."""
+    store.put(b"of this one")
+    synced, sync = list[int](), _places.sync_file
+
+    def note(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(_places, "sync_file", note)
+    other.put(b"of the other")
+    assert len(list(other.ls())) == 2
+    (pack,) = {place.pack for place in map(blocks_of(store).find, [sha256(b"of this one").digest()]) if place}
+    assert (blocks_of(other).folder / f"{pack}.car").stat().st_ino in synced
+
+
+def nothing_entered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this store find the disk of the index full, and no other one."""
+    entered, failing = _index.Index.entered, blocks_of(store).index
 
     def full(index: _index.Index, written: Any) -> None:
         if index is failing:
             raise UnavailableError("the disk is full", retry_same=False)
         entered(index, written)
 
-    def late(sweep: _index.Sweep, before: int) -> tuple[int, int]:
-        cids_.append(store.put(data).cid)
-        return away(sweep, before)
-
     monkeypatch.setattr(_index.Index, "entered", full)
-    monkeypatch.setattr(_index.Sweep, "away", late)
-    other.gc()
-    assert other.get(cids_[0]) == data
 
 
 def blocks_of(store: Store) -> Places:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pointsman import UnavailableError
 
 from ._index import Index, Place, Written
-from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned
+from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned, sync_file
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
@@ -71,9 +71,9 @@ class Places:
         """Yield the roots that are pinned."""
         self.catch_up()
         with self._lock:  # empty, unless the disk is full
-            waiting = {cid: kept for one in self._waiting for cid, kept in one.mark.said()}
+            waiting = {cid for one in self._waiting for cid, _ in one.mark.said()}
         yield from (cid for cid in self.index.pins() if cid not in waiting)
-        yield from (cid for cid, kept in waiting.items() if kept)
+        yield from filter(self.pinned, waiting)  # others may have said more of these since
 
     def pinned(self, cid: bytes) -> bool:
         """Whether a root is known to be pinned, and so whole."""
@@ -239,6 +239,8 @@ class Places:
         try:
             end = counted(path, file, known, os.fstat(file).st_size)
             if end > known:
+                with suppress(OSError):  # its writer may still wait for the disk, and puts build upon what is entered
+                    sync_file(file)
                 self.enter(path, file, known, end)
             return end > known
         finally:
