@@ -26,7 +26,7 @@ class Lock(Protocol):
 
 
 class Shared:
-    """Something that begins anew in a forked child."""
+    """Something that begins anew in a forked child. From `__init__` on, a fork may come at any time."""
 
     level = 0  #: those of a lower one are paused first: who holds them may be waiting for the others
 
@@ -49,8 +49,8 @@ class ForkLock(Shared):
     """A lock that no thread holds in a forked child."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.begin()
+        super().__init__()
 
     def begin(self) -> None:
         self._lock = threading.Lock()

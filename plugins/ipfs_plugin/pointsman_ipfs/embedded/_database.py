@@ -43,13 +43,19 @@ class Database(Shared):
     level = 1
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        super().__init__()
         self._path, self._read_only = path, read_only
         self._pid = self._file = 0  #: the process whose connections these are, and the inode
         #: Whether it was found damaged, and put aside: whoever opens the store again makes it anew.
         self.broken = False
         self.begin()
-        self._open()
+        super().__init__()
+        if not read_only:
+            self._here()
+            return
+        self._read, self._pid = _in_memory(path), os.getpid()
+        self._write = self._read
+        finalize(self, self._read.close)
+        self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
 
     def begin(self) -> None:
         self._reading = threading.RLock()
@@ -57,7 +63,7 @@ class Database(Shared):
         self._opening = threading.Lock()  # taken after these
 
     def locks(self) -> Sequence[Lock]:
-        return self._reading, self._writing
+        return self._reading, self._writing, self._opening
 
     def let_go(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it is closed for good
@@ -67,12 +73,6 @@ class Database(Shared):
 
     def _open(self) -> None:
         """Open both connections; an index that is broken is put aside, and a new one begun."""
-        if self._read_only:
-            self._read = self._write = _in_memory(self._path)
-            finalize(self, self._read.close)
-            self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
-            self._pid = os.getpid()
-            return
         try:
             self._write = self._connected()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

@@ -84,12 +84,12 @@ class EvidenceIndex(Shared):
     """
 
     def __init__(self, path: Path, fill: Callable[[], Iterable[Row]], *, ours: bool) -> None:
-        super().__init__()
         self.path = path
         self._fill, self._ours = fill, ours
         self._file: tuple[int, ...] | None = None  #: the process and the inode whose connections these are
         self._reads_only = False  #: whether these cannot change anything
         self.begin()
+        super().__init__()
 
     # -- across a fork -----------------------------------------------------------------------------
 
