@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import uuid4
+from weakref import WeakSet
 
 from attrs import define, frozen
 
@@ -50,6 +51,8 @@ _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'co
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
 _FIRST_S, _LONGEST_S = 1.0, 300.0
+#: Seconds for which a fork waits for a change to end.
+_PATIENCE_S = 5.0
 
 
 @frozen
@@ -75,7 +78,7 @@ class _Wishes:
 
 
 class Outbox:
-    """The queue. Thread-safe; processes may share the file.
+    """The queue. Thread-safe; processes may share the file, and a forked child makes its own object.
 
     :param stores: those that have to be compared with the others, if what waited is lost.
     :raises ConfigError: the file is none of ours.
@@ -83,17 +86,19 @@ class Outbox:
     """
 
     def __init__(self, path: Path, stores: Iterable[str] = ()) -> None:
-        self.path = path
-        self._me = f"{os.getpid()}-{uuid4().hex[:8]}"
+        self.path, self.pid, self._stores = path, os.getpid(), list(stores)
+        self._me = f"{self.pid}-{uuid4().hex[:8]}"
         self._lock = threading.Lock()
         self._adding: deque[_Wishes] = deque()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._begin(stores)
+            self._begin()
         except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
+        _all.add(self)
 
-    def _begin(self, stores: Iterable[str]) -> None:
+    def _begin(self) -> None:
+        self._forks = False  #: whether the connection was closed for a fork
         inode = self.path.exists() and self.path.stat().st_ino
         self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
@@ -101,7 +106,7 @@ class Outbox:
             self._db.execute("BEGIN IMMEDIATE")
             marks = [self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
             if marks == [0, 0] and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._make(stores)
+                self._make()
             elif marks != [_APPLICATION, _VERSION]:
                 raise ConfigError(f"outbox {self.path}: the file is no outbox of this version; name another file")
             elif (wrong := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
@@ -113,13 +118,13 @@ class Outbox:
                 raise
             if self.path.exists() and self.path.stat().st_ino == inode:  # else another process has done it
                 self._put_aside(error)
-            self._begin(stores)
+            self._begin()
 
-    def _make(self, stores: Iterable[str]) -> None:
+    def _make(self) -> None:
         for statement in filter(str.strip, _TABLES.split(";")):
             self._db.execute(statement)
         if any(one.name.startswith(f"{self.path.name}.damaged-") for one in self.path.parent.iterdir()):
-            self._db.executemany(_COMPARE, [(store, time()) for store in stores])
+            self._db.executemany(_COMPARE, [(store, time()) for store in self._stores])
             self._db.execute("INSERT INTO seen SELECT store FROM jobs")
 
     def _put_aside(self, error: Exception) -> None:
@@ -159,16 +164,13 @@ class Outbox:
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""
-        with self._changing() as db:
-            given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
-            row = db.execute(_TAKE, given).fetchone()
-        return None if row is None else Waiting(*row)
+        given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
+        return next((Waiting(*row) for row in self._run(_TAKE, given)), None)
 
     def renew(self, job: Waiting) -> bool:
         """Keep others from a job for a while longer; say whether it is still there and ours."""
         sql = "UPDATE jobs SET lease=? WHERE store=? AND cid=? AND owner=? AND what=? RETURNING 1"
-        with self._changing() as db:
-            return db.execute(sql, (time() + LEASE_S, job.store, job.cid, self._me, job.what)).fetchone() is not None
+        return bool(self._run(sql, (time() + LEASE_S, job.store, job.cid, self._me, job.what)))
 
     def done(self, job: Waiting) -> None:
         """Take a job off the queue, unless it was wished for anew, or something else was, meanwhile."""
@@ -182,30 +184,24 @@ class Outbox:
         wait = min(_FIRST_S * 2.0 ** min(job.tries, 20), _LONGEST_S) if after is None else after
         sql = """UPDATE jobs SET tries=tries+1, due=?, lease=0, owner='', reason=?
             WHERE store=? AND cid=? AND owner=?"""
-        with self._changing() as db:
-            db.execute(sql, (time() + wait, reason[:1000], job.store, job.cid, self._me))
+        self._run(sql, (time() + wait, reason[:1000], job.store, job.cid, self._me))
 
     def let_go(self, store: str | None = None) -> None:
         """Let others have what this object has taken: all, or for this store. It counts as if it was not tried."""
-        sql = "UPDATE jobs SET lease=0, owner='' WHERE owner=? AND store=ifnull(?, store)"
-        with self._changing() as db:
-            db.execute(sql, (self._me, store))
+        self._run("UPDATE jobs SET lease=0, owner='' WHERE owner=? AND store=ifnull(?, store)", (self._me, store))
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
-        with self._changing() as db:
-            return [Waiting(*row) for row in db.execute(_SHOW, (cid,))]
+        return [Waiting(*row) for row in self._run(_SHOW, (cid,))]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:
         """Return of each store that has something to do: how many jobs, since when, and why one of them failed."""
-        with self._changing() as db:
-            rows = db.execute("SELECT store, count(*), min(since), max(reason) FROM jobs GROUP BY store").fetchall()
+        rows = self._run("SELECT store, count(*), min(since), max(reason) FROM jobs GROUP BY store")
         return {store: (count, since, reason) for store, count, since, reason in rows}
 
     def next_due(self, store: str) -> float | None:
         """Return in how many seconds something of this store is due; None if nothing waits."""
-        with self._changing() as db:
-            (due,) = db.execute("SELECT min(max(due, lease)) FROM jobs WHERE store=?", (store,)).fetchone()
+        ((due,),) = self._run("SELECT min(max(due, lease)) FROM jobs WHERE store=?", (store,))
         return None if due is None else max(0.0, due - time())
 
     def seen(self, stores: Iterable[str]) -> set[str]:
@@ -218,12 +214,19 @@ class Outbox:
         """Let the file go."""
         with self._lock:
             self._db.close()
+            _all.discard(self)
+
+    def _run(self, sql: str, given: Any = ()) -> list[Any]:
+        with self._changing() as db:
+            return db.execute(sql, given).fetchall()
 
     @contextmanager
     def _changing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One change, whole or not at all. What a power cut may take back is done again, which changes nothing."""
         with self._lock:
             try:
+                if self._forks:
+                    self._begin()
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
@@ -239,3 +242,28 @@ class Outbox:
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
         return UnavailableError(what, retry_same=False)
+
+
+_all = WeakSet[Outbox]()
+_held: list[threading.Lock] = []
+
+
+def _before_fork() -> None:
+    """Close all connections; each is opened again when it is needed.
+
+    In a child, SQLite would count on locks of the parent, and lose what is added there when that closes the file.
+    https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
+    """
+    for one in list(_all):
+        if one._lock.acquire(timeout=_PATIENCE_S):
+            _held.append(one._lock)
+            one._db.close()
+            one._forks = True
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

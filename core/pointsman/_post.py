@@ -77,14 +77,14 @@ class Post:
 
     def close(self) -> None:
         """End what is being brought, and let the file go."""
-        if self._opened is not None:
+        if self._opened is not None and self._opened[0].pid == os.getpid():
             outbox, courier = self._opened
             courier.close()
             outbox.close()
 
     def _open(self) -> tuple[Outbox, Courier]:
         with self._lock:
-            if self._opened is None:
+            if self._opened is None or self._opened[0].pid != os.getpid():
                 storing = self._storing()
                 outbox = Outbox(self._path, [one.id for one in storing.able(storing.task("entries")) if one.writable])
                 self._opened = outbox, Courier(outbox, self._deliver, storing.idle_timeout)
