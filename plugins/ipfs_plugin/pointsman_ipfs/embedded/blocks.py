@@ -176,7 +176,8 @@ class Blocks:
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
         opened, root = self._to_write(), reader.resolve(self._get(scope), cid)
-        if root in opened.places.pins():
+        opened.places.catch_up()
+        if opened.places.pinned(root):
             opened.with_room(lambda: opened.writer.add((), (), (root,)))
 
     @hookimpl
