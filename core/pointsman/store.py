@@ -226,11 +226,9 @@ class Store:
         :raises ContentNotFoundError: `CID/a/b` leads to nothing in any.
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
-        cid, later, nowhere, absent = task.arguments["cid"], list[str](), list[BackendError](), self._absent()
+        cid, later, nowhere = task.arguments["cid"], list[str](), list[BackendError]()
         self._post.drop(cid)
-        able = [one for one in self._storing.able(task) if one.id not in absent]
-        if not able:
-            self._storing.run(task)
+        able = self._able(task)
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
@@ -260,11 +258,10 @@ class Store:
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
         :raises InvalidRequestError: the CID is none.
+        :raises BackendError: no store can be verified: there is but a gateway, say.
         """
-        task, absent = self._storing.task("verify", store, moving=True, cid=cid), self._absent() - {store}
-        for one in self._storing.able(task):
-            if one.id in absent:
-                continue
+        task = self._storing.task("verify", store, moving=True, cid=cid)
+        for one in self._able(task):
             try:
                 for found in self._storing.given_out(task, ([one], [])):
                     mended = repair and self._post.mend(found.cid, one.id)
@@ -337,6 +334,13 @@ class Store:
         if pin:
             self._post.send(stored.cid, others, kept=backend.id)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
+
+    def _able(self, task: Task) -> list[StoreBackend]:
+        """Return the stores that could do it, but for absent ones. Raises BackendError if there is none."""
+        absent = self._absent() - {task.backend}
+        if not (able := [one for one in self._storing.able(task) if one.id not in absent]):
+            self._storing.run(task)
+        return able
 
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has."""

@@ -272,6 +272,7 @@ def test_what_was_not_brought_because_nobody_waits_was_not_tried(tmp_path: Path,
         (["import", "nowhere.car"], 2, "nowhere.car cannot be read: No such file or directory"),
         (["import", "pointsman.json"], 1, "\n  in pointsman.json\n"),
         (["export", EMPTY, "-o", "pointsman.json"], 2, "cannot be written: File exists; name a path where nothing is"),
+        (["verify", "--store", "world"], 1, "world: its plugin has no hook verify"),
         (["export", EMPTY, "-o", "no/such/folder"], 2, "cannot be written: No such file or directory"),
     ],
 )
