@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from pointsman import UnavailableError
+from pointsman import UnavailableError, UnusableAnswer
 
 from .._sqlite import is_read_only
+from ..dag import _varint, car
 from ..dag.cbor import Ref, decode, encode
 from ..dag.cid import DAG_CBOR
 
@@ -59,26 +60,9 @@ def is_record(cid: bytes) -> bool:
     return cid[1] == DAG_CBOR
 
 
-def framed(cid: bytes, data: bytes) -> bytes:
-    """Return a block as a CAR file has it."""
-    return head_of(cid, len(data)) + data
-
-
 def head_of(cid: bytes, length: int) -> bytes:
     """Return what stands before the data of a block."""
-    return varint(len(cid) + length) + cid
-
-
-def varint(number: int) -> bytes:
-    """Return an unsigned LEB128."""
-    if 0x7F < number < 0x4000:  # of most blocks
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return _varint.written(len(cid) + length) + cid
 
 
 class Pack:
@@ -214,7 +198,7 @@ def marked(name: str, offset: int, mark: Mark) -> bytes:
     said: dict[str, Any] = {"pack": name, "at": offset, "seq": mark.seq}
     said |= {"pins": [Ref(cid) for cid in mark.pins]} if mark.pins else {}
     data = encode(said | ({"unpins": [Ref(cid) for cid in mark.unpins]} if mark.unpins else {}))
-    return framed(_MARK_CID + sha256(data).digest(), data)
+    return car.record(_MARK_CID + sha256(data).digest(), data)
 
 
 def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tuple[int, Mark]]:
@@ -242,7 +226,10 @@ def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tu
 
 def _record_at(file: int, place: int, end: int) -> Record | None:
     head = os.pread(file, 128, place)
-    length, used = _varint_at(head)
+    try:
+        length, used = _varint.read(head, 0)
+    except UnusableAnswer:
+        return None
     if not 0 < length <= _LONGEST or place + used + length > end:
         return None
     cid = _cid_at(head[used:])
@@ -278,16 +265,6 @@ def mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
     if (said.get("pack"), said.get("at")) != (name, place):
         return None
     return Mark(said["seq"], tuple(said.get("pins", ())), tuple(said.get("unpins", ())))
-
-
-def _varint_at(head: bytes) -> tuple[int, int]:
-    """Return the number at the beginning, and of how many bytes it is; (0, 0) if there is none."""
-    number = 0
-    for n, byte in enumerate(head[:9]):
-        number |= (byte & 0x7F) << 7 * n
-        if byte < 0x80:
-            return number, n + 1
-    return 0, 0
 
 
 def cid_before(file: int, place: int, digest: bytes) -> bytes:
