@@ -123,8 +123,8 @@ class Pack:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be written to: nothing has failed so far."""
-        return not self._broken
+        """Whether it can be written to: nothing has failed so far, and nobody has taken it away."""
+        return not self._broken and os.fstat(self._file).st_nlink > 0
 
     def append(self, data: bytes) -> int:
         """Write at the end; return where that was. Nothing of it counts before a mark stands behind it.
