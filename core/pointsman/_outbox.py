@@ -95,7 +95,8 @@ class Outbox:
             self._begin()
         except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
-        _all.add(self)
+        with _forking:
+            _all.add(self)
 
     def _begin(self) -> None:
         self._forks = False  #: whether the connection was closed for a fork
@@ -212,9 +213,10 @@ class Outbox:
 
     def close(self) -> None:
         """Let the file go."""
+        with _forking:
+            _all.discard(self)
         with self._lock:
             self._db.close()
-            _all.discard(self)
 
     def _run(self, sql: str, given: Any = ()) -> list[Any]:
         with self._changing() as db:
@@ -245,6 +247,7 @@ class Outbox:
 
 
 _all = WeakSet[Outbox]()
+_forking = threading.Lock()  # over `_all`, and held during a fork
 _held: list[threading.Lock] = []
 
 
@@ -254,7 +257,9 @@ def _before_fork() -> None:
     In a child, SQLite would count on locks of the parent, and lose what is added there when that closes the file.
     https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
     """
-    for one in list(_all):
+    _forking.acquire()
+    _held.append(_forking)
+    for one in _all:
         if one._lock.acquire(timeout=_PATIENCE_S):
             _held.append(one._lock)
             one._db.close()
@@ -266,4 +271,5 @@ def _after_fork() -> None:
         _held.pop().release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on every system
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
