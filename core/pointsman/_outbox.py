@@ -16,17 +16,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import uuid4
+from weakref import WeakSet
 
 from attrs import define, frozen
 
 from . import _log
 from .errors import ConfigError, UnavailableError
 
-#: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go;
-#: "compare": find what others have pinned, and it has not.
-What: TypeAlias = Literal["put", "mend", "unpin", "compare"]
+#: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go; "pin":
+#: keep it after all; "compare": find what others have pinned, and it has not.
+What: TypeAlias = Literal["put", "mend", "unpin", "pin", "compare"]
 
 #: "PtsO" in ASCII, in the file's header; and the version of the tables.
 _APPLICATION, _VERSION = 0x5074734F, 1
@@ -43,11 +44,15 @@ _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLI
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
     (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
+#: Who is about to let it go does so, and then it is pinned.
+_KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND what='unpin'"
 _SHOW = "SELECT store, cid, what, since, tries, due, reason FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"
 _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
 _FIRST_S, _LONGEST_S = 1.0, 300.0
+#: Seconds for which a fork waits for a change to end.
+_PATIENCE_S = 5.0
 
 
 @frozen
@@ -68,11 +73,12 @@ class _Wishes:
     """What one thread adds."""
 
     rows: list[tuple[str, str, What, float]]
+    kept: tuple[str, str]  #: a store that has some content, and is not to let it go any more
     written: bool = False
 
 
 class Outbox:
-    """The queue. Thread-safe; processes may share the file.
+    """The queue. Thread-safe; processes may share the file, and a forked child makes its own object.
 
     :param stores: those that have to be compared with the others, if what waited is lost.
     :raises ConfigError: the file is none of ours.
@@ -80,17 +86,20 @@ class Outbox:
     """
 
     def __init__(self, path: Path, stores: Iterable[str] = ()) -> None:
-        self.path = path
-        self._me = f"{os.getpid()}-{uuid4().hex[:8]}"
+        self.path, self.pid, self._stores = path, os.getpid(), list(stores)
+        self._me = f"{self.pid}-{uuid4().hex[:8]}"
         self._lock = threading.Lock()
         self._adding: deque[_Wishes] = deque()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._begin(stores)
+            self._begin()
         except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
+        with _forking:
+            _all.add(self)
 
-    def _begin(self, stores: Iterable[str]) -> None:
+    def _begin(self) -> None:
+        self._forks = False  #: whether the connection was closed for a fork
         inode = self.path.exists() and self.path.stat().st_ino
         self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
@@ -98,7 +107,7 @@ class Outbox:
             self._db.execute("BEGIN IMMEDIATE")
             marks = [self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
             if marks == [0, 0] and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._make(stores)
+                self._make()
             elif marks != [_APPLICATION, _VERSION]:
                 raise ConfigError(f"outbox {self.path}: the file is no outbox of this version; name another file")
             elif (wrong := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
@@ -110,13 +119,13 @@ class Outbox:
                 raise
             if self.path.exists() and self.path.stat().st_ino == inode:  # else another process has done it
                 self._put_aside(error)
-            self._begin(stores)
+            self._begin()
 
-    def _make(self, stores: Iterable[str]) -> None:
+    def _make(self) -> None:
         for statement in filter(str.strip, _TABLES.split(";")):
             self._db.execute(statement)
         if any(one.name.startswith(f"{self.path.name}.damaged-") for one in self.path.parent.iterdir()):
-            self._db.executemany(_COMPARE, [(store, time()) for store in stores])
+            self._db.executemany(_COMPARE, [(store, time()) for store in self._stores])
             self._db.execute("INSERT INTO seen SELECT store FROM jobs")
 
     def _put_aside(self, error: Exception) -> None:
@@ -127,9 +136,12 @@ class Outbox:
                 os.replace(f"{self.path}{end}", f"{self.path}{end}{aside}")
         _log.failed("outbox", error, put_aside=f"{self.path}{aside}")
 
-    def add(self, cid: str, stores: Iterable[str], what: What = "put") -> None:
-        """Note what these stores have still to do. Durable when it returns."""
-        mine = _Wishes([(store, cid, what, time()) for store in stores])
+    def add(self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "") -> None:
+        """Note what these stores have still to do. Durable when it returns.
+
+        :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
+        """
+        mine = _Wishes([(store, cid, what, time()) for store in stores], (kept, cid))
         self._adding.append(mine)
         while not mine.written:  # else the thread before us has written ours too
             batch = list[_Wishes]()
@@ -138,6 +150,7 @@ class Outbox:
                     while self._adding:
                         batch.append(self._adding.popleft())
                         db.executemany(_ADD, batch[-1].rows)
+                        db.execute(_KEEP, batch[-1].kept)
             except BaseException:
                 self._adding.extend(one for one in batch if one is not mine)  # their threads try it themselves
                 raise
@@ -145,57 +158,51 @@ class Outbox:
                 one.written = True
 
     def drop(self, cid: str) -> None:
-        """Forget what was to be done with this content."""
+        """Forget what was to be done with this content. Where that is being done, it is let go after that."""
         with self._changing(durable=True) as db:
-            db.execute("DELETE FROM jobs WHERE cid=?", (cid,))
+            db.execute("DELETE FROM jobs WHERE cid=? AND lease<=?", (cid, time()))
+            db.execute("UPDATE jobs SET what='unpin', tries=0, due=0 WHERE cid=?", (cid,))
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""
-        with self._changing() as db:
-            given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
-            row = db.execute(_TAKE, given).fetchone()
-        return None if row is None else Waiting(*row)
+        given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
+        return next((Waiting(*row) for row in self._run(_TAKE, given)), None)
 
     def renew(self, job: Waiting) -> bool:
         """Keep others from a job for a while longer; say whether it is still there and ours."""
-        sql = "UPDATE jobs SET lease=? WHERE store=? AND cid=? AND owner=? RETURNING 1"
-        with self._changing() as db:
-            return db.execute(sql, (time() + LEASE_S, job.store, job.cid, self._me)).fetchone() is not None
+        sql = "UPDATE jobs SET lease=? WHERE store=? AND cid=? AND owner=? AND what=? RETURNING 1"
+        return bool(self._run(sql, (time() + LEASE_S, job.store, job.cid, self._me, job.what)))
 
     def done(self, job: Waiting) -> None:
-        """Take a job off the queue, unless it was wished for anew meanwhile."""
+        """Take a job off the queue, unless it was wished for anew, or something else was, meanwhile."""
+        mine = "WHERE store=? AND cid=? AND owner=?"
         with self._changing() as db:
-            db.execute("DELETE FROM jobs WHERE store=? AND cid=? AND owner=?", (job.store, job.cid, self._me))
+            db.execute(f"DELETE FROM jobs {mine} AND what=?", (job.store, job.cid, self._me, job.what))  # noqa: S608 - ours
+            db.execute(f"UPDATE jobs SET lease=0, owner='' {mine}", (job.store, job.cid, self._me))  # noqa: S608 - ours
 
     def failed(self, job: Waiting, reason: str, after: float | None = None) -> None:
         """Let a job be tried again: after so many seconds, else the longer the more often it has failed."""
         wait = min(_FIRST_S * 2.0 ** min(job.tries, 20), _LONGEST_S) if after is None else after
         sql = """UPDATE jobs SET tries=tries+1, due=?, lease=0, owner='', reason=?
             WHERE store=? AND cid=? AND owner=?"""
-        with self._changing() as db:
-            db.execute(sql, (time() + wait, reason[:1000], job.store, job.cid, self._me))
+        self._run(sql, (time() + wait, reason[:1000], job.store, job.cid, self._me))
 
     def let_go(self, store: str | None = None) -> None:
         """Let others have what this object has taken: all, or for this store. It counts as if it was not tried."""
-        sql = "UPDATE jobs SET lease=0, owner='' WHERE owner=? AND store=ifnull(?, store)"
-        with self._changing() as db:
-            db.execute(sql, (self._me, store))
+        self._run("UPDATE jobs SET lease=0, owner='' WHERE owner=? AND store=ifnull(?, store)", (self._me, store))
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
-        with self._changing() as db:
-            return [Waiting(*row) for row in db.execute(_SHOW, (cid,))]
+        return [Waiting(*row) for row in self._run(_SHOW, (cid,))]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:
         """Return of each store that has something to do: how many jobs, since when, and why one of them failed."""
-        with self._changing() as db:
-            rows = db.execute("SELECT store, count(*), min(since), max(reason) FROM jobs GROUP BY store").fetchall()
+        rows = self._run("SELECT store, count(*), min(since), max(reason) FROM jobs GROUP BY store")
         return {store: (count, since, reason) for store, count, since, reason in rows}
 
     def next_due(self, store: str) -> float | None:
         """Return in how many seconds something of this store is due; None if nothing waits."""
-        with self._changing() as db:
-            (due,) = db.execute("SELECT min(max(due, lease)) FROM jobs WHERE store=?", (store,)).fetchone()
+        ((due,),) = self._run("SELECT min(max(due, lease)) FROM jobs WHERE store=?", (store,))
         return None if due is None else max(0.0, due - time())
 
     def seen(self, stores: Iterable[str]) -> set[str]:
@@ -206,14 +213,22 @@ class Outbox:
 
     def close(self) -> None:
         """Let the file go."""
+        with _forking:
+            _all.discard(self)
         with self._lock:
             self._db.close()
+
+    def _run(self, sql: str, given: Any = ()) -> list[Any]:
+        with self._changing() as db:
+            return db.execute(sql, given).fetchall()
 
     @contextmanager
     def _changing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One change, whole or not at all. What a power cut may take back is done again, which changes nothing."""
         with self._lock:
             try:
+                if self._forks:
+                    self._begin()
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
@@ -229,3 +244,32 @@ class Outbox:
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
         return UnavailableError(what, retry_same=False)
+
+
+_all = WeakSet[Outbox]()
+_forking = threading.Lock()  # over `_all`, and held during a fork
+_held: list[threading.Lock] = []
+
+
+def _before_fork() -> None:
+    """Close all connections; each is opened again when it is needed.
+
+    In a child, SQLite would count on locks of the parent, and lose what is added there when that closes the file.
+    https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
+    """
+    _forking.acquire()
+    _held.append(_forking)
+    for one in _all:
+        if one._lock.acquire(timeout=_PATIENCE_S):
+            _held.append(one._lock)
+            one._db.close()
+            one._forks = True
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+if hasattr(os, "register_at_fork"):  # not on every system
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -35,12 +35,15 @@ class Post:
         """Whether anything has ever waited. What cannot be written is left to who can: no job in it can be taken."""
         return self._opened is not None or all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
 
-    def send(self, cid: str, stores: Iterable[str], what: What = "put") -> None:
-        """Note what these stores have still to do, durably, and let it be done."""
+    def send(self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "") -> None:
+        """Note what these stores have still to do, durably, and let it be done.
+
+        :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
+        """
         stores = list(stores)
-        if stores:
+        if stores or (kept and self._opened is not None):
             outbox, courier = self._open()
-            outbox.add(cid, stores, what)
+            outbox.add(cid, stores, what, kept)
             courier.wake(stores)
 
     def drop(self, cid: str) -> None:
@@ -74,14 +77,14 @@ class Post:
 
     def close(self) -> None:
         """End what is being brought, and let the file go."""
-        if self._opened is not None:
+        if self._opened is not None and self._opened[0].pid == os.getpid():
             outbox, courier = self._opened
             courier.close()
             outbox.close()
 
     def _open(self) -> tuple[Outbox, Courier]:
         with self._lock:
-            if self._opened is None:
+            if self._opened is None or self._opened[0].pid != os.getpid():
                 storing = self._storing()
                 outbox = Outbox(self._path, [one.id for one in storing.able(storing.task("entries")) if one.writable])
                 self._opened = outbox, Courier(outbox, self._deliver, storing.idle_timeout)
@@ -101,6 +104,8 @@ class Post:
         elif job.what == "unpin":
             with suppress(ContentNotFoundError):
                 storing.run(evolve(storing.task("unpin", cid=job.cid), scope=scope), (target, []))
+        elif job.what == "pin":
+            storing.run(evolve(storing.task("pin", cid=job.cid), scope=scope), (target, []))
         else:
             self._bring(job.cid, target, job.what == "put", scope, renew)
 

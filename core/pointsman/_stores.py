@@ -68,13 +68,9 @@ class Task:
 class Stores(Registry[StoreBackend]):
     """Every store and middleware of one `Store`, in pluggy."""
 
-    HOOKS = (
-        *("store", "fetch", "resolve", "has", "entries", "extract", "export_car", "import_car", "mend"),
-        *("pin", "unpin", "collect"),
-        *("verify", "health"),
-    )
     WHOLE: ClassVar = {"store": Stored, "resolve": str, "has": bool, "collect": Collected}
     PIECES: ClassVar = {"fetch": bytes, "export_car": bytes, "entries": Entry, "verify": Finding}
+    HOOKS = (*WHOLE, *PIECES, "extract", "import_car", "mend", "pin", "unpin", "health")
 
     def can(self, backend: StoreBackend, hook: str) -> bool:
         """Whether a store has a hook."""

@@ -54,12 +54,9 @@ class Storing:
         self.gate = StoreGate(sorted(stores, key=lambda one: one.priority), self.monitor, breaker, self.registry)
         self._shared = Shared(policy, breaker, clock, {}, self._left_out)
         self._damaged, self._absent = damaged, absent
+        #: Seconds for which nothing may move of content that is on its way.
+        self.idle_timeout = policy.idle_timeout
         self.closed = False
-
-    @property
-    def idle_timeout(self) -> float | None:
-        """Seconds for which nothing may move of content that is on its way."""
-        return self._shared.policy.idle_timeout
 
     def task(
         self, hook: str, store: str | None = None, timeout: float | None = None, *, moving: bool = False, **of: Any
@@ -197,9 +194,8 @@ class Storing:
 
         :raises BackendError: nobody can be; it says why.
         """
-        able, reserve = self.gate.sorted_out(task)
-        if able or reserve:
-            return able, reserve
+        if any(order := self.gate.sorted_out(task)):
+            return order
         errors = [self._hindrance(one, task) for one in self.registry.backends if task.backend in (None, one.id)]
         if not errors:
             raise ConfigError("no store is configured; write a configuration, or pip install pointsman-ipfs")

@@ -131,7 +131,7 @@ class Store:
             answered = self._storing.run(task)
         else:
             answered = self._storing.replayed(given, task, lambda file: Source(None, file, pin, profile, hidden, tell))
-        return self._acknowledged(answered.answer, answered.backend, copied=pin and store is None)
+        return self._acknowledged(answered.answer, answered.backend, pin=pin, copied=pin and store is None)
 
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
         """Return all bytes of a file: `CID`, or `CID/a/b` for one in a folder.
@@ -187,7 +187,7 @@ class Store:
         with open_file(given) as file:
             answered = self._storing.replayed(file, task, lambda source: source)
         copied = pin and store is None
-        return tuple(self._acknowledged(root, answered.backend, copied=copied) for root in answered.answer)
+        return tuple(self._acknowledged(root, answered.backend, pin=pin, copied=copied) for root in answered.answer)
 
     # -- what is kept ----------------------------------------------------------------------------------
 
@@ -216,7 +216,8 @@ class Store:
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
         task = self._storing.rooted(self._storing.task("pin", None, timeout, moving=True, cid=cid))
-        self._post.send(task.arguments["cid"], self._others(self._storing.run(task).backend))
+        backend = self._storing.run(task).backend
+        self._post.send(task.arguments["cid"], self._others(backend), kept=backend.id)
 
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
@@ -225,11 +226,9 @@ class Store:
         :raises ContentNotFoundError: `CID/a/b` leads to nothing in any.
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
-        cid, later, nowhere, absent = task.arguments["cid"], list[str](), list[BackendError](), self._absent()
+        cid, later, nowhere = task.arguments["cid"], list[str](), list[BackendError]()
         self._post.drop(cid)
-        able = [one for one in self._storing.able(task) if one.id not in absent]
-        if not able:
-            self._storing.run(task)
+        able = self._able(task)
         for one in able:
             try:
                 self._storing.run(task, ([one], []))
@@ -259,11 +258,10 @@ class Store:
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
         :raises InvalidRequestError: the CID is none.
+        :raises BackendError: no store can be verified: there is but a gateway, say.
         """
-        task, absent = self._storing.task("verify", store, moving=True, cid=cid), self._absent() - {store}
-        for one in self._storing.able(task):
-            if one.id in absent:
-                continue
+        task = self._storing.task("verify", store, moving=True, cid=cid)
+        for one in self._able(task):
             try:
                 for found in self._storing.given_out(task, ([one], [])):
                     mended = repair and self._post.mend(found.cid, one.id)
@@ -330,12 +328,19 @@ class Store:
 
     # -- the rest --------------------------------------------------------------------------------------
 
-    def _acknowledged(self, stored: Stored, backend: StoreBackend, *, copied: bool) -> Stored:
+    def _acknowledged(self, stored: Stored, backend: StoreBackend, *, pin: bool, copied: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
         others = self._others(backend) if copied and len(self._storing.registry.backends) > 1 else []
-        if others:
-            self._post.send(stored.cid, others)
+        if pin:
+            self._post.send(stored.cid, others, kept=backend.id)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
+
+    def _able(self, task: Task) -> list[StoreBackend]:
+        """Return the stores that could do it, but for absent ones. Raises BackendError if there is none."""
+        absent = self._absent() - {task.backend}
+        if not (able := [one for one in self._storing.able(task) if one.id not in absent]):
+            self._storing.run(task)
+        return able
 
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has."""

@@ -156,7 +156,7 @@ def written(output: str) -> Iterator[Any]:
     try:
         file = Path(output).open("xb")  # noqa: SIM115 - in `with` below
     except OSError as error:
-        raise click.UsageError(f"{output} cannot be written: {error.strerror}") from error
+        raise click.UsageError(f"{output} cannot be written: {error.strerror}; name a path where nothing is") from error
     try:
         with file:
             yield file.write

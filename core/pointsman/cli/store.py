@@ -176,9 +176,13 @@ def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **h
     with _told(as_json_) as (tell, rows), _bringing(config_file, timeout=how["timeout"], rows=rows) as kept:
         for file in files:
             with Bytes(size_of(file), quiet=how["quiet"]) as seen, _read(file) as source:
-                roots = kept.import_car(
-                    seen.through(source), pin=not how["no_pin"], store=how["store_id"], timeout=how["timeout"]
-                )
+                try:
+                    roots = kept.import_car(
+                        seen.through(source), pin=not how["no_pin"], store=how["store_id"], timeout=how["timeout"]
+                    )
+                except BackendError as error:
+                    error.add_note(f"in {in_a_line(file)}")
+                    raise
             if not roots:
                 note(f"{in_a_line(file)}: it names no root, so that nothing of it is pinned")
             for root in roots:

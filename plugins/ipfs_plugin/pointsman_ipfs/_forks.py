@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from operator import attrgetter
+from typing import Protocol
 from weakref import WeakSet
 
 #: Seconds for which a fork waits until a change has ended.
 PAUSE_S = 5.0
 
 
+class Lock(Protocol):
+    """What is taken before a fork, and let go after it."""
+
+    def acquire(self, *, timeout: float) -> bool:
+        """Take it; say whether that was possible within so many seconds."""
+
+    def release(self) -> None:
+        """Let it go."""
+
+
 class Shared:
-    """Something that begins anew in a forked child."""
+    """Something that begins anew in a forked child. From `__init__` on, a fork may come at any time."""
 
     level = 0  #: those of a lower one are paused first: who holds them may be waiting for the others
 
@@ -20,38 +34,93 @@ class Shared:
         with _forking:
             _all.add(self)
 
-    def pause(self) -> bool:
-        """Before a fork: wait until what is being done is done, and let nothing begin; say whether that came soon."""
-        return False
+    def locks(self) -> Sequence[Lock]:
+        """Return what is taken before a fork, in this order: then nothing is being done, and nothing begins."""
+        return ()
 
-    def resume(self) -> None:
-        """Go on, after a pause."""
+    def let_go(self) -> None:
+        """Before a fork, when all of that is taken: close what no child should inherit."""
 
     def begin(self) -> None:
         """Begin with locks that nobody holds."""
 
 
+class ForkLock(Shared):
+    """A lock that no thread holds in a forked child."""
+
+    def __init__(self) -> None:
+        self.begin()
+        super().__init__()
+
+    def begin(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class _Taken(threading.local):
+    """What a thread has taken before it forks."""
+
+    def __init__(self) -> None:
+        self.locks = list[Lock]()
+
+
 _all = WeakSet[Shared]()
-_paused: list[Shared] = []
-_forking = threading.Lock()  # over `_all`, and held during a fork
+_taken = _Taken()
+_forking = threading.RLock()  # over `_all`, and held during a fork
 
 
-def _before() -> None:
-    _forking.acquire()
-    _paused[:] = [one for one in sorted(_all, key=attrgetter("level")) if one.pause()]
+def _surely(work: Callable[[], None]) -> None:
+    """Do it, again if Ctrl-C comes meanwhile: what Python then ignores here would leave a lock taken for ever."""
+    interrupt = None
+    while True:
+        try:
+            work()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
-def _in_parent() -> None:
-    while _paused:
-        _paused.pop().resume()
-    _forking.release()
+def _take() -> None:
+    if _taken_now(_forking):
+        for one in sorted(_all, key=attrgetter("level")):
+            if all(map(_taken_now, one.locks())):
+                one.let_go()
 
 
-def _in_child() -> None:
-    _paused.clear()
+def _taken_now(lock: Lock) -> bool:
+    _taken.locks.append(
+        lock
+    )  # before it is: if Ctrl-C comes between, it is let go once too often, which changes nothing
+    if lock.acquire(timeout=PAUSE_S):
+        return True
+    _taken.locks.pop()
+    return False
+
+
+def _release() -> None:
+    while _taken.locks:
+        with suppress(RuntimeError):  # it was not ours
+            _taken.locks[-1].release()
+        _taken.locks.pop()
+
+
+def _begin() -> None:
+    global _forking
+    _forking = threading.RLock()
+    _taken.locks.clear()
     for one in list(_all):
         one.begin()
-    _forking.release()
 
 
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+os.register_at_fork(
+    before=partial(_surely, _take),
+    after_in_parent=partial(_surely, _release),
+    after_in_child=partial(_surely, _begin),
+)

@@ -277,7 +277,7 @@ def test_the_index_can_be_made_anew(open_: Open, what: str) -> None:
 
 
 def test_a_damaged_head_hides_no_more_than_its_block(open_: Open) -> None:
-    """With the index gone, what stands between a wrong byte and the next mark is missed, and all else is there."""
+    """With the index gone, the block that a wrong byte belongs to is missed, and all else is there."""
     blocks, data = open_(), [noise(3000, n) for n in range(9)]
     names = [put(blocks, one) for one in data]
     blocks.close()
@@ -484,6 +484,33 @@ def test_a_forked_child_opens_it_anew(blocks: Blocks) -> None:
     assert get(blocks, cid) == b"of the child"
     assert get(blocks, put(blocks, b"after")) == b"after"
     assert problems(blocks) == set()
+
+
+def test_a_forked_child_keeps_its_index_when_its_parent_closes(blocks: Blocks) -> None:
+    """SQLite removes the log with the last connection: the child has locks of its own, and is seen."""
+    put(blocks, b"before")
+    (reader, writer), (told, tell) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(writer)
+            put(blocks, b"of the child, before")
+            os.write(tell, b".")
+            os.read(reader, 1)  # until its parent closes the other end
+            put(blocks, b"of the child")
+            assert get(blocks, put(blocks, b"before")) == b"before"
+            with blocks._opened().places.index.changing() as (db, _):
+                (log,) = (Path(row[2]) for row in db.execute("PRAGMA database_list"))
+            code = 0 if Path(f"{log}-wal").exists() else 2
+        finally:
+            os._exit(code)
+    os.close(tell)
+    os.read(told, 1)
+    blocks.close()
+    for end in (writer, reader, told):
+        os.close(end)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, open_: Open) -> None:

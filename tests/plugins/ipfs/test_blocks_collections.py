@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import random
 import threading
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import ContentNotFoundError, InvalidRequestError, Store, UnusableAnswer
+from pointsman import ContentNotFoundError, InvalidRequestError, Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
-from pointsman_ipfs.embedded import _collect, _index, _writer
+from pointsman_ipfs.embedded import _collect, _index, _places, _writer
+from pointsman_ipfs.embedded._packs import HEADER
+from pointsman_ipfs.embedded._places import Places
 
 
 @pytest.fixture
@@ -183,6 +188,182 @@ def test_what_another_collection_has_taken_is_not_missed(
     assert store.gc()["blocks"].blocks == 0
     assert monotonic() - began < _collect._PATIENCE_S
     assert (store.get(kept_one), store.has(gone)) == (b"stays", False)
+
+
+def test_what_cannot_be_entered_is_not_said_to_be_absent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the index cannot be written, to pin what was just put is an error that says so."""
+    store.put(b"before")
+    with monkeypatch.context() as broken:
+        nothing_entered(store, broken)
+        cid = store.put(b"hello").cid
+        assert store.get(cid) == b"hello"
+        with pytest.raises(UnavailableError, match="the disk is full"):
+            store.pin(cid)
+    store.pin(cid)
+
+
+@pytest.mark.parametrize("step", ["read", "collected"])
+def test_a_large_put_that_the_index_did_not_get_is_kept(
+    store: Store, other: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It was acknowledged while the index could not be written: others read it, and a collection takes none of it."""
+    other.put(b"of the other")
+    store.put(b"of this one")
+    nothing_entered(store, monkeypatch)
+    data = random.Random(3).randbytes(5 << 20)
+    cid = store.put(data).cid
+    if step == "collected":
+        assert other.gc()["blocks"].blocks == 0
+    assert other.get(cid) == data
+    assert cid in [entry.cid for entry in other.ls()]
+    monkeypatch.undo()
+    store.close()
+    with Store([Blocks(path=tmp_path)]) as again:
+        assert again.get(cid) == data
+
+
+def test_a_large_put_that_ends_while_others_collect_is_kept(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the index did not get it: when packs are looked at that are to be written anew, its pack is left."""
+    other.put(b"of the other")
+    store.put(b"of this one")
+    away, data, names = _index.Sweep.away, random.Random(4).randbytes(5 << 20), list[str]()
+
+    def late(sweep: _index.Sweep, before: int) -> tuple[int, int]:
+        names.append(store.put(data).cid)
+        return away(sweep, before)
+
+    nothing_entered(store, monkeypatch)
+    monkeypatch.setattr(_index.Sweep, "away", late)
+    other.gc()
+    assert other.get(names[0]) == data
+
+
+def test_what_others_have_said_of_a_pin_holds_though_the_index_did_not_get_ours(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one who spoke is believed: in a list, and by `unpin`."""
+    store.put(b"before", pin=False)
+    nothing_entered(store, monkeypatch)
+    cid = store.put(b"hello").cid
+    other.unpin(cid)
+    assert list(other.ls()) == list(store.ls()) == []
+    store.put(b"hello")
+    store.unpin(cid)
+    other.pin(cid)
+    store.unpin(cid)
+    assert list(store.ls()) == list(other.ls()) == []
+
+
+def test_what_others_are_writing_is_on_the_disk_before_it_counts(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer may still wait for that when this one builds upon it."""
+    store.put(b"of this one")
+    synced, sync = list[int](), _places.sync_file
+
+    def note(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(_places, "sync_file", note)
+    other.put(b"of the other")
+    assert len(list(other.ls())) == 2
+    (pack,) = {place.pack for place in map(blocks_of(store).find, [sha256(b"of this one").digest()]) if place}
+    assert (blocks_of(other).folder / f"{pack}.car").stat().st_ino in synced
+
+
+def nothing_entered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this store find the disk of the index full, and no other one."""
+    entered, failing = _index.Index.entered, blocks_of(store).index
+
+    def full(index: _index.Index, written: Any) -> None:
+        if index is failing:
+            raise UnavailableError("the disk is full", retry_same=False)
+        entered(index, written)
+
+    monkeypatch.setattr(_index.Index, "entered", full)
+
+
+def blocks_of(store: Store) -> Places:
+    """Where the only store of these has its blocks."""
+    (one,) = store.stores
+    blocks = one.provider
+    assert isinstance(blocks, Blocks)
+    return blocks._opened().places
+
+
+@pytest.fixture
+def wrong_head(tmp_path: Path) -> tuple[str, bytes]:
+    """A pinned file in a pack of its own, which is mostly of no use any more and has a wrong byte in its first head."""
+    source, some = tmp_path / "source", random.Random(1)
+    source.mkdir()
+    (source / "a").write_bytes(some.randbytes(8 << 20))
+    data = some.randbytes((2 << 20) + 5)
+    (source / "b").write_bytes(data)
+    with Store([Blocks(path=tmp_path)]) as store:
+        folder = store.put(source)
+        cid = next(entry.cid for entry in store.ls(folder.cid) if entry.name == "b")
+        store.pin(cid)
+        store.unpin(folder.cid)
+    pack = max((tmp_path / "packs").iterdir(), key=lambda path: path.stat().st_size)
+    wrong = bytearray(pack.read_bytes())
+    wrong[len(HEADER) + 2] ^= 0x80
+    pack.write_bytes(wrong)
+    return cid, data
+
+
+def test_a_wrong_head_takes_no_other_block_in_a_collection(
+    wrong_head: tuple[str, bytes], store: Store, tmp_path: Path
+) -> None:
+    """The pack is written anew with all that is of use in it, also when the index is lost then."""
+    cid, data = wrong_head
+    assert store.gc()["blocks"].blocks == 10
+    assert store.get(cid) == data
+    store.close()
+    (tmp_path / "index.sqlite").unlink()
+    with Store([Blocks(path=tmp_path)]) as again:
+        assert again.get(cid) == data
+        assert list(again.verify()) == []
+
+
+def test_a_block_behind_a_wrong_head_is_moved_though_only_the_index_knows_it(store: Store, tmp_path: Path) -> None:
+    """And `verify` reads it: with its own head wrong, its bytes are as they were."""
+    some = random.Random(2)
+    names = [store.put(some.randbytes(100_000)).cid for _ in range(9)]
+    kept_one = some.randbytes(100_000)
+    cid = store.put(kept_one).cid
+    assert len(list(store.ls())) == 10
+    (pack,) = (tmp_path / "packs").iterdir()
+    data = bytearray(pack.read_bytes())
+    data[data.index(kept_one) - 37] ^= 0x80  # of the length before its CID
+    pack.write_bytes(data)
+    assert list(store.verify()) == []
+    for name in names:
+        store.unpin(name)
+    assert store.gc()["blocks"].blocks == 9
+    assert not pack.exists()
+    assert store.get(cid) == kept_one
+    (pack,) = (tmp_path / "packs").iterdir()
+    data = bytearray(pack.read_bytes())
+    at = data.index(kept_one)
+    data[at - 37] ^= 0x80
+    data[at + 5] ^= 1
+    pack.write_bytes(data)
+    assert [found.cid for found in store.verify()] == [cid, cid, cid]  # its bytes; it is not here; and it is pinned
+
+
+def test_with_the_index_gone_a_wrong_head_hides_one_block(
+    wrong_head: tuple[str, bytes], store: Store, tmp_path: Path
+) -> None:
+    """What stands behind it is found by its hash, though no mark comes before the end."""
+    cid, data = wrong_head
+    store.close()
+    (tmp_path / "index.sqlite").unlink(missing_ok=True)
+    with Store([Blocks(path=tmp_path)]) as again:
+        assert again.get(cid) == data
+        assert list(again.verify()) == []
 
 
 def inline(value: Any) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +15,7 @@ from types import CodeType
 import pytest
 from pointsman import Store
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.embedded import blocks
 
 Interrupted = Callable[..., bool]
 _FILES = ("_index.py", "_places.py", "_writer.py", "_packs.py", "_collect.py", "_together.py")
@@ -88,3 +92,60 @@ def test_an_interrupt_between_the_threads_of_a_large_put_leaves_none_waiting(
         thread.start()
         thread.join(20)
         assert not thread.is_alive(), f"it waits for ever when it is interrupted before line {after}"
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
+def test_an_interrupt_of_a_fork_leaves_nothing_locked(store: Store, interrupted: Interrupted) -> None:
+    """Wherever it comes: other threads go on, and so does the child. Python itself ignores it there."""
+
+    def of_a_fork(code: CodeType) -> bool:
+        return code.co_filename.endswith(("_forks.py", "_database.py", "_evidence_index.py", "_locked.py"))
+
+    def fork() -> None:
+        child = os.fork()
+        if not child:
+            sys.settrace(None)
+            try:
+                os._exit(len(store.put(b"from the child").cid) - 59)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    for after in range(1, 60):
+        interrupted(fork, after, of_a_fork)
+        other = threading.Thread(target=store.put, args=(b"after %d" % after,), daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_does_not_wait_for_a_thread_that_was_opening_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens it for itself: that thread is not there."""
+    opening, may, opened = threading.Event(), threading.Event(), blocks.Opened
+
+    def slowly(root: Path, *, writing: bool) -> object:
+        if threading.current_thread() is other:
+            opening.set()
+            may.wait(30)
+        return opened(root, writing=writing)
+
+    monkeypatch.setattr(blocks, "Opened", slowly)
+    other = threading.Thread(target=store.put, args=(b"of the thread",))
+    other.start()
+    assert opening.wait(10)
+    child = os.fork()
+    if not child:
+        try:
+            signal.alarm(20)
+            os._exit(len(store.put(b"from the child").cid) - 59)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    may.set()
+    other.join()
+    assert len(list(store.ls())) == 2

@@ -214,6 +214,36 @@ def test_a_forked_child_submits_on_its_own(tmp_path: Path) -> None:
         assert after.previous == (found[1].record_cid,)
 
 
+def test_what_a_child_submits_stays_when_its_parent_ends(tmp_path: Path) -> None:
+    """The parent closes the index before the child, which goes on with it; both have submitted."""
+    (reader, writer), (told, tell) = os.pipe(), os.pipe()
+    with opened(tmp_path / "store") as evidence:
+        evidence.submit(b"before", About("text"))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(writer)
+                evidence.submit(b"of the child", About("text"))
+                os.write(tell, b".")
+                os.read(reader, 1)  # until its parent has closed it
+                evidence.submit(b"of the child, later", About("text"))
+                code = 0 if len(list(evidence.records())) == 3 else 2
+            finally:
+                os._exit(code)
+        os.close(tell)
+        os.read(told, 1)
+    for end in (writer, reader, told):
+        os.close(end)
+    assert os.waitpid(child, 0)[1] == 0
+    with opened(tmp_path / "store") as evidence:
+        assert [evidence.read(one) for one in evidence.records()] == [
+            b"before",
+            b"of the child",
+            b"of the child, later",
+        ]
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
 def test_a_child_of_a_process_whose_threads_submit_can_submit(tmp_path: Path) -> None:
     """It has none of these threads, and waits for nothing that they were doing when it was forked."""

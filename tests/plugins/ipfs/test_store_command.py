@@ -22,6 +22,7 @@ from pointsman_ipfs.evidence import About, Evidence
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 EMPTY = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+FOLDER = "bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354"  # an empty one
 
 
 @pytest.fixture
@@ -264,17 +265,28 @@ def test_what_was_not_brought_because_nobody_waits_was_not_tried(tmp_path: Path,
         (["put", "nowhere"], 1, "nothing is there; to keep a text, give its bytes"),
         (["put"], 2, "Missing argument 'PATH...'"),
         (["put", "--profile", "other", "pointsman.json"], 1, "profile: found 'other'"),
-        (["get", EMPTY], 1, f"block {EMPTY} is not in this store"),
+        (["get", EMPTY, "--store", "a"], 1, f"block {EMPTY} is not in this store"),
         (["get", "no-cid"], 1, "expected a CID: bafkrei..., bafybei..., Qm..."),
         (["get", EMPTY, "-o", "x", "--offset", "1"], 2, "--offset and --length are for the standard output"),
-        (["ls", "--store", "other"], 2, "no store 'other'; expected one of 'a'"),
+        (["ls", "--store", "other"], 2, "no store 'other'; expected one of 'a', 'world'"),
+        (["get", f"https://ipfs.io/ipfs/{EMPTY}"], 1, "found a URL, expected the CID in it"),
+        (["get", FOLDER], 1, "name a file in it (CID/NAME), or write all of it to a path (extract, get --output)"),
         (["import", "nowhere.car"], 2, "nowhere.car cannot be read: No such file or directory"),
+        (["import", "pointsman.json"], 1, "\n  in pointsman.json\n"),
+        (["export", EMPTY, "-o", "pointsman.json"], 2, "cannot be written: File exists; name a path where nothing is"),
+        (["verify", "--store", "world"], 1, "world: its plugin has no hook verify"),
         (["export", EMPTY, "-o", "no/such/folder"], 2, "cannot be written: No such file or directory"),
     ],
 )
 def test_a_persons_mistake_is_a_message(run: Run, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
     """What was found, what was expected; 1 where a store says so, 2 where the usage is wrong."""
-    (tmp_path / "pointsman.json").write_text(json.dumps({"STORES": [{"id": "a", "type": "blocks", "path": "kept"}]}))
+    stores = [
+        {"id": "a", "type": "blocks", "path": "kept"},
+        {"id": "world", "type": "gateway", "url": "http://127.0.0.1:9", "priority": 90},
+    ]
+    (tmp_path / "pointsman.json").write_text(json.dumps({"STORES": stores}))
+    (tmp_path / "empty").mkdir()
+    assert run("put", "--quiet", "empty").stdout.decode().startswith(FOLDER)
     assert says in run(*arguments, code=code).stderr.decode()
 
 

@@ -13,8 +13,8 @@ _LONGEST = 10
 
 def written(value: int) -> bytes:
     """Return a number, 0 or more, in its shortest form."""
-    if value < 0x80:
-        return bytes((value,))
+    if value < 0x4000:  # nearly all
+        return bytes((value,)) if value < 0x80 else bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

@@ -188,7 +188,12 @@ def split(path: str) -> tuple[bytes, list[str]]:
 def _bare(text: object) -> str:
     if not isinstance(text, str):
         raise InvalidRequestError(f"CID: found {type(text).__name__}, expected text: bafkrei..., bafybei..., Qm...")
-    return text.removeprefix("ipfs://").removeprefix("/ipfs/")
+    bare = text.removeprefix("ipfs://").removeprefix("/ipfs/")
+    if bare.lower().startswith(("http://", "https://")):
+        raise InvalidRequestError(
+            f"{text!r:.160}: found a URL, expected the CID in it, perhaps after ipfs:// or /ipfs/"
+        )
+    return bare
 
 
 def refusal(cid: bytes) -> UnusableAnswer:

@@ -262,7 +262,10 @@ def _looked(get: Get, cid: bytes, kind: What) -> _Block:
     """Read one block, which is to be of this kind."""
     block = _look(get, cid)
     if block.kind != kind:
-        raise InvalidRequestError(f"{to_text(cid)}: found a block of kind {block.kind!r}, expected {kind!r}")
+        text = f"{to_text(cid)}: found a block of kind {block.kind!r}, expected {kind!r}"
+        if (block.kind, kind) == ("folder", "file"):
+            text += "; name a file in it (CID/NAME), or write all of it to a path (extract, get --output)"
+        raise InvalidRequestError(text)
     return block
 
 

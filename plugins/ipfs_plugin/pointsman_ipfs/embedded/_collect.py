@@ -58,7 +58,8 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
                 path = places.folder / f"{name}.car"
                 if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
                     try:
-                        mover.empty(path)
+                        if name not in index.runs():  # else it holds more than the index knows
+                            mover.empty(path)
                     finally:
                         os.close(file)
     return Collected(blocks, size)
@@ -139,10 +140,9 @@ class _Mover:
             if isinstance(one, Mark):
                 roots.update(cid for cid, _ in one.said())
                 continue
-            place = Place(path.stem, one.offset, one.length)
-            if index.place(one.cid[-32:]) == place and (data := self._shelf.at(one.cid, place)) is not None:
-                pack, head = self._into(), head_of(one.cid, len(data))
-                moved[one.cid[-32:]] = Place(pack.name, pack.append(head + data) + len(head), one.length)
+            self._move(one.cid, Place(path.stem, one.offset, one.length), moved)
+        for cid, place in self._shelf.hidden(path.stem, len(moved)):
+            self._move(cid, place, moved)
         said = sorted(index.said_of(roots - self._said), key=lambda pin: pin.seq)
         for pin in said:
             pack, kept = self._into(), (pin.cid,)
@@ -156,6 +156,12 @@ class _Mover:
         if self._pack is not None:
             self._said, self._counts, self._writing = self._said | roots, self._pack.size, False
         path.unlink()
+
+    def _move(self, cid: bytes, place: Place, moved: dict[bytes, Place]) -> None:
+        """Write a block anew, if it is read from there and whole."""
+        if self._places.index.place(cid[-32:]) == place and (data := self._shelf.at(cid, place)) is not None:
+            pack, head = self._into(), head_of(cid, len(data))
+            moved[cid[-32:]] = Place(pack.name, pack.append(head + data) + len(head), place.length)
 
     def _into(self) -> Pack:
         """Return the pack to write to; nobody looks into it while it is written."""

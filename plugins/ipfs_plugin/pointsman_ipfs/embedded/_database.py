@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from weakref import finalize
 
 from pointsman import UnavailableError
 
-from .._forks import PAUSE_S, Shared
+from .._forks import Lock, Shared
 from .._sqlite import connected, is_empty, make, marks_of, opened, put_aside, to_read, transaction
 
 #: "PtsI" in ASCII, in the file's header; and the version of the tables.
@@ -31,6 +31,10 @@ INSERT INTO counter VALUES(1);
 class Database(Shared):
     """Two connections to the file: one reads, one changes. Thread-safe; in a forked child it opens its own.
 
+    Before a fork both are closed, and opened when they are needed. What a child inherits, SQLite would take for its
+    own: it would count on locks of its parent, and lose what it writes when that closes the file.
+    https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
+
     :param read_only: whether the file cannot be written: then one connection to a copy in memory is both, which begins
         as the file is, and empty if that is damaged, or not there.
     :raises UnavailableError: it cannot be opened or written.
@@ -39,42 +43,48 @@ class Database(Shared):
     level = 1
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        super().__init__()
         self._path, self._read_only = path, read_only
-        self._pid = 0
+        self._pid = self._file = 0  #: the process whose connections these are, and the inode
         #: Whether it was found damaged, and put aside: whoever opens the store again makes it anew.
         self.broken = False
         self.begin()
-        self._open()
+        super().__init__()
+        if not read_only:
+            self._here()
+            return
+        self._read, self._pid = _in_memory(path), os.getpid()
+        self._write = self._read
+        finalize(self, self._read.close)
+        self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
 
     def begin(self) -> None:
         self._reading = threading.RLock()
         self._writing = self._reading if self._read_only else threading.RLock()
+        self._opening = threading.Lock()  # taken after these
 
-    def pause(self) -> bool:
-        return self._writing.acquire(timeout=PAUSE_S)  # SQLite in a child would take a change for one of its own
+    def locks(self) -> Sequence[Lock]:
+        return self._reading, self._writing, self._opening
 
-    def resume(self) -> None:
-        self._writing.release()
+    def let_go(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # it is closed for good
+            if self._pid == os.getpid() and not self._read_only and not self._write.in_transaction:
+                self.close()
+                self._pid = 0
 
     def _open(self) -> None:
         """Open both connections; an index that is broken is put aside, and a new one begun."""
-        self._pid = os.getpid()
-        if self._read_only:
-            self._read = self._write = _in_memory(self._path)
-            finalize(self, self._read.close)
-            self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
-            return
         try:
             self._write = self._connected()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise _told(self._path, error) from error
+            if self._file:
+                raise self._told(sqlite3.DatabaseError(str(error))) from error
             put_aside(self._path)
             self._write = self._connected()
         with opened(self._write):
             self._read = self._connected()
-        self._file = os.stat(self._path).st_ino
+        self._pid, self._file = os.getpid(), os.stat(self._path).st_ino
 
     def _told(self, error: sqlite3.Error) -> UnavailableError:
         """Return what says that something failed. An index that is damaged is put aside, unless somebody else has."""
@@ -132,8 +142,9 @@ class Database(Shared):
     def _here(self) -> None:
         """See that the connections are of this process."""
         if self._pid != os.getpid() and not self._read_only:
-            # SQLite's connections to a file do not survive a fork; the parent's are left as they are
-            self._open()
+            with self._opening:
+                if self._pid != os.getpid():
+                    self._open()
 
     def close(self) -> None:
         """Close the connections."""

@@ -79,7 +79,7 @@ def _touch(places: Places, some: Sequence[bytes]) -> None:
     digests = [cid[-32:] for cid in some]
     held = places.index.touch(digests)
     if len(held) < len({*digests}):
-        places.catch_up()
+        places.catch_up_wholly()
         held = places.index.touch(digests)
     for cid in some:
         if cid[-32:] not in held:

@@ -126,6 +126,15 @@ class Index(Database):
             _strike_out(db, old)
             db.execute("INSERT OR IGNORE INTO gone VALUES(?)", (old,))
 
+    def standing(self, pack: str, *, beyond: int) -> list[tuple[bytes, Place]]:
+        """Return the blocks of a pack, by SHA-256, and where each stands; nothing, if there are no more than that."""
+        sql = "FROM blocks JOIN packs ON pack=packs.id WHERE name=?"
+        with self._asking() as db:
+            if db.execute(f"SELECT count(*) {sql}", (pack,)).fetchone()[0] <= beyond:
+                return []
+            rows = db.execute(f"SELECT digest, offset, length {sql}", (pack,))
+            return [(digest, Place(pack, offset, length)) for digest, offset, length in rows]
+
     def totals(self) -> tuple[int, int]:
         """Return how many blocks there are, and their bytes."""
         with self._asking() as db:

@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from pointsman import UnavailableError
+from pointsman import UnavailableError, UnusableAnswer
 
 from .._sqlite import is_read_only
+from ..dag import _varint, car
 from ..dag.cbor import Ref, decode, encode
 from ..dag.cid import DAG_CBOR
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
 _MARK_CID = b"\x01\x71\x12\x20"  # DAG-CBOR, SHA-256
+_PLAIN = b"\x01\x55\x12\x20"  # bytes, SHA-256
 _ROOM = 1 << 20  #: zeros behind the end, at most
 _LONGEST = 4 << 20  #: bytes of a record; a block of Kubo's has 2 MiB at most
 _END = ".car"
@@ -58,26 +60,9 @@ def is_record(cid: bytes) -> bool:
     return cid[1] == DAG_CBOR
 
 
-def framed(cid: bytes, data: bytes) -> bytes:
-    """Return a block as a CAR file has it."""
-    return head_of(cid, len(data)) + data
-
-
 def head_of(cid: bytes, length: int) -> bytes:
     """Return what stands before the data of a block."""
-    return varint(len(cid) + length) + cid
-
-
-def varint(number: int) -> bytes:
-    """Return an unsigned LEB128."""
-    if 0x7F < number < 0x4000:  # of most blocks
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return _varint.written(len(cid) + length) + cid
 
 
 class Pack:
@@ -138,8 +123,8 @@ class Pack:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be written to: nothing has failed so far."""
-        return not self._broken
+        """Whether it can be written to: nothing has failed so far, and nobody has taken it away."""
+        return not self._broken and os.fstat(self._file).st_nlink > 0
 
     def append(self, data: bytes) -> int:
         """Write at the end; return where that was. Nothing of it counts before a mark stands behind it.
@@ -213,23 +198,25 @@ def marked(name: str, offset: int, mark: Mark) -> bytes:
     said: dict[str, Any] = {"pack": name, "at": offset, "seq": mark.seq}
     said |= {"pins": [Ref(cid) for cid in mark.pins]} if mark.pins else {}
     data = encode(said | ({"unpins": [Ref(cid) for cid in mark.unpins]} if mark.unpins else {}))
-    return framed(_MARK_CID + sha256(data).digest(), data)
+    return car.record(_MARK_CID + sha256(data).digest(), data)
 
 
 def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tuple[int, Mark]]:
     """Yield what stands in a pack, without reading the blocks: records, and marks each with the place where they end.
 
-    Where something is no record, the next mark is looked for: a damaged byte hides what stands between, and no more.
+    Where something is no record, the next block is looked for whose bytes are those of its CID: a damaged byte hides
+    the block that it belongs to, and no other.
     """
     place = max(start, len(HEADER))
+    before: Record | None = None
     while place < end:
         found = _record_at(file, place, end)
-        if found is None:
-            following = _next_mark(path.stem, file, place, end)
+        if found is None:  # or the length of the one before is wrong
+            following = _next_whole(file, place if before is None or _is_whole(file, before) else before.offset, end)
             if following is None:
                 return
             place, found = following
-        cid, data, size = found
+        cid, data, size = before = found
         mark = None
         if cid.startswith(_MARK_CID):
             mark = mark_in(os.pread(file, size, data), cid, path.stem, place)
@@ -239,7 +226,10 @@ def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tu
 
 def _record_at(file: int, place: int, end: int) -> Record | None:
     head = os.pread(file, 128, place)
-    length, used = _varint_at(head)
+    try:
+        length, used = _varint.read(head, 0)
+    except UnusableAnswer:
+        return None
     if not 0 < length <= _LONGEST or place + used + length > end:
         return None
     cid = _cid_at(head[used:])
@@ -248,17 +238,20 @@ def _record_at(file: int, place: int, end: int) -> Record | None:
     return Record(cid, place + used + len(cid), length - len(cid))
 
 
-def _next_mark(name: str, file: int, place: int, end: int) -> tuple[int, Record] | None:
-    """Return the first mark behind a place, and where it stands."""
-    sign = b"dpack" + bytes((0x78, len(name))) + name.encode()
+def _next_whole(file: int, place: int, end: int) -> tuple[int, Record] | None:
+    """Return the first block from a place on whose bytes are those of its CID, and where it stands."""
     for start in range(place, end, 1 << 20):
-        piece = os.pread(file, (1 << 20) + 256, start)  # what a mark begins with, to its sign, is shorter than the rest
-        for hit in re.finditer(re.escape(sign), piece):
-            for at in range(max(0, hit.start() - 96), hit.start()):
-                found = _record_at(file, start + at, end) if _MARK_CID in piece[at + 1 : at + 8] else None
-                if found and mark_in(os.pread(file, found.length, found.offset), found.cid, name, start + at):
+        piece = os.pread(file, (1 << 20) + 16, start)  # a head may reach into the next one
+        for hit in re.finditer(b"\x12\x20", piece):
+            for at in range(max(0, hit.start() - 6), hit.start()):
+                found = _record_at(file, start + at, end)
+                if found and found.offset == start + hit.start() + 34 and _is_whole(file, found):
                     return start + at, found
     return None
+
+
+def _is_whole(file: int, record: Record) -> bool:
+    return sha256(os.pread(file, record.length, record.offset)).digest() == record.cid[-32:]
 
 
 def mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
@@ -274,14 +267,11 @@ def mark_in(data: bytes, cid: bytes, name: str, place: int) -> Mark | None:
     return Mark(said["seq"], tuple(said.get("pins", ())), tuple(said.get("unpins", ())))
 
 
-def _varint_at(head: bytes) -> tuple[int, int]:
-    """Return the number at the beginning, and of how many bytes it is; (0, 0) if there is none."""
-    number = 0
-    for n, byte in enumerate(head[:9]):
-        number |= (byte & 0x7F) << 7 * n
-        if byte < 0x80:
-            return number, n + 1
-    return 0, 0
+def cid_before(file: int, place: int, digest: bytes) -> bytes:
+    """Return the CID that stands before the data of a block; where that is damaged, the one of plain bytes."""
+    head = os.pread(file, 36, place - 36)
+    found = (_cid_at(head), _cid_at(head[2:]))
+    return next((cid for cid in found if cid and cid[-32:] == digest), _PLAIN + digest)
 
 
 def _cid_at(head: bytes) -> bytes | None:

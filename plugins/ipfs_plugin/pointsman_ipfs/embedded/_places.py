@@ -16,7 +16,7 @@ from pathlib import Path
 from pointsman import UnavailableError
 
 from ._index import Index, Place, Written
-from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned
+from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned, sync_file
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
@@ -71,9 +71,9 @@ class Places:
         """Yield the roots that are pinned."""
         self.catch_up()
         with self._lock:  # empty, unless the disk is full
-            waiting = {cid: kept for one in self._waiting for cid, kept in one.mark.said()}
+            waiting = {cid for one in self._waiting for cid, _ in one.mark.said()}
         yield from (cid for cid in self.index.pins() if cid not in waiting)
-        yield from (cid for cid, kept in waiting.items() if kept)
+        yield from filter(self.pinned, waiting)  # others may have said more of these since
 
     def pinned(self, cid: bytes) -> bool:
         """Whether a root is known to be pinned, and so whole."""
@@ -196,11 +196,12 @@ class Places:
             self.flush()
         sizes, running = self.index.sizes(), self.index.runs()
         for path in packs_in(self.folder):
-            if path.stem not in running:  # a long put enters its own when it ends
-                known = sizes.get(path.stem, 0)
-                with suppress(FileNotFoundError):
-                    if path.stat().st_size > known:
-                        grown = self._read_on(path, known) or grown
+            known = sizes.get(path.stem, 0)
+            with suppress(FileNotFoundError):
+                if path.stem in running:  # a long put enters its own when it ends, unless that failed, or it was killed
+                    grown = self._recover(path, known, True) or grown
+                elif path.stat().st_size > known:
+                    grown = self._read_on(path, known) or grown
         return grown
 
     def recover(self) -> None:
@@ -216,20 +217,20 @@ class Places:
                 with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
                     self.index.lost_pack(gone)
 
-    def _recover(self, path: Path, known: int, running: bool) -> None:
+    def _recover(self, path: Path, known: int, running: bool) -> bool:
+        """Enter what a pack has behind `known`, and say whether that was anything; cut it if its writer is gone."""
         file = None if self.read_only else locked(path)
         if file is None:  # its writer lives, or nobody has to care
-            if not running:
-                self._read_on(path, known)
-            return
+            return not running and self._read_on(path, known)
         try:  # nobody else writes it before it is let go
-            self._read_on(path, known)
+            grown = self._read_on(path, known)
             if running:
                 with suppress(UnavailableError):
                     self.index.running(path.stem, None)
             cut(path, file, max(known, self._read.get(path.stem, 0)))
         finally:
             os.close(file)
+        return grown
 
     def _read_on(self, path: Path, known: int) -> bool:
         """Enter what a pack has behind `known`, up to its last mark; its writer may live."""
@@ -238,6 +239,8 @@ class Places:
         try:
             end = counted(path, file, known, os.fstat(file).st_size)
             if end > known:
+                with suppress(OSError):  # its writer may still wait for the disk, and puts build upon what is entered
+                    sync_file(file)
                 self.enter(path, file, known, end)
             return end > known
         finally:

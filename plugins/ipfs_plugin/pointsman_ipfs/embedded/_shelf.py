@@ -14,7 +14,7 @@ from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
 
 from ..dag.cid import matches, to_text
 from ._index import Place
-from ._packs import Mark, Record, packs_in, scanned
+from ._packs import Mark, Record, cid_before, packs_in, scanned
 from ._places import Places
 
 #: Packs that are kept open at most.
@@ -68,10 +68,27 @@ class Shelf:
 
     def check(self, name: str) -> Iterator[tuple[bytes, str]]:
         """Read a pack through; put aside what is wrong, and yield it with the reason."""
+        seen = 0
         for record in self.records(name):
             place = Place(name, record.offset, record.length)
-            if self._places.index.place(record.cid[-32:]) == place and self.at(record.cid, place) is None:
-                yield record.cid, f"its bytes in {name}.car are not those of its CID{self._aside}"
+            if self._places.index.place(record.cid[-32:]) == place:
+                seen += 1
+                if self.at(record.cid, place) is None:
+                    yield record.cid, f"its bytes in {name}.car are not those of its CID{self._aside}"
+        for cid, place in self.hidden(name, seen):
+            if self.at(cid, place) is None:
+                yield cid, f"its bytes in {name}.car are not those of its CID{self._aside}"
+
+    def hidden(self, name: str, seen: int) -> Iterator[tuple[bytes, Place]]:
+        """Yield the blocks of a pack that only the index knows: what stands before them is damaged.
+
+        :param seen: how many blocks of the pack are known otherwise.
+        """
+        if standing := self._places.index.standing(name, beyond=seen):
+            shown, file = {record.offset for record in self.records(name)}, self._file(name)
+            for digest, place in standing:
+                if place.offset not in shown and file is not None:
+                    yield cid_before(file.number, place.offset, digest), place
 
     def at(self, cid: bytes, place: Place) -> bytes | None:
         """Return the bytes of the block at a place; None if they are wrong: it has been put aside."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from pointsman import (
 )
 from pointsman.content import Collected, Entry, Finding, Source, Stored
 
+from .._forks import ForkLock
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified
@@ -71,7 +71,7 @@ class Blocks:
     #: How content becomes blocks: another profile gives it other CIDs.
     profile: str = field(default="unixfs-v1-2025", validator=validators.in_(tuple(PROFILES)))
     _used: list[Opened] = field(init=False, repr=False, eq=False, factory=list)
-    _lock: threading.Lock = field(init=False, repr=False, eq=False, factory=threading.Lock)
+    _lock: ForkLock = field(init=False, repr=False, eq=False, factory=ForkLock)
 
     local: ClassVar[bool] = True
 
@@ -178,7 +178,8 @@ class Blocks:
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
         opened, root = self._to_write(), reader.resolve(self._get(scope), cid)
-        if root in opened.places.pins():
+        opened.places.catch_up()
+        if opened.places.pinned(root):
             opened.with_room(lambda: opened.writer.add((), (), (root,)))
 
     @hookimpl

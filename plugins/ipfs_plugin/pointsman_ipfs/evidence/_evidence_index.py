@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from heapq import merge
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from pointsman import ConfigError, UnavailableError, UnusableAnswer
 
 from .. import _sqlite
-from .._forks import PAUSE_S, Shared
+from .._forks import Lock, Shared
 from .._sqlite import connected, is_empty, is_read_only, make, marks_of, opened, put_aside, to_read, transaction
 from ..dag import cid as cids
 from ._chain import in_order
@@ -84,12 +84,12 @@ class EvidenceIndex(Shared):
     """
 
     def __init__(self, path: Path, fill: Callable[[], Iterable[Row]], *, ours: bool) -> None:
-        super().__init__()
         self.path = path
         self._fill, self._ours = fill, ours
         self._file: tuple[int, ...] | None = None  #: the process and the inode whose connections these are
         self._reads_only = False  #: whether these cannot change anything
         self.begin()
+        super().__init__()
 
     # -- across a fork -----------------------------------------------------------------------------
 
@@ -99,11 +99,13 @@ class EvidenceIndex(Shared):
         )
         self._reading = threading.RLock()  # taken after the other one, if both are
 
-    def pause(self) -> bool:
-        return self._writing.pause(PAUSE_S)  # SQLite in a child would take a change for one of its own, without end
+    def locks(self) -> Sequence[Lock]:
+        return self._writing, self._reading
 
-    def resume(self) -> None:
-        self._writing.resume()
+    def let_go(self) -> None:
+        """SQLite in a child would take what it inherits for its own, locks and all: see `Database`."""
+        if self._file is not None and not self._reads_only and not self._write.in_transaction:
+            self._close()
 
     # -- what is found -----------------------------------------------------------------------------
 
@@ -156,12 +158,14 @@ class EvidenceIndex(Shared):
         self._here()
         try:
             with self._reading:
-                return ask(self._read)
+                if self._file is not None:  # else it was closed, for a fork, just then
+                    return ask(self._read)
         except sqlite3.Error as error:
             if not again or not _is_damage(error):
                 raise self._told(error) from error
-        self._anew()
-        return self._ask(ask, again=False)
+            again = False
+            self._anew()
+        return self._ask(ask, again=again)
 
     # -- what is entered ---------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ class EvidenceIndex(Shared):
     def close(self) -> None:
         """Close the connections."""
         with self._reading:
-            self._let_go()
+            self._close()
 
     # -- the file ----------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ class EvidenceIndex(Shared):
             with nullcontext() if read_only else self._writing, self._reading:
                 if self._file == self._now():  # another thread was faster
                     return
-                self._let_go()
+                self._close()
                 if read_only:
                     self._open_to_read(to_read(self.path, _MARKS))
                     return
@@ -218,7 +222,7 @@ class EvidenceIndex(Shared):
         """Put the file aside, unless somebody else was faster, and begin another one."""
         if self._reads_only:
             with self._reading:
-                self._let_go()
+                self._close()
                 self._open_to_read(None)
             return
         with self._writing:
@@ -226,7 +230,7 @@ class EvidenceIndex(Shared):
                 put_aside(self.path)
         self._here()
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         if self._file is not None and self._file[0] == os.getpid():  # SQLite's connections do not survive a fork
             self._read.close()
             self._write.close()

@@ -54,11 +54,11 @@ class SharedLock:
             self._path.unlink(missing_ok=True)
             self._made = False
 
-    def pause(self, timeout: float) -> bool:
-        """Let no other thread take it until `resume`; say whether it became free within so many seconds."""
+    def acquire(self, *, timeout: float) -> bool:
+        """Let no other thread take it until `release`; say whether it became free within so many seconds."""
         return self._threads.acquire(timeout=timeout)
 
-    def resume(self) -> None:
+    def release(self) -> None:
         """Let other threads take it again."""
         self._threads.release()
 

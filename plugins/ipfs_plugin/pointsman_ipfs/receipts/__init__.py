@@ -1,4 +1,4 @@
-"""Receipts: a signed, chained record of every answer of a router, and what verifies it."""
+"""Receipts: a signed, chained record of every answer of a router. `pointsman_ipfs.proof` verifies it."""
 
 from .receipts import Receipts, matches
 

@@ -1,10 +1,10 @@
-"""Receipts: a signed, chained record of every answer of a router, and what verifies it.
+"""Receipts: a signed, chained record of every answer of a router. `pointsman_ipfs.proof` verifies it.
 
 router = Router(receipts=True)                  # or {"key_path": "receipts.pem", "content": False}
 answer = router.generate("Name three rivers.")
 answer.receipt                                  # the CID of its record
 router.close()                                  # now it is durable
-all(check.holds for check in pointsman_ipfs.receipts.verify.verify(default_path()))
+all(check.holds for check in pointsman_ipfs.proof.verify(default_path()))
 """
 
 from __future__ import annotations

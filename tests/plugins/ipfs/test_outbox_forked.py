@@ -1,0 +1,79 @@
+"""The outbox in a forked child: what is acknowledged there waits until it is brought, whatever the parent does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pointsman import Store
+from pointsman_ipfs import Blocks
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[[], Store]:
+    """A function that opens two stores, the second of which can get nothing."""
+    (tmp_path / "office").write_bytes(b"in the way")
+    return lambda: Store({"home": Blocks(path=tmp_path / "home"), "office": Blocks(path=tmp_path / "office")})
+
+
+def test_what_a_child_puts_waits_when_its_parent_ends(opened: Callable[[], Store]) -> None:
+    """The parent closes the store before the child, which goes on with it; both have put."""
+    (reader, writer), (told, tell) = os.pipe(), os.pipe()
+    with opened() as store:
+        store.put(b"before")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(writer)
+                store.put(b"of the child")
+                os.write(tell, b".")
+                os.read(reader, 1)  # until its parent has closed it
+                store.put(b"of the child, later")
+                store.close()
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(tell)
+        os.read(told, 1)
+    for end in (writer, reader, told):
+        os.close(end)
+    assert os.waitpid(child, 0)[1] == 0
+    with opened() as store:
+        waiting = [store.get(one.cid) for one in store.waiting()]
+        assert waiting == [b"before", b"of the child", b"of the child, later"]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
+def test_a_child_of_a_process_whose_threads_put_can_put(opened: Callable[[], Store]) -> None:
+    """It waits for nothing that they were doing when it was forked; and what all of them put waits."""
+
+    def work(number: int) -> None:
+        for n in range(40):
+            store.put(b"%d-%d" % (number, n))
+
+    with opened() as store:
+        store.put(b"before")
+        running = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in running:
+            thread.start()
+        children = list[int]()
+        for n in range(8):
+            if not (child := os.fork()):
+                signal.alarm(30)  # rather than wait for ever
+                code = 1
+                try:
+                    store.put(b"child %d" % n)
+                    store.close()
+                    code = 0
+                finally:
+                    os._exit(code)
+            children.append(child)
+        for thread in running:
+            thread.join()
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+        assert len(store.waiting()) == 1 + 4 * 40 + 8

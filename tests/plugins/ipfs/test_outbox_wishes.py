@@ -1,0 +1,106 @@
+"""What is wished for while the outbox has an older wish: the newest one holds, in every store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from attrs import field, frozen
+from pointsman import Scope, Store, UnavailableError, hookimpl
+from pointsman.content import Stored
+from pointsman_ipfs import Blocks
+
+
+@frozen(kw_only=True)
+class Remote(Blocks):
+    """A store that may be away, and takes its time."""
+
+    away: threading.Event = field(factory=threading.Event)
+    begun: threading.Event = field(factory=threading.Event)
+    may_get: threading.Event = field(factory=threading.Event)
+    may_let: threading.Event = field(factory=threading.Event)
+
+    @hookimpl
+    def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
+        self.begun.set()
+        assert self.may_get.wait(30)
+        return super().import_car(source, pin, scope)
+
+    @hookimpl
+    def unpin(self, cid: str, scope: Scope) -> None:
+        self.begun.set()
+        if self.away.is_set():
+            raise UnavailableError("it is away", retry_same=False)
+        assert self.may_let.wait(30)
+        super().unpin(cid, scope)
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Remote:
+    return Remote(path=tmp_path / "remote")
+
+
+@pytest.fixture
+def store(tmp_path: Path, remote: Remote) -> Iterator[Store]:
+    with Store({"home": Blocks(path=tmp_path / "home"), "remote": remote}, max_retries=0) as store:
+        yield store
+        remote.may_get.set()
+        remote.may_let.set()
+
+
+def pinned(store: Store) -> dict[str, list[str]]:
+    return {one.id: [entry.cid for entry in store.ls(store=one.id)] for one in store.stores}
+
+
+def test_what_is_unpinned_while_it_is_brought_is_let_go(store: Store, remote: Remote) -> None:
+    """It is pinned in no store when all is done, though the one that was just getting it had been asked before."""
+    letter = store.put(b"Dear Sir")
+    assert remote.begun.wait(10)
+    remote.may_let.set()
+    store.unpin(letter.cid)
+    remote.may_get.set()
+    assert store.sync() == ()
+    assert pinned(store) == {"home": [], "remote": []}
+
+
+PINNING: dict[str, Callable[[Store, str], object]] = {
+    "put": lambda store, cid: store.put(b"Dear Sir", store="remote"),
+    "pin": lambda store, cid: store.pin(cid),
+    "import": lambda store, cid: store.import_car(b"".join(store.export_car(cid, store="remote")), store="remote"),
+}
+
+
+@pytest.mark.parametrize("how", PINNING)
+@pytest.mark.parametrize("late", [False, True])
+def test_an_old_wish_to_unpin_lets_nothing_go_that_was_pinned_since(
+    store: Store, remote: Remote, how: str, late: bool
+) -> None:
+    """Not even where that was being done just then."""
+    remote.may_get.set()
+    letter = store.put(b"Dear Sir")
+    assert store.sync() == ()
+    remote.away.set()
+    store.unpin(letter.cid)
+    assert [one.what for one in store.waiting()] == ["unpin"]
+    if late:
+        remote.begun.clear()
+        remote.away.clear()
+        syncing = threading.Thread(target=store.sync)
+        syncing.start()
+        assert remote.begun.wait(10)
+    if how == "pin":
+        store.gc()  # then only the other one has it
+    PINNING[how](store, letter.cid)
+    remote.away.clear()
+    remote.may_let.set()
+    if late:
+        syncing.join()
+    assert store.sync() == ()
+    assert letter.cid in pinned(store)["remote"]
+    store.gc()
+    assert store.get(letter.cid) == b"Dear Sir"
+    store.unpin(letter.cid)
+    assert pinned(store) == {"home": [], "remote": []}
