@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from tempfile import mkdtemp
 
 from attrs import define, field, frozen
@@ -86,6 +87,24 @@ def extract(
         _remove(beside)
 
 
+class Bounded(FileIO):
+    """An open file of which `read(size)` gives out one byte more than it had at first, at most.
+
+    It may grow as fast as it is read: what is read of our own store is written to it.
+    """
+
+    def __init__(self, file: str | int) -> None:
+        # what is a pipe by now must not keep us waiting
+        super().__init__(file, opener=lambda name, _: os.open(name, _READ))
+        self.before = os.fstat(self.fileno())
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return so many bytes or fewer, from where it stands; all that is there without `size`."""
+        if size is None or size < 0:
+            return super().readall() or b""
+        return super().read(max(min(size, self.before.st_size + 1 - self.tell()), 0)) or b""
+
+
 @define
 class _Folder:
     path: str
@@ -110,17 +129,15 @@ def _added(path: str, profile: Profile, put: Put) -> Link | None:
         return add_symlink(os.fsencode(target), profile, put)
     with _told(path, "read"):
         _refuse_special(path, mode)
-        # not buffered: pieces are large; and what is a pipe by now must not keep us waiting
-        file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _READ))  # noqa: SIM115 - in `with` below
+        file = Bounded(path)  # not buffered: pieces are large
     with file:
 
         def read(size: int) -> bytes:
             with _told(path, "read"):
                 return file.read(size) or b""
 
-        with _told(path, "read"):
-            before = os.fstat(file.fileno())
-            _refuse_special(path, before.st_mode)
+        before = file.before
+        _refuse_special(path, before.st_mode)
         link = add_file(read, profile, put)
         with _told(path, "read"):
             after = os.fstat(file.fileno())
