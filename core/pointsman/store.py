@@ -223,6 +223,7 @@ class Store:
 
         :raises BackendError: there is but one store, and it could not be told; or none can be written.
         :raises ContentNotFoundError: `CID/a/b` leads to nothing in any.
+        :raises InvalidRequestError: the CID is none.
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
         cid, later, nowhere, absent = task.arguments["cid"], list[str](), list[BackendError](), self._absent()
@@ -235,8 +236,8 @@ class Store:
                 self._storing.run(task, ([one], []))
             except ContentNotFoundError as error:
                 nowhere.append(error)
-            except BackendError:
-                if len(able) == 1:
+            except BackendError as error:
+                if len(able) == 1 or isinstance(error, InvalidRequestError):
                     raise
                 later.append(one.id)
         if nowhere and len(nowhere) == len(able):
