@@ -205,3 +205,17 @@ def test_what_an_inline_root_links_to_is_pinned(store: Store) -> None:
     foreign = inline([Ref(b"\x01\x55\x13\x40" + bytes(64))])
     with pytest.raises(InvalidRequestError, match="hash function 0x13"):
         store.import_car(car.header([foreign]))
+
+
+@pytest.mark.parametrize("size", [9, 5 << 20], ids=["small", "large"])
+def test_what_stands_behind_an_inline_block_in_a_car_is_kept(store: Store, other: Store, size: int) -> None:
+    """Kubo writes such blocks out. In a pack it would hide the blocks behind it from who reads the pack."""
+    within, leaves = inline("hello"), [bytes([n]) * min(size, 1 << 20) for n in range(max(size >> 20, 1))]
+    blocks = [(cids.raw_cid(leaf), leaf) for leaf in leaves]
+    root = node([Ref(within), *(Ref(cid) for cid, _ in blocks)])
+    kept(store, root, (within, encode("hello")), *blocks)
+    assert all(other.has(cids.to_text(cid)) for cid, _ in blocks)
+    for _ in range(2):
+        assert store.gc()["blocks"].blocks == 0
+        assert list(store.verify()) == []
+        assert store.has(cids.to_text(root[0]))
