@@ -70,7 +70,10 @@ class Store:
         self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
         self._noted: set[str] = set()  #: that were there, as the outbox knows
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
-        policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
+        policy = policy_of(
+            {"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries, "health_ttl": health_ttl},
+            "Store",
+        )
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
         clock = clock or Clock()
         self._storing = Storing(made, wrappers, policy, health_ttl, clock, self._catalogue, self._damaged, self._absent)
