@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -219,3 +220,14 @@ def test_what_stands_behind_an_inline_block_in_a_car_is_kept(store: Store, other
         assert store.gc()["blocks"].blocks == 0
         assert list(store.verify()) == []
         assert store.has(cids.to_text(root[0]))
+
+
+def test_room_is_given_back_while_the_store_stays_open(store: Store, tmp_path: Path) -> None:
+    """A pack that is gone keeps its room on the disk for as long as anybody has its file open."""
+    large = store.put(os.urandom(6 << 20))
+    assert len(store.get(large.cid)) == large.size
+    store.unpin(large.cid)
+    assert store.gc()["blocks"].bytes > large.size
+    mine = [os.stat(f"/dev/fd/{number}") for number in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{number}")]
+    folder = os.stat(tmp_path).st_dev
+    assert [one.st_size for one in mine if one.st_dev == folder and not one.st_nlink and one.st_size > 1 << 20] == []
