@@ -100,6 +100,16 @@ def test_what_is_no_file_is_refused_by_its_path(blocks: Any, tmp_path: Path) -> 
         add_tree("/dev/null", SMALL, blocks.put)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_what_a_process_has_open_is_no_path(blocks: Any, tmp_path: Path) -> None:
+    """A shell passes it as one (`<(date)`): kept as the link that it is, nothing would be kept of what it gives out."""
+    (tmp_path / "stdin").symlink_to("/proc/self/fd/0")
+    with (tmp_path / "file").open("w+b") as file:
+        for path in f"/dev/fd/{file.fileno()}", f"/proc/self/fd/{file.fileno()}", str(tmp_path / "stdin"):
+            with pytest.raises(InvalidRequestError, match=f"{path}: found what this process has open; give the open"):
+                add_tree(path, SMALL, blocks.put)
+
+
 def test_what_vanishes_is_an_error_with_its_path(blocks: Any, tmp_path: Path) -> None:
     """A file that is there when its folder is listed, and then not any more, is named."""
     for name in "a", "b":

@@ -10,6 +10,7 @@ folder nor symbolic link is refused.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from .cid import to_text
 from .reader import Entry, entries, kind_and_size, read_file, target_of
 from .unixfs import Link, Profile, add_file, add_folder, add_symlink, is_name
 
+_OPENED = re.compile(r"/proc/\d+/fd")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -34,6 +36,7 @@ def add_tree(path: str | os.PathLike[str], profile: Profile, put: Put, *, hidden
     :raises InvalidRequestError: something cannot be read, vanishes or changes while it is read, or is refused.
     """
     outermost = os.fspath(path)
+    _refuse_opened(outermost)
     link = _added(outermost, profile, put)
     if link is not None:
         return link
@@ -150,6 +153,13 @@ def _refuse_special(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
         raise InvalidRequestError(f"{path}: found {kind}, expected a file, a folder or a symbolic link")
+
+
+def _refuse_opened(path: str) -> None:
+    """Refuse what a shell passes for a path (/dev/stdin, /dev/fd/63): a link to what only this process has open."""
+    names = [path, os.readlink(path)] if os.path.islink(path) else []
+    if any(_OPENED.fullmatch(os.path.realpath(os.path.dirname(name))) for name in names):
+        raise InvalidRequestError(f"{path}: found what this process has open; give the open file, or - at a shell")
 
 
 @contextmanager
