@@ -184,7 +184,7 @@ def split(path: str) -> tuple[bytes, list[str]]:
     first, _, rest = _bare(path).partition("/")
     if not first and rest:
         raise InvalidRequestError(
-            f"{path!r:.160}: found no CID in it, expected CID or CID/a/b: bafkrei..., bafybei..., Qm..."
+            f"{path!r:.160}: found no CID, expected CID or CID/a/b: bafkrei..., bafybei..., Qm..."
         )
     return parse(first), [name for name in rest.split("/") if name]
 
