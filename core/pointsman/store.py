@@ -70,10 +70,8 @@ class Store:
         self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
         self._noted: set[str] = set()  #: that were there, as the outbox knows
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
-        policy = policy_of(
-            {"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries, "health_ttl": health_ttl},
-            "Store",
-        )
+        numbers = {"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}
+        policy = policy_of(numbers | {"health_ttl": health_ttl}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
         clock = clock or Clock()
         self._storing = Storing(made, wrappers, policy, health_ttl, clock, self._catalogue, self._damaged, self._absent)
@@ -263,9 +261,12 @@ class Store:
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
         :raises InvalidRequestError: the CID is none.
+        :raises UnavailableError: none can verify: a gateway has nothing of its own.
         """
         task, absent = self._storing.task("verify", store, moving=True, cid=cid), self._absent() - {store}
-        for one in self._storing.able(task):
+        if not (able := self._storing.able(task)):
+            self._storing.run(task)  # says why not
+        for one in able:
             if one.id in absent:
                 continue
             try:
