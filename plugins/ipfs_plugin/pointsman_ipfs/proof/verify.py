@@ -57,6 +57,8 @@ def verify(  # noqa: PLR0913 - one question, all else optional and by name
     audit, records = Audit(key), Records(Keys((), opening) if opening else None)
     try:
         if path.exists():
+            if not path.is_dir() and not path.is_file():  # a pipe may keep us waiting, and can be read but once
+                raise InvalidRequestError(f"{path}: found a pipe or a device, expected a CAR file or a folder")
             with Files(audit, records, progress) as files:
                 yield from files.folder(path) if path.is_dir() else files.file(path)
         elif store is None:
