@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import ContentNotFoundError, InvalidRequestError, Store, UnusableAnswer
+from pointsman import ContentNotFoundError, InvalidRequestError, Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
@@ -231,3 +232,14 @@ def test_room_is_given_back_while_the_store_stays_open(store: Store, tmp_path: P
     mine = [os.stat(f"/dev/fd/{number}") for number in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{number}")]
     folder = os.stat(tmp_path).st_dev
     assert [one.st_size for one in mine if one.st_dev == folder and not one.st_nlink and one.st_size > 1 << 20] == []
+
+
+@pytest.mark.parametrize("what", ["", "packs"])
+def test_nothing_is_acknowledged_in_a_folder_that_was_removed(tmp_path: Path, what: str) -> None:
+    """A file that is open can be written though it has no name any more; what is written is gone when it is closed."""
+    with Store([Blocks(path=tmp_path / "home")]) as store:
+        store.put(b"before")
+        shutil.rmtree(tmp_path / "home" / what)
+        for content in b"small", os.urandom(5 << 20):
+            with pytest.raises(UnavailableError, match="cannot be written"):
+                store.put(content)

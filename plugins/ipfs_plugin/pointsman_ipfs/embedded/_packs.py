@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from errno import ENOENT
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,6 +169,8 @@ class Pack:
         start = self.append(data)
         try:
             sync_file(self._file)
+            if not os.fstat(self._file).st_nlink:
+                raise FileNotFoundError(ENOENT, f"{self.path.name} was removed by another program")
         except OSError as error:
             self._broken = True
             self.cut(start)
