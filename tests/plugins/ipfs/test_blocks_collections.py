@@ -243,3 +243,6 @@ def test_nothing_is_acknowledged_in_a_folder_that_was_removed(tmp_path: Path, wh
         for content in b"small", os.urandom(5 << 20):
             with pytest.raises(UnavailableError, match="cannot be written"):
                 store.put(content)
+        if not what:
+            with pytest.raises(UnavailableError, match="cannot be written"):
+                store.gc()
