@@ -70,7 +70,8 @@ class Store:
         self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
         self._noted: set[str] = set()  #: that were there, as the outbox knows
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
-        policy = policy_of({"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}, "Store")
+        numbers = {"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}
+        policy = policy_of(numbers | {"health_ttl": health_ttl}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
         clock = clock or Clock()
         self._storing = Storing(made, wrappers, policy, health_ttl, clock, self._catalogue, self._damaged, self._absent)
@@ -224,6 +225,7 @@ class Store:
 
         :raises BackendError: there is but one store, and it could not be told; or none can be written.
         :raises ContentNotFoundError: `CID/a/b` leads to nothing in any.
+        :raises InvalidRequestError: the CID is none.
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
         cid, later, nowhere = task.arguments["cid"], list[str](), list[BackendError]()
@@ -234,8 +236,8 @@ class Store:
                 self._storing.run(task, ([one], []))
             except ContentNotFoundError as error:
                 nowhere.append(error)
-            except BackendError:
-                if len(able) == 1:
+            except BackendError as error:
+                if len(able) == 1 or isinstance(error, InvalidRequestError):
                     raise
                 later.append(one.id)
         if nowhere and len(nowhere) == len(able):
@@ -258,7 +260,7 @@ class Store:
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
         :raises InvalidRequestError: the CID is none.
-        :raises BackendError: no store can be verified: there is but a gateway, say.
+        :raises UnavailableError: none can verify: a gateway has nothing of its own.
         """
         task = self._storing.task("verify", store, moving=True, cid=cid)
         for one in self._able(task):

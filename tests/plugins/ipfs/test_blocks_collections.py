@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -386,3 +387,42 @@ def test_what_an_inline_root_links_to_is_pinned(store: Store) -> None:
     foreign = inline([Ref(b"\x01\x55\x13\x40" + bytes(64))])
     with pytest.raises(InvalidRequestError, match="hash function 0x13"):
         store.import_car(car.header([foreign]))
+
+
+@pytest.mark.parametrize("size", [9, 5 << 20], ids=["small", "large"])
+def test_what_stands_behind_an_inline_block_in_a_car_is_kept(store: Store, other: Store, size: int) -> None:
+    """Kubo writes such blocks out. In a pack it would hide the blocks behind it from who reads the pack."""
+    within, leaves = inline("hello"), [bytes([n]) * min(size, 1 << 20) for n in range(max(size >> 20, 1))]
+    blocks = [(cids.raw_cid(leaf), leaf) for leaf in leaves]
+    root = node([Ref(within), *(Ref(cid) for cid, _ in blocks)])
+    kept(store, root, (within, encode("hello")), *blocks)
+    assert all(other.has(cids.to_text(cid)) for cid, _ in blocks)
+    for _ in range(2):
+        assert store.gc()["blocks"].blocks == 0
+        assert list(store.verify()) == []
+        assert store.has(cids.to_text(root[0]))
+
+
+def test_room_is_given_back_while_the_store_stays_open(store: Store, tmp_path: Path) -> None:
+    """A pack that is gone keeps its room on the disk for as long as anybody has its file open."""
+    large = store.put(os.urandom(6 << 20))
+    assert len(store.get(large.cid)) == large.size
+    store.unpin(large.cid)
+    assert store.gc()["blocks"].bytes > large.size
+    mine = [os.stat(f"/dev/fd/{number}") for number in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{number}")]
+    folder = os.stat(tmp_path).st_dev
+    assert [one.st_size for one in mine if one.st_dev == folder and not one.st_nlink and one.st_size > 1 << 20] == []
+
+
+@pytest.mark.parametrize("what", ["", "packs"])
+def test_nothing_is_acknowledged_in_a_folder_that_was_removed(tmp_path: Path, what: str) -> None:
+    """A file that is open can be written though it has no name any more; what is written is gone when it is closed."""
+    with Store([Blocks(path=tmp_path / "home")]) as store:
+        store.put(b"before")
+        shutil.rmtree(tmp_path / "home" / what)
+        for content in b"small", os.urandom(5 << 20):
+            with pytest.raises(UnavailableError, match="cannot be written"):
+                store.put(content)
+        if not what:
+            with pytest.raises(UnavailableError, match="cannot be written"):
+                store.gc()

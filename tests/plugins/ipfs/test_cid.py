@@ -141,6 +141,8 @@ def test_a_path_is_split() -> None:
     """A path is a CID and names; empty names are none, and no name has a meaning of its own."""
     assert cids.split(f"/ipfs/{HELLO}//a/../b c/") == (cids.parse(HELLO), ["a", "..", "b c"])
     assert cids.split(f"ipfs://{HELLO}") == (cids.parse(HELLO), [])
+    with pytest.raises(InvalidRequestError, match="'/etc/passwd': found no CID"):
+        cids.split("/etc/passwd")
 
 
 def test_importing_loads_no_library_of_cids() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -281,6 +281,30 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     with pytest.raises(InvalidRequestError, match=f"{path}: it was changed while it was read"):
         evidence.submit(path, NOTICE)
     assert list(evidence.records()) == []
+
+
+def test_no_more_is_submitted_of_a_file_than_it_had_at_first(
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that grows as fast as it is read would never end, and fill the disk."""
+    path, put, read = tmp_path / "log", Store.put, 0
+    path.write_bytes(bytes(5 << 20))
+
+    def put_it(self: Store, content: Any, **options: Any) -> Any:
+        def growing() -> Iterator[bytes]:
+            nonlocal read
+            while piece := content.read(1 << 20):
+                read += len(piece)
+                assert read < 10 << 20
+                with path.open("ab") as file:
+                    file.write(piece)
+                yield piece
+
+        return put(self, growing(), **options)
+
+    monkeypatch.setattr(Store, "put", put_it)
+    with pytest.raises(InvalidRequestError, match=f"{path}: it was changed while it was read"):
+        evidence.submit(path, NOTICE)
 
 
 def test_a_file_of_any_size_is_read_back(

@@ -18,6 +18,7 @@ from pointsman import (
     ContentNotFoundError,
     RateLimitError,
     Scope,
+    Store,
     UnavailableError,
     UnusableAnswer,
 )
@@ -316,3 +317,11 @@ def test_blocks_that_come_too_early_are_bounded() -> None:
     assert got == []
     assert ahead(cids[0]) == data[0]
     assert got == [cids[0]]
+
+
+def test_a_gateway_alone_verifies_nothing_and_says_so() -> None:
+    """That all is as it should be is no answer where nothing was looked at."""
+    with Store({"world": Gateway(url="http://127.0.0.1:1")}) as store:
+        for cid in None, ABSENT:
+            with pytest.raises(UnavailableError, match="no hook verify"):
+                list(store.verify(cid))

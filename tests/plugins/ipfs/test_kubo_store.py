@@ -378,3 +378,19 @@ def test_kills_take_no_copy_that_was_promised(
     with Store({"home": Blocks(path=path), "node": Kubo(url=own_kubo.api)}) as store:
         assert store.sync() == ()
         assert all(store.has(cid, store=where) for cid in said for where in ("home", "node"))
+
+
+def test_what_nobody_here_can_verify_is_not_told_as_damaged(kubo: Any, tmp_path: Path) -> None:
+    """A node has content of other hash functions, too: pinned, within something else, and in its CID itself."""
+    (tmp_path / "file").write_bytes(b"by another function")
+    cid = kubo.run("add", "--quieter", "--hash=blake2b-256", tmp_path / "file").decode().strip()
+    node = kubo.run("dag", "put", "--pin", "--store-codec=dag-cbor", stdin=json.dumps({"a": {"/": cid}}).encode())
+    (tmp_path / "file").write_bytes(b"tiny")
+    tiny = kubo.run("add", "--quieter", "--inline", tmp_path / "file").decode().strip()
+    try:
+        with Store({"node": Kubo(url=kubo.api)}) as store:
+            found = {one.cid: one.unchecked for one in store.verify() if one.cid in (cid, tiny)}
+            assert found == {cid: True, tiny: True}
+            assert [one.unchecked for one in store.verify(node.decode().strip())] == [True]
+    finally:
+        kubo.run("pin", "rm", cid, tiny, node.decode().strip())

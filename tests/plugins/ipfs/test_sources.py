@@ -190,3 +190,11 @@ def test_a_store_that_is_closed_is_asked_for_nothing(two: Store, tmp_path: Path)
             list(getattr(two, name)(*(given if isinstance(given, tuple) else [given])))
     with Store({"home": Blocks(path=tmp_path / "home")}) as store:
         assert store.get(cid) == b"x"
+
+
+@pytest.mark.parametrize("name", ["timeout", "idle_timeout", "max_retries", "health_ttl"])
+def test_a_setting_of_a_store_that_is_no_number_is_named(tmp_path: Path, name: str) -> None:
+    """When the store is made, and not in a thread of it later."""
+    options: Any = {name: "x"}
+    with pytest.raises(ConfigError, match=rf'Store\.{name}: found "x", expected'):
+        Store([Blocks(path=tmp_path)], **options)

@@ -114,3 +114,11 @@ def test_a_path_that_leads_to_nothing_is_not_there(two: Store, folder: Path, tmp
         two.has(f"no-cid/{path}")
     assert not (tmp_path / "out").exists()
     assert two.sync() == ()
+
+
+@pytest.mark.parametrize("call", ["get", "has", "pin", "unpin", "status"])
+def test_what_is_no_cid_is_told_and_waits_for_no_store(two: Store, call: str) -> None:
+    """In the outbox it would wait for ever: no store can ever do what is asked."""
+    with pytest.raises(InvalidRequestError, match="'bad': found none"):
+        getattr(two, call)("bad")
+    assert two.waiting() == ()

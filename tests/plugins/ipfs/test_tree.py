@@ -100,6 +100,16 @@ def test_what_is_no_file_is_refused_by_its_path(blocks: Any, tmp_path: Path) -> 
         add_tree("/dev/null", SMALL, blocks.put)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_what_a_process_has_open_is_no_path(blocks: Any, tmp_path: Path) -> None:
+    """A shell passes it as one (`<(date)`): kept as the link that it is, nothing would be kept of what it gives out."""
+    (tmp_path / "stdin").symlink_to("/proc/self/fd/0")
+    with (tmp_path / "file").open("w+b") as file:
+        for path in f"/dev/fd/{file.fileno()}", f"/proc/self/fd/{file.fileno()}", str(tmp_path / "stdin"):
+            with pytest.raises(InvalidRequestError, match=f"{path}: found what this process has open; give the open"):
+                add_tree(path, SMALL, blocks.put)
+
+
 def test_what_vanishes_is_an_error_with_its_path(blocks: Any, tmp_path: Path) -> None:
     """A file that is there when its folder is listed, and then not any more, is named."""
     for name in "a", "b":
@@ -128,6 +138,23 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(blocks: Any, tmp_path:
             with path.open("r+b") as log:
                 log.truncate({"longer": 1500, "shorter": 500, "other": 1000}[change])
                 log.write(b"y")
+
+    with pytest.raises(InvalidRequestError, match=f"{path}: it was changed while it was read"):
+        add_tree(path, SMALL, put)
+
+
+def test_no_more_is_read_of_a_file_than_it_had_at_first(blocks: Any, tmp_path: Path) -> None:
+    """One that grows as fast as it is read, as our own pack in a folder that is put does, would never end."""
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 1000)
+    read = 0
+
+    def put(cid: bytes, data: bytes) -> None:
+        nonlocal read
+        read += len(data)
+        assert read < 3000
+        with path.open("ab") as log:
+            log.write(data)
 
     with pytest.raises(InvalidRequestError, match=f"{path}: it was changed while it was read"):
         add_tree(path, SMALL, put)

@@ -290,6 +290,14 @@ def test_another_key_is_said(chain: Chain, kept: Path) -> None:
     assert failing(verify(kept, key=PUBLIC)) == []
 
 
+@pytest.mark.parametrize("key", ["03" * 32, b"\x03" * 31])
+def test_what_is_no_public_key_is_told(chain: Chain, kept: Path, key: Any) -> None:
+    """Before anything is read: as text it would be no key that anything is signed with."""
+    chain(1, key=KEY)
+    with pytest.raises(ConfigError, match=r"key: found .*, expected a public key of Ed25519: 32 bytes"):
+        list(verify(kept, key=key))
+
+
 def test_no_signature_is_said(chain: Chain, kept: Path) -> None:
     """Where there must be one."""
     chain(2)

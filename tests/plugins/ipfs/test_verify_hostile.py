@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyrage
 import pytest
-from pointsman import Store
+from pointsman import InvalidRequestError, Store
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car, cbor, dagpb
 from pointsman_ipfs.dag import cid as cids
@@ -268,6 +268,14 @@ def test_the_command_tells_what_it_expected(run: Run, what: str, says: str) -> N
     done = run(what)
     assert done.returncode == 2
     assert says in " ".join(done.stderr.split())
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """At once, though nobody writes to it; what comes from one is not told as a file that fails."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in tmp_path / "pipe", Path("/dev/null"):
+        with pytest.raises(InvalidRequestError, match=f"{path}: found a pipe or a device, expected a CAR file"):
+            list(verify(path))
 
 
 def test_a_copy_is_for_a_receipt(run: Run, kept: Path, chain: Chain) -> None:

@@ -52,6 +52,17 @@ def test_a_record_that_is_kept_as_plain_bytes_too_is_proven(kept: Path, tmp_path
         assert troubles(kept) == []
 
 
+@pytest.mark.parametrize("first", ["unixfs-v1-2025", "cid-v0"])
+def test_blocks_that_are_kept_under_a_cid_of_another_version_are_proven(kept: Path, tmp_path: Path, first: str) -> None:
+    """The same block is kept once, whichever came first: an empty folder, say, in folders of two profiles."""
+    (tmp_path / "folder" / "empty").mkdir(parents=True)
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        for profile in first, "cid-v0", "unixfs-v1-2025":
+            store.put(tmp_path / "folder", profile=profile)
+        evidence.submit(b"The deposit was 900 dollars.", ABOUT)
+    assert troubles(kept) == []
+
+
 def test_what_was_mended_is_proven(kept: Path) -> None:
     """What is damaged stays in its pack, and is named; the same bytes, submitted again, prove the first record, too."""
     letter = b"The deposit was 900 dollars."

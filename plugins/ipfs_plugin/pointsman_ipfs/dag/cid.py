@@ -182,6 +182,10 @@ def split(path: str) -> tuple[bytes, list[str]]:
     :raises InvalidRequestError: as `parse` does.
     """
     first, _, rest = _bare(path).partition("/")
+    if not first and rest:
+        raise InvalidRequestError(
+            f"{path!r:.160}: found no CID, expected CID or CID/a/b: bafkrei..., bafybei..., Qm..."
+        )
     return parse(first), [name for name in rest.split("/") if name]
 
 

@@ -10,9 +10,11 @@ folder nor symbolic link is refused.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from tempfile import mkdtemp
 
 from attrs import define, field, frozen
@@ -23,6 +25,7 @@ from .cid import to_text
 from .reader import Entry, entries, kind_and_size, read_file, target_of
 from .unixfs import Link, Profile, add_file, add_folder, add_symlink, is_name
 
+_OPENED = re.compile(r"/proc/\d+/fd")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -33,6 +36,7 @@ def add_tree(path: str | os.PathLike[str], profile: Profile, put: Put, *, hidden
     :raises InvalidRequestError: something cannot be read, vanishes or changes while it is read, or is refused.
     """
     outermost = os.fspath(path)
+    _refuse_opened(outermost)
     link = _added(outermost, profile, put)
     if link is not None:
         return link
@@ -86,6 +90,24 @@ def extract(
         _remove(beside)
 
 
+class Bounded(FileIO):
+    """An open file of which `read(size)` gives out one byte more than it had at first, at most.
+
+    It may grow as fast as it is read: what is read of our own store is written to it.
+    """
+
+    def __init__(self, file: str | int) -> None:
+        # what is a pipe by now must not keep us waiting
+        super().__init__(file, opener=lambda name, _: os.open(name, _READ))
+        self.before = os.fstat(self.fileno())
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return so many bytes or fewer, from where it stands; all that is there without `size`."""
+        if size is None or size < 0:
+            return super().readall() or b""
+        return super().read(max(min(size, self.before.st_size + 1 - self.tell()), 0)) or b""
+
+
 @define
 class _Folder:
     path: str
@@ -110,17 +132,15 @@ def _added(path: str, profile: Profile, put: Put) -> Link | None:
         return add_symlink(os.fsencode(target), profile, put)
     with _told(path, "read"):
         _refuse_special(path, mode)
-        # not buffered: pieces are large; and what is a pipe by now must not keep us waiting
-        file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _READ))  # noqa: SIM115 - in `with` below
+        file = Bounded(path)  # not buffered: pieces are large
     with file:
 
         def read(size: int) -> bytes:
             with _told(path, "read"):
                 return file.read(size) or b""
 
-        with _told(path, "read"):
-            before = os.fstat(file.fileno())
-            _refuse_special(path, before.st_mode)
+        before = file.before
+        _refuse_special(path, before.st_mode)
         link = add_file(read, profile, put)
         with _told(path, "read"):
             after = os.fstat(file.fileno())
@@ -133,6 +153,13 @@ def _refuse_special(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
         raise InvalidRequestError(f"{path}: found {kind}, expected a file, a folder or a symbolic link")
+
+
+def _refuse_opened(path: str) -> None:
+    """Refuse what a shell passes for a path (/dev/stdin, /dev/fd/63): a link to what only this process has open."""
+    names = [path, os.readlink(path)] if os.path.islink(path) else []
+    if any(_OPENED.fullmatch(os.path.realpath(os.path.dirname(name))) for name in names):
+        raise InvalidRequestError(f"{path}: found what this process has open; give the open file, or - at a shell")
 
 
 @contextmanager

@@ -51,17 +51,20 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     finally:
         sweep.close()
     writer.let_go()  # our own pack may be one of those
-    with _Mover(places, shelf, writer) as mover:
-        for name, filled in index.filled().items():
-            alive()
-            with suppress(FileNotFoundError):
-                path = places.folder / f"{name}.car"
-                if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
-                    try:
-                        if name not in index.runs():  # else it holds more than the index knows
-                            mover.empty(path)
-                    finally:
-                        os.close(file)
+    try:
+        with _Mover(places, shelf, writer) as mover:
+            for name, filled in index.filled().items():
+                alive()
+                with suppress(FileNotFoundError):
+                    path = places.folder / f"{name}.car"
+                    if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
+                        try:
+                            if name not in index.runs():  # else it holds more than the index knows
+                                mover.empty(path)
+                        finally:
+                            os.close(file)
+    finally:
+        shelf.close()  # the files of packs that are gone would keep their room
     return Collected(blocks, size)
 
 

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from errno import ENOENT
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,8 +124,8 @@ class Pack:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be written to: nothing has failed so far, and nobody has taken it away."""
-        return not self._broken and os.fstat(self._file).st_nlink > 0
+        """Whether it can be written to: nothing has failed so far."""
+        return not self._broken
 
     def append(self, data: bytes) -> int:
         """Write at the end; return where that was. Nothing of it counts before a mark stands behind it.
@@ -153,6 +154,8 @@ class Pack:
         start = self.append(data)
         try:
             sync_file(self._file)
+            if not os.fstat(self._file).st_nlink:
+                raise FileNotFoundError(ENOENT, f"{self.path.name} was removed by another program")
         except OSError as error:
             self._broken = True
             self.cut(start)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pointsman import UnavailableError
 
 from ._index import Index, Place, Written
-from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned, sync_file
+from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned, sync_file, unwritten
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
@@ -122,10 +122,13 @@ class Places:
             return 0
 
     def new_generation(self) -> None:
-        """Begin a collection."""
+        """Begin a collection. Raises UnavailableError."""
         old = self.generation
-        while self.generation == old:
-            os.utime(self._collected)
+        try:
+            while self.generation == old:
+                os.utime(self._collected)
+        except OSError as error:
+            raise unwritten(Path(self._collected), error) from error
 
     # -- what is new -------------------------------------------------------------------------------
 

@@ -283,8 +283,10 @@ class _Put:
         self._large: Large | None = None
 
     def block(self, cid: bytes, data: bytes) -> None:
-        """Take a block."""
+        """Take a block. One that its CID holds in itself is everywhere, and has no digest to be kept under."""
         self._alive()
+        if cids.inline_of(cid) is not None:
+            return
         if self._large is not None:
             self._large.put(cid, data)
         else:

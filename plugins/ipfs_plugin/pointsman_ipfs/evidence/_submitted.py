@@ -15,6 +15,8 @@ from typing import BinaryIO
 from attrs import frozen
 from pointsman import InvalidRequestError
 
+from ..dag.tree import Bounded
+
 #: Bytes up to which it is read into memory.
 SMALL = 4 << 20
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # what is a pipe must not keep us waiting
@@ -97,7 +99,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         is_folder = stat.S_ISDIR(before.st_mode)
         what = "a folder: submit its files, or an archive of it" if is_folder else "a pipe or a device, expected a file"
         raise InvalidRequestError(f"{path}: found {what}")
-    with open(number, "rb") as file:
+    with Bounded(number) as file:
         yield file
         after = os.fstat(number)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):

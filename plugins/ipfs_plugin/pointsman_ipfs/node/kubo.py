@@ -135,7 +135,7 @@ class Kubo(Reading):
             try:
                 root = cids.parse(text)
             except InvalidRequestError as error:  # of another hash function: nobody here can verify it
-                yield Finding(text, error.message)
+                yield Finding(text, error.message, unchecked=True)
                 continue
             yield from _findings(reader.unsound(get, root, seen))
         digests = {cids.digest_of(known) for known in seen}
@@ -265,7 +265,8 @@ def _opened(source: BinaryIO) -> tuple[list[bytes], Iterator[tuple[bytes, bytes]
 
 
 def _findings(found: Iterator[tuple[bytes, str]]) -> Iterator[Finding]:
-    return (Finding(cids.to_text(cid), problem) for cid, problem in found)
+    """Tell of blocks. Those of another hash function nobody here can verify."""
+    return (Finding(cids.to_text(cid), problem, unchecked=not cids.is_ours(cid)) for cid, problem in found)
 
 
 def _pinned(get: Verified, text: str) -> Entry:

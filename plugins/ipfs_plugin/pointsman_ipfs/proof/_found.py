@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pointsman import ContentNotFoundError
 
-from ..dag.cid import RAW, codec_of, digest_of, inline_of, to_text
+from ..dag.cid import RAW, codec_of, digest_of, inline_of, to_text, version_1
 
 #: SQLite keeps it in memory up to this size (KiB), and the rest in a file without a name.
 _TABLES = """
@@ -25,7 +25,8 @@ _SAY = """INSERT INTO roots VALUES(?, ?, ?, ?) ON CONFLICT(cid) DO UPDATE SET se
 class Found:
     """Where blocks stand that were right, and what is a root. Not thread-safe.
 
-    Who asks for plain bytes (codec raw) gets any block that has their hash: a store keeps the same bytes once.
+    A store keeps the same bytes once: who asks for plain bytes (codec raw) gets any block that has their hash, and CIDs
+    of version 0 and 1 name the same.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Found:
     def add(self, cid: bytes, offset: int, length: int) -> None:
         """Take a block of that file, which was verified."""
         if inline_of(cid) is None:  # else its digest is none, and nobody asks for it
-            place = cid[-32:], cid[:-32], len(self._files) - 1, offset, length
+            place = cid[-32:], version_1(cid)[:-32], len(self._files) - 1, offset, length
             self._db.execute("INSERT OR REPLACE INTO blocks VALUES(?, ?, ?, ?, ?)", place)
 
     def say(self, cid: bytes, seq: int, *, pinned: bool) -> None:
@@ -96,6 +97,6 @@ class Found:
     def _place(self, cid: bytes) -> tuple[int, int, int] | None:
         find, named = "SELECT file, offset, length FROM blocks WHERE digest=?", [digest_of(cid)]
         if codec_of(cid) != RAW:
-            find, named = f"{find} AND kind=?", [*named, cid[:-32]]
+            find, named = f"{find} AND kind=?", [*named, version_1(cid)[:-32]]
         place: tuple[int, int, int] | None = self._db.execute(f"{find} LIMIT 1", named).fetchone()
         return place

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pointsman import InvalidRequestError, Store
+from pointsman import ConfigError, InvalidRequestError, Store
 
 from ..dag import cid as cids
 from ..evidence._age import Identity, Keys, hidden
@@ -24,6 +24,9 @@ from ._records import Records
 from ._stored import Copy, Stored
 
 __all__ = ["Check", "verify"]
+
+#: Bytes of a public key (RFC 8032).
+_KEY = 32
 
 
 def verify(  # noqa: PLR0913 - one question, all else optional and by name
@@ -45,12 +48,17 @@ def verify(  # noqa: PLR0913 - one question, all else optional and by name
     :param cited: whether that file has the evidence that receipts cite, too.
     :param progress: is told of bytes that were read.
     :raises InvalidRequestError: it is no file, no folder of a store, and no CID; or it cannot be read.
-    :raises ConfigError: the identity is none, or the package that opens what is encrypted is not installed.
+    :raises ConfigError: the identity or the key is none, or the package that opens what is encrypted is not installed.
     """
     path, opening, identity = Path(what), hidden(identity), None  # so that no traceback shows a key
+    if key is not None and (not isinstance(key, bytes) or len(key) != _KEY):
+        found = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+        raise ConfigError(f"key: found {found}, expected a public key of Ed25519: {_KEY} bytes")
     audit, records = Audit(key), Records(Keys((), opening) if opening else None)
     try:
         if path.exists():
+            if not path.is_dir() and not path.is_file():  # a pipe may keep us waiting, and can be read but once
+                raise InvalidRequestError(f"{path}: found a pipe or a device, expected a CAR file or a folder")
             with Files(audit, records, progress) as files:
                 yield from files.folder(path) if path.is_dir() else files.file(path)
         elif store is None:
