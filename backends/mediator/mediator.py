@@ -73,7 +73,7 @@ class Mediator:
         claim_support_db_path: object = None,
     ) -> None:
         keys = sealed({"recipients": recipients, "identity": identity})
-        del identity  # a traceback that shows local variables would show the key
+        del recipients, identity  # a traceback that shows local variables would show a key, also in the wrong place
         from pointsman_ipfs.evidence import Evidence
 
         if store is not None and not isinstance(store, Store):
