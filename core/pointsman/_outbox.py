@@ -43,7 +43,9 @@ _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLI
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
     (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
-_SHOW = "SELECT store, cid, what, since, tries, due, reason FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"
+_SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease > strftime('%s', 'now') + 0,
+    'a process is bringing it; if it was killed, another one does within a minute', reason)
+    FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"""
 _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
