@@ -73,7 +73,7 @@ class Mediator:
         claim_support_db_path: object = None,
     ) -> None:
         keys = sealed({"recipients": recipients, "identity": identity})
-        del identity  # a traceback that shows local variables would show the key
+        del recipients, identity  # a traceback that shows local variables would show a key, also in the wrong place
         from pointsman_ipfs.evidence import Evidence
 
         if store is not None and not isinstance(store, Store):
@@ -191,7 +191,10 @@ class Mediator:
             raise InvalidRequestError(f"file_path: found {type(file_path).__name__}, expected a path")
         path = Path(file_path)
         if metadata is None or isinstance(metadata, Mapping):
-            name = os.fsencode(path.name).decode(errors="replace")  # on disks there are names that are no text
+            try:
+                name = os.fsencode(path.name).decode(errors="replace")  # on disks there are names that are no text
+            except UnicodeEncodeError:
+                raise InvalidRequestError(f"file_path: found {str(path)!a:.200}, which no file is called") from None
             metadata = {"filename": name, **(metadata or {})}
         return self.submit_evidence(path, evidence_type, user_id, description, claim_type, metadata)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pointsman import Store, StoreBackend
+from pointsman import ConfigError, Store, StoreBackend
 
 
 def default_store(path: Path | None) -> Store:
@@ -17,4 +17,9 @@ def default_store(path: Path | None) -> Store:
     from pointsman_ipfs import Blocks, Kubo
 
     here = StoreBackend(Blocks(path=path), type="blocks", priority=10)
-    return Store([here, StoreBackend(Kubo(), type="kubo", priority=50)], found=True)
+    node, wrong = None, ""
+    try:
+        node = Kubo()
+    except ConfigError as error:  # the environment has a wrong address: as in `Store()`, health tells it
+        wrong = str(error)
+    return Store([here, StoreBackend(node, type="kubo", priority=50, missing=wrong)], found=True)

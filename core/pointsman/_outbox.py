@@ -46,7 +46,9 @@ _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (sto
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
 #: Who is about to let it go does so, and then it is pinned.
 _KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND what='unpin'"
-_SHOW = "SELECT store, cid, what, since, tries, due, reason FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"
+_SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease > strftime('%s', 'now') + 0,
+    'a process is bringing it; if it was killed, another one does within a minute', reason)
+    FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"""
 _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0

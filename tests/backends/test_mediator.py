@@ -213,7 +213,12 @@ def test_what_is_no_path_is_refused(mediator: Mediator, path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "words"), [("nowhere.pdf", "nowhere.pdf: .*No such file"), ("", "found a folder: submit its files")]
+    ("path", "words"),
+    [
+        ("nowhere.pdf", "nowhere.pdf: .*No such file"),
+        ("", "found a folder: submit its files"),
+        ("half \ud800", r"file_path: found '.*half \\ud800', which no file is called"),
+    ],
 )
 def test_what_is_no_file_is_refused(mediator: Mediator, tmp_path: Path, path: str, words: str) -> None:
     """A file that is not there, and a folder, are named with their path."""

@@ -164,8 +164,9 @@ def test_no_receipt_shows_what_is_asked_of_sealed_evidence(store: Store, anna: A
         lambda keys, **options: Mediator(**options, identity=[keys.pop()]),
         lambda keys, **options: Mediator(**options, identity=Path(keys.pop())),
         lambda keys, **options: Mediator.from_config({}, **options, identity=keys.pop()),
+        lambda keys, **options: Mediator(**{**options, "recipients": keys.pop()}),
     ],
-    ids=["one", "several", "a path", "configured"],
+    ids=["one", "several", "a path", "configured", "among public ones"],
 )
 def test_no_traceback_shows_the_key(tmp_path: Path, anna: Any, options: dict[str, Any], make: Any) -> None:
     """Whatever else is wrong, and though every local variable were printed."""

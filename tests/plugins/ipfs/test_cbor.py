@@ -22,9 +22,7 @@ def anything(rng: random.Random, depth: int = 0) -> Any:
     if kind == 0:
         return rng.choice([None, True, False])
     if kind == 1:
-        return rng.choice(
-            [0, 23, 24, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -1, -24, -25, -(2**63)]
-        )
+        return rng.choice([0, 23, 24, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**63 - 1, -1, -24, -25, -(2**63)])
     if kind == 2:
         return rng.choice([0.0, -0.0, 1.5, 1e300, -1e-300])
     if kind == 3:
@@ -73,10 +71,10 @@ def test_nothing_is_read_that_is_not_canonical(seed: int) -> None:
             )
             data = data or bytearray(b"\xf6")
         try:
-            value = cbor.decode(bytes(data))
-        except ValueError:
+            written = cbor.encode(cbor.decode(bytes(data)))
+        except ValueError:  # or it has an integer that is read, and not written
             continue
-        assert cbor.encode(value) == data
+        assert written == data
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_what_is_none_is_refused(data: bytes) -> None:
         cbor.decode(data)
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, {"a": {2}}, float("nan"), 1 << 64, -(1 << 64) - 1, "\ud83d"])
+@pytest.mark.parametrize("value", [object(), {1: 2}, {"a": {2}}, float("nan"), 1 << 63, -(1 << 63) - 1, "\ud83d"])
 def test_what_it_has_no_place_for_is_refused(value: Any) -> None:
     """It is an error, and never other bytes."""
     with pytest.raises((TypeError, ValueError)):

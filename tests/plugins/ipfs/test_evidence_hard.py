@@ -6,15 +6,19 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pyrage
 import pytest
 from pointsman import Store
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.evidence import About, Evidence, Record
+from pointsman_ipfs.proof import verify
 
 #: What each process does: it submits, and prints the CID of each record that was acknowledged, with what was submitted.
 WORK = """
@@ -84,6 +88,27 @@ def grown(path, **keys):
 
 Start = Callable[[str], "subprocess.Popen[str]"]
 Killed = Callable[[str, Path, Iterable[float]], Iterator[str]]
+#: Submits three records, and is killed when the store has the last one, and the index not yet.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from pointsman import Store
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence
+
+class Dying(Store):
+    def import_car(self, *given, **options):
+        kept = super().import_car(*given, **options)
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return kept
+
+path = Path(sys.argv[1])
+store = Dying({"home": Blocks(path=path / "home"), "away": Blocks(path=path / "away")})
+evidence = Evidence(store, **({"recipients": sys.argv[2]} if sys.argv[2:] else {}))
+for store.dies in False, False, True:
+    evidence.submit(b"evidence", About("text"))
+"""
 
 
 @contextmanager
@@ -131,6 +156,7 @@ def test_kills_take_nothing_that_was_acknowledged(tmp_path: Path, killed: Killed
     with opened(path) as evidence:
         found = check(evidence, there)
         assert followed(evidence, found) == found.keys()
+        assert all(check.holds for check in verify(path))
         assert evidence.reindex().unreadable == ()
         found = check(evidence, there)
         assert followed(evidence, found) == found.keys()
@@ -138,6 +164,44 @@ def test_kills_take_nothing_that_was_acknowledged(tmp_path: Path, killed: Killed
         last = evidence.submit(b"more", About("text")).record
         assert evidence.ends() == (last.record_cid,)
     assert len(there) >= 20
+
+
+@pytest.mark.parametrize("key", [None, pyrage.x25519.Identity.generate()])
+def test_what_the_index_lacks_after_a_kill_is_entered_with_the_next_record(tmp_path: Path, key: Any) -> None:
+    """Nobody repairs anything by hand: `verify` holds before and after, the log has one end, and all stores get it."""
+    keys = [] if key is None else [str(key.to_public())]
+    done = subprocess.run([sys.executable, "-c", DYING, str(tmp_path), *keys], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+    def told(words: str) -> list[str]:
+        checks = list(verify(tmp_path / "home", identity=key and str(key)))
+        assert all(check.holds for check in checks), checks
+        return [check.text for check in checks if words in check.text]
+
+    assert len(told("of 2 records it says what they say themselves; 1 record more")) == 1
+    both = {name: Blocks(path=tmp_path / name) for name in ("home", "away")}
+    with Store(both) as store, Evidence(store, identity=key and str(key)) as evidence:
+        assert len(list(evidence.records())) == 2
+        last = evidence.submit(b"evidence", About("text")).record
+        records = list(evidence.records())
+        assert [one.previous for one in records] == [(), *((one.record_cid,) for one in records[:-1])]
+        assert (len(records), evidence.ends()) == (4, (last.record_cid,))
+        store.sync()
+        assert [copy.state for copy in store.status(records[2].record_cid)] == ["kept", "kept"]
+    assert len(told("of 4 records it says what they say themselves")) == 1
+
+
+def test_what_was_taken_out_is_not_entered_again(tmp_path: Path) -> None:
+    """Though it was submitted last, and the index was made anew since."""
+    with opened(tmp_path) as evidence:
+        last = evidence.submit(b"secret", About("text")).record
+        evidence.store.unpin(last.record_cid)
+    for path in tmp_path.glob("evidence.sqlite*"):
+        if path.suffix != ".lock":
+            path.unlink()
+    with opened(tmp_path) as evidence:
+        after = evidence.submit(b"other", About("text")).record
+        assert list(evidence.records()) == [after]
 
 
 @pytest.mark.parametrize("seed", range(2))

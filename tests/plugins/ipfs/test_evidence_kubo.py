@@ -10,7 +10,7 @@ from typing import Any
 
 import pyrage
 import pytest
-from pointsman import Store
+from pointsman import InvalidRequestError, Store
 from pointsman_ipfs import Blocks, Kubo
 from pointsman_ipfs.evidence import About, Evidence, Record
 from pointsman_ipfs.proof import verify
@@ -58,6 +58,17 @@ def test_a_car_of_a_record_is_read_by_kubo(kubo: Any, tmp_path: Path, noise: Cal
         assert list(evidence.records()) == [record for record, _ in records]
         for record, data in records:
             assert evidence.read(record) == data
+
+
+def test_the_node_takes_and_shows_whatever_metadata_may_say(kubo: Any, tmp_path: Path) -> None:
+    """Integers at their limits too: what a node cannot read would never reach it, nor be shown to anybody."""
+    said = {"integers": [-(2**63), 2**63 - 1], "numbers": [1e308, 5e-324], "straße \0": {"": [[], {}, None, True]}}
+    with Store({"node": Kubo(url=kubo.api)}) as store, Evidence(store, tmp_path / "evidence.sqlite") as evidence:
+        for beyond in (-(2**63) - 1, 2**63, -(2**64)):
+            with pytest.raises(InvalidRequestError, match="64 bits with its sign"):
+                About("document", metadata={"integer": beyond})
+        record = evidence.submit(b"x", About("document", metadata=said)).record
+    assert json.loads(kubo.run("dag", "get", record.record_cid))["metadata"] == said
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -54,6 +54,21 @@ def test_a_node_that_answers_gets_all_of_it(here: Made, kubo: Any) -> None:
     assert b"recursive" in kubo.run("pin", "ls", "--type=recursive", result["record_cid"])
 
 
+@pytest.mark.parametrize("options", [{}, {"path": "case"}])
+def test_a_wrong_address_keeps_nobody_from_submitting(
+    usual_address: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """No evidence waits until a variable of the environment is right; health says what is wrong with it."""
+    usual_address("http://127.0.0.1:1")
+    monkeypatch.setenv("IPFS_API", "nonsense")
+    monkeypatch.chdir(tmp_path)
+    with Mediator(**options) as mediator:
+        result = mediator.submit_evidence(LEASE, "document")
+        assert (result["stored_in"], result["waiting_for"], result["ipfs_available"]) == (["blocks"], [], False)
+        health = mediator.store.health()["kubo"]
+    assert (health.status, health.reason.partition(":")[0]) == ("unconfigured", "IPFS_API")
+
+
 def test_without_a_node_nothing_waits_for_one(here: Made, nobody: str) -> None:
     """Nor does anybody who asks later hear of it."""
     with here(nobody) as mediator:

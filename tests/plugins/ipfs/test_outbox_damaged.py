@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pointsman import Store, UnavailableError
-from pointsman_ipfs import Blocks
+from pointsman_ipfs import Blocks, Kubo
 
 Damage = Callable[[Path], object]
 
@@ -126,3 +127,24 @@ def test_reading_does_not_depend_on_the_outbox(two: Callable[[], Store], tmp_pat
         with pytest.raises(UnavailableError, match="outbox"):
             store.put(b"more")
         assert store.get(cid) == b"Dear Sir" * 1000
+
+
+def test_what_a_killed_process_was_bringing_says_so(tmp_path: Path) -> None:
+    """Nobody else tries it for a minute: a person is told why, and not merely that it waits."""
+    program = """
+import sys, time
+from pointsman import Store
+from pointsman_ipfs import Blocks, Kubo
+store = Store({"home": Blocks(path=sys.argv[1]), "node": Kubo(url=sys.argv[2])})
+store.put(b"waits")
+time.sleep(600)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with subprocess.Popen([sys.executable, "-c", program, str(tmp_path), url]) as child:
+            server.settimeout(60)
+            with server.accept()[0]:  # now it is being brought
+                child.kill()
+        with Store({"home": Blocks(path=tmp_path), "node": Kubo(url=url)}) as store:
+            (left,) = store.waiting()
+            assert "a process is bringing it; if it was killed" in left.reason

@@ -325,7 +325,8 @@ def test_without_content_only_digests_are_kept(kept: Path, said: Said, says: Any
 
 def test_what_dag_cbor_has_no_place_for_is_told(kept: Path, said: Said, says: Any) -> None:
     """Halves of characters, numbers of any size and objects are written in another way, and the receipt says so."""
-    extra = {"far": 1 << 70, "inf": float("inf"), "object": object(), "deep": [[1]], "tuple": (1, 2)}
+    extra = {"far": 1 << 70, "near": [-(1 << 63) - 1, 1 << 63], "inf": float("inf"), "object": object(), "deep": [[1]]}
+    extra["tuple"] = (1, 2)
     with Router([says], receipts=True) as router:
         answer = router.generate("half \ud800 a character", extra=extra)
         plain = router.generate("whole")
@@ -333,6 +334,7 @@ def test_what_dag_cbor_has_no_place_for_is_told(kept: Path, said: Said, says: An
     assert found["altered"] == ["values"]
     assert found["request"]["extra"] == {
         "far": str(1 << 70),
+        "near": ["-9223372036854775809", "9223372036854775808"],
         "inf": "inf",
         "object": "<object>",
         "deep": [[1]],

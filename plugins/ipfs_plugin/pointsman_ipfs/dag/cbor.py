@@ -39,8 +39,8 @@ def encode(value: Any) -> bytes:
     """Return the canonical DAG-CBOR of None, truths, numbers, text, bytes, links (`Ref`), lists and mappings of these.
 
     :raises TypeError: it holds anything else, or a key that is no text.
-    :raises ValueError: it holds what DAG-CBOR has no place for: an infinite number, an integer over 64 bits, half a
-        surrogate pair.
+    :raises ValueError: it holds what DAG-CBOR has no place for, an infinite number or half a surrogate pair; or an
+        integer that not every reader takes: `is_integer`.
     """
     out: list[bytes] = []
     _write(value, out)
@@ -113,9 +113,18 @@ def _text(text: str) -> bytes:
     return _head(0x60, len(raw)) + raw
 
 
+def is_integer(number: int) -> bool:
+    """Whether every reader takes this integer: it has 64 bits with its sign.
+
+    DAG-CBOR has twice as many. Of the others, Kubo shows none of those above; blocks with those below it refuses, or
+    reads another number there.
+    """
+    return -(1 << 63) <= number < 1 << 63
+
+
 def _integer(number: int) -> bytes:
-    if not -(1 << 64) <= number < 1 << 64:
-        raise ValueError(f"DAG-CBOR has no integer {number}: it takes 64 bits")
+    if not is_integer(number):
+        raise ValueError(f"no reader of DAG-CBOR need take the integer {number}: expected 64 bits with its sign")
     return _head(0x00, number) if number >= 0 else _head(0x20, -1 - number)
 
 

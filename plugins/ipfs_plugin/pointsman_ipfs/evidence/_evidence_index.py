@@ -94,13 +94,13 @@ class EvidenceIndex(Shared):
     # -- across a fork -----------------------------------------------------------------------------
 
     def begin(self) -> None:
-        self._writing = SharedLock(
+        self.writing = SharedLock(
             self.path.with_name(f"{self.path.name}.lock"), _sqlite.BUSY_S, f"the index {self.path}"
         )
         self._reading = threading.RLock()  # taken after the other one, if both are
 
     def locks(self) -> Sequence[Lock]:
-        return self._writing, self._reading
+        return self.writing, self._reading
 
     def let_go(self) -> None:
         """SQLite in a child would take what it inherits for its own, locks and all: see `Database`."""
@@ -178,11 +178,12 @@ class EvidenceIndex(Shared):
         if self._is_read_only():
             text = f"the index {self.path} cannot be written, and is only read; make it writable, or name another one"
             raise UnavailableError(text, retry_same=False)
-        with self._writing:
+        with self.writing:
             self._here()
             try:
                 with transaction(self._write) as db:
                     yield Change(db)
+                self.writing.note(b"")  # all that was begun is here
             except sqlite3.Error as error:
                 if _is_damage(error):
                     self._anew()
@@ -201,7 +202,7 @@ class EvidenceIndex(Shared):
         """See that the connections are of this process, and of the file that is there now."""
         if self._file != self._now():
             read_only = self._is_read_only()
-            with nullcontext() if read_only else self._writing, self._reading:
+            with nullcontext() if read_only else self.writing, self._reading:
                 if self._file == self._now():  # another thread was faster
                     return
                 self._close()
@@ -213,7 +214,7 @@ class EvidenceIndex(Shared):
                 except sqlite3.Error as error:
                     if not _is_damage(error) or not (self._ours or _is_ours(self.path)):
                         if _is_damage(error):
-                            self._writing.forget()
+                            self.writing.forget()
                         raise self._told(error) from error
                     put_aside(self.path)
                     self._open()
@@ -225,7 +226,7 @@ class EvidenceIndex(Shared):
                 self._close()
                 self._open_to_read(None)
             return
-        with self._writing:
+        with self.writing:
             if self._file == self._now():
                 put_aside(self.path)
         self._here()
@@ -300,6 +301,10 @@ class Change:
     def ends(self, most: int) -> list[Envelope]:
         """Return so many of the records that no other one follows, the newest first."""
         return _ends(self._db, most)
+
+    def has(self, cid: bytes) -> bool:
+        """Whether there is a record with this CID."""
+        return self._db.execute("SELECT 1 FROM records WHERE cid=?", (cid,)).fetchone() is not None
 
     def add(self, rows: Iterable[Row]) -> None:
         """Enter records behind all others."""

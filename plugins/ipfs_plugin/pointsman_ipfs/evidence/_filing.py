@@ -1,16 +1,21 @@
-"""How records get into the store: each follows the one before it, and those of many threads wait for the disk once."""
+"""How records get into the store: each follows the one before it, and those of many threads wait for the disk once.
+
+Before records go into the store, their CIDs are noted in the file of the index's lock. Where a process is killed before
+they are in the index, whoever submits next finds the note, and enters those that the store has. A change takes it away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
-from pointsman import Store, Stored, UnusableAnswer
+from pointsman import BackendError, Store, Stored, UnusableAnswer
 
 from .._together import Together
 from ..dag import car
-from ..dag.cid import cbor_cid, to_text
+from ..dag.cid import cbor_cid, parse, to_text
 from ._evidence_index import Change, EvidenceIndex, Row
 from ._records import Envelope, as_bytes, block_of
 
@@ -18,6 +23,8 @@ from ._records import Envelope, as_bytes, block_of
 _MOST, _MOST_BYTES = 256, 16 << 20
 #: Records that one follows at most, where branches are to be joined.
 _ENDS = 100
+#: A CID as those of records are.
+_EMPTY = cbor_cid(b"")
 
 
 @define(eq=False)
@@ -40,10 +47,13 @@ class Filing:
 
 
 class Files:
-    """Files records into a store and an index. Thread-safe."""
+    """Files records into a store and an index. Thread-safe.
 
-    def __init__(self, store: Store, index: EvidenceIndex) -> None:
-        self._store, self._index = store, index
+    :param read: returns the record with this CID as the store has it, if it is one.
+    """
+
+    def __init__(self, store: Store, index: EvidenceIndex, read: Callable[[bytes], Iterable[Row]]) -> None:
+        self._store, self._index, self._read = store, index, read
         self._together = Together(self._write, _fitting)
 
     def file(self, filing: Filing) -> tuple[Row, Stored]:
@@ -58,12 +68,26 @@ class Files:
 
     def _write(self, batch: Sequence[Filing]) -> None:
         with self._index.changing() as change:
+            self._enter_begun(change)
             envelopes, blocks = _chained(change, batch)
-            stored = self._kept([one.cid for one in envelopes], blocks)
+            roots = [one.cid for one in envelopes]
+            self._index.writing.note(b"".join(roots))
+            stored = self._kept(roots, blocks)
             rows = [Row(one, filing.sealed) for one, filing in zip(envelopes, batch, strict=True)]
             change.add(rows)
         for filing, row in zip(batch, rows, strict=True):
             filing.row, filing.stored = row, stored[to_text(row.envelope.cid)]
+
+    def _enter_begun(self, change: Change) -> None:
+        """Enter records that are in the store, and not here, since the process that filed them was killed."""
+        begun = begun_in(self._index.writing.noted())
+        if not begun or change.has(begun[-1]):
+            return
+        for cid in map(to_text, begun):
+            with suppress(BackendError):  # it is not there: nobody was told that it is
+                if any(self._store.has(cid, store=one.id) for one in self._store.stores if one.folder is not None):
+                    self._store.pin(cid)
+                    change.add(self._read(parse(cid)))
 
     def _kept(self, roots: Sequence[bytes], blocks: Sequence[tuple[bytes, bytes]]) -> Mapping[str, Stored]:
         """Pin these roots, with all that they link to, and return what is kept by its CID."""
@@ -71,6 +95,13 @@ class Files:
         if missing := [cid for cid in map(to_text, roots) if cid not in stored]:
             raise UnusableAnswer(f"the store has not said that it keeps {missing[0]}, which it was given")
         return stored
+
+
+def begun_in(note: bytes) -> list[bytes]:
+    """Return the CIDs of the records that were to be filed when the note was left."""
+    size = len(_EMPTY)
+    begun = [note[at : at + size] for at in range(0, len(note), size)]
+    return [one for one in begun if len(one) == size and one[:4] == _EMPTY[:4]]
 
 
 def _fitting(waiting: Sequence[Filing]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -12,6 +13,8 @@ from pointsman import UnavailableError
 
 #: Seconds between two tries: others hold it for milliseconds.
 _FIRST_S, _LONGEST_S = 0.0005, 0.005
+#: Bytes that may be left in its file.
+_NOTE = 1 << 20
 
 
 class SharedLock:
@@ -47,6 +50,19 @@ class SharedLock:
             fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
             os.close(self._file)
         self._threads.release()
+
+    def note(self, data: bytes) -> None:
+        """Leave this in the file, in place of what is there, for whoever takes it next, also if we are killed.
+
+        It is held. Where there is no room, nothing is left; so it may be after a power cut.
+        """
+        with suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, data, 0)
+
+    def noted(self) -> bytes:
+        """Return what was left there last. It is held."""
+        return read(self._file)
 
     def forget(self) -> None:
         """Take the file away that we have made: it is held, and what it was to guard is none of ours."""
@@ -90,6 +106,11 @@ class SharedLock:
             return os.path.samestat(os.fstat(file), self._path.stat())
         except FileNotFoundError:
             return False
+
+
+def read(file: int) -> bytes:
+    """Return what somebody has left in the file of a lock."""
+    return os.pread(file, _NOTE, 0)
 
 
 def locks(file: int, kind: int) -> bool:

@@ -23,7 +23,7 @@ from attrs import Attribute, field, frozen
 from pointsman import InvalidRequestError, UnusableAnswer
 
 from ..dag import cid as cids
-from ..dag.cbor import Ref, decode, encode
+from ..dag.cbor import Ref, decode, encode, is_integer
 
 T = TypeVar("T")
 
@@ -78,8 +78,8 @@ def _fits(value: T, place: str) -> T:
     """Return a value that DAG-CBOR has a place for."""
     if isinstance(value, float) and not isfinite(value):
         raise _refused(place, f"found {value}, expected a finite number; write it as text")
-    if isinstance(value, int) and not -(1 << 64) <= value < 1 << 64:
-        raise _refused(place, "found an integer that takes more than 64 bits; write it as text")
+    if isinstance(value, int) and not is_integer(value):
+        raise _refused(place, "found an integer that takes more than 64 bits with its sign; write it as text")
     if isinstance(value, str) and not _is_unicode(value):
         raise _refused(place, f"found half a surrogate pair in {value!a:.60}, expected text in Unicode")
     return value

@@ -125,7 +125,7 @@ class Evidence:
         self._keys = Keys(recipients, identity) if recipients or identity else None
         self._preparing = Preparing(store, self._keys)
         self._index = EvidenceIndex(self.path, lambda: self._pinned({}), ours=path is None)
-        self._files = Files(store, self._index)
+        self._files = Files(store, self._index, self._read)
         self._known: dict[bytes, bytes] = {}  #: what was in the age files of records
         self._room = _REMEMBERED
 

@@ -16,7 +16,8 @@ from pointsman import UnusableAnswer
 from .._sqlite import marks_of, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _MARKS, Row, _is_damage
-from ..evidence._locked import locks
+from ..evidence._filing import begun_in
+from ..evidence._locked import locks, read
 from ..evidence._records import Envelope
 from ._check import Check, Status, amount
 from ._records import Records
@@ -24,6 +25,7 @@ from ._records import Records
 #: Seconds for which a program that submits evidence is waited for, and between two looks.
 _PATIENCE_S, _PAUSE_S = 10.0, 0.005
 _COLUMNS = "place", "cid", "data", "user", "claim", "type", "size", "block", "sealed"
+_KILLED = "whoever submitted that was killed before it was entered; whoever submits next enters it"
 _ADVICE = "`pointsman store reindex` makes it anew from the records"
 
 
@@ -37,7 +39,7 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
         return
     try:
         with ExitStack() as opened:
-            with _nobody_submits(path) as quiet:
+            with _nobody_submits(path) as (quiet, begun):
                 if (db := reading(path.absolute())) is None:
                     text = "what was entered last is in its log, which only a program that may write can read"
                     yield Check("unchecked", what, f"it could not be looked at: {text}")
@@ -49,7 +51,7 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
             if marks != _MARKS:
                 yield Check("unchecked", what, f"it is no index of this version; {_ADVICE}")
                 return
-            for status, text in _compared(db, records, kept, quiet=quiet):
+            for status, text in _compared(db, records, kept, begun, quiet=quiet):
                 yield Check(status, what, text)
     except sqlite3.Error as error:
         if _is_damage(error):
@@ -59,7 +61,7 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
 
 
 def _compared(
-    db: sqlite3.Connection, records: Records, kept: Collection[bytes], *, quiet: bool
+    db: sqlite3.Connection, records: Records, kept: Collection[bytes], begun: Collection[bytes], *, quiet: bool
 ) -> Iterator[tuple[Status, str]]:
     (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if sound != "ok":
@@ -80,7 +82,8 @@ def _compared(
         told.append((True, f"record {to_text(late[0])} stands in it before one that it follows"))
     if not wrong and (_all(db, "cid FROM ends"), _all(db, "digest FROM follows")) != (ends, followed):
         told.append((True, "it names other records as the last ones than its records do"))
-    if not wrong and (lost := [cid for cid in kept if cid not in there]):
+    unended = [cid for cid in kept if cid not in there and cid in begun]
+    if not wrong and (lost := [cid for cid in kept if cid not in there and cid not in begun]):
         told.append((quiet, f"it lacks {amount(len(lost), 'record')} of this folder, {to_text(lost[0])} for one"))
     for fails, text in told:
         yield "fails" if fails else "unchecked", f"{text}; {_ADVICE}"
@@ -88,7 +91,8 @@ def _compared(
         text = f"it has {amount(len(elsewhere), 'record')} from elsewhere, {to_text(min(elsewhere))} for one"
         yield "unchecked", f"{text}: another store has them, or they were taken out, or submitted meanwhile"
     if not wrong and not told:
-        yield "holds", f"of {amount(len(there), 'record')} it says what they say themselves"
+        more = f"; {amount(len(unended), 'record')} more, {to_text(unended[0])} for one: {_KILLED}" if unended else ""
+        yield "holds", f"of {amount(len(there), 'record')} it says what they say themselves{more}"
 
 
 def _problem_of(row: tuple[Any, ...]) -> str:
@@ -112,17 +116,20 @@ def _all(db: sqlite3.Connection, which: str) -> set[bytes]:
 
 
 @contextmanager
-def _nobody_submits(index: Path) -> Iterator[bool]:
-    """Keep others from submitting, who first write a record and then enter it; say whether that was possible."""
+def _nobody_submits(index: Path) -> Iterator[tuple[bool, Collection[bytes]]]:
+    """Keep others from submitting, who first write a record and then enter it.
+
+    Gives out whether that was possible, and the CIDs of the records that a process had not entered when it was killed.
+    """
     try:
         file = os.open(f"{index}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # nobody has ever submitted, or may look
-        yield True
+        yield True, ()
         return
     try:
         until = monotonic() + _PATIENCE_S
         while not (free := locks(file, fcntl.LOCK_SH)) and monotonic() < until:
             sleep(_PAUSE_S)
-        yield free
+        yield free, begun_in(read(file))
     finally:
         os.close(file)

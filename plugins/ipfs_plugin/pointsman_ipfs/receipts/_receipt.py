@@ -22,7 +22,7 @@ from pointsman import Attempt, Completion, Image, Message, Request, Tool, ToolCa
 from pointsman.secret import MASK, redact
 
 from ..dag import cid as cids
-from ..dag.cbor import Encoded, Ref, decode, encode, links_in
+from ..dag.cbor import Encoded, Ref, decode, encode, is_integer, links_in
 from ..dag.unixfs import UNIXFS_V1_2025, add_file
 from ._salts import Salts
 
@@ -208,7 +208,7 @@ class _CarefulSheet(_Sheet):
 
 
 def _fits(number: float) -> bool:
-    return -(1 << 64) <= number < 1 << 64 if isinstance(number, int) else isfinite(number)
+    return is_integer(number) if isinstance(number, int) else isfinite(number)
 
 
 def smaller(written: Written) -> Written:
@@ -353,7 +353,7 @@ def _add_cost(said: dict[str, Any], of: Completion | Attempt, sheet: _Sheet) -> 
         for name in ("cached_tokens", "reasoning_tokens", "cache_written_tokens"):
             if count := getattr(usage, name):
                 counts[name] = count
-        if all(count.__class__ is int and 0 <= count < 1 << 64 for count in counts.values()):
+        if all(count.__class__ is int and count >= 0 and is_integer(count) for count in counts.values()):
             said["usage"] = counts
             _add_price(counts, usage, sheet)
         else:
