@@ -44,7 +44,8 @@ class Opened:
             self._reserve = root / "reserve"
             self.places = Places(root, read_only=True) if self.read_only else self.with_room(lambda: Places(root))
         except OSError as error:
-            text = f"{root} cannot be used as a store: {error.strerror or error}; choose another path"
+            where = "" if error.filename in (None, str(root)) else f" ({error.filename})"
+            text = f"{root} cannot be used as a store: {error.strerror or error}{where}; choose another path"
             raise UnavailableError(text, retry_same=False) from error
         self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
         self.writer = Writer(self.places, self.shelf)

@@ -176,7 +176,7 @@ class Places:
                 if self._ending.wait(_PAUSE_S) or len(self._waiting) == before:
                     break
             self._wanted.clear()
-            with suppress(UnavailableError):  # a full disk: it waits on, and whoever needs it is told
+            with suppress(UnavailableError, MemoryError):  # a full disk: it waits on, and whoever needs it is told
                 self.flush()
 
     # -- what others have written ------------------------------------------------------------------
