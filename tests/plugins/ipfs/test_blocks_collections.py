@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -272,6 +273,15 @@ def test_what_others_are_writing_is_on_the_disk_before_it_counts(
     assert len(list(other.ls())) == 2
     (pack,) = {place.pack for place in map(blocks_of(store).find, [sha256(b"of this one").digest()]) if place}
     assert (blocks_of(other).folder / f"{pack}.car").stat().st_ino in synced
+
+    def failing(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    cid = store.put(b"and this").cid
+    with monkeypatch.context() as broken:
+        broken.setattr(_places, "sync_file", failing)
+        assert len(list(other.ls())) == 2
+    assert cid in [entry.cid for entry in other.ls()]
 
 
 def test_a_moment_without_memory_does_not_end_what_enters_into_the_index(
