@@ -365,7 +365,7 @@ def test_kills_take_no_copy_that_was_promised(
     for told in killed(PUTS, path, (some.uniform(0, 0.3) for _ in range(30))):
         said.update(told.split())
         waiting = set[str]()
-        with closing(sqlite3.connect(path / "outbox.sqlite")) as outbox, suppress(sqlite3.OperationalError):  # no table
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path / "outbox.sqlite")) as outbox:  # not yet
             waiting = {cid for (cid,) in outbox.execute("SELECT cid FROM jobs WHERE store='node' AND what='put'")}
         home, node = Blocks(path=path), Kubo(url=own_kubo.api)
         assert waiting <= {entry.cid for entry in home.entries(None, limits())}

@@ -204,7 +204,7 @@ def test_another_key_opens_nothing(kept: Path, sealed: list[Record], tmp_path: P
     unchecked = lines_of(kept, "unchecked", identity=other)
     assert len([line for line in unchecked if "the identity does not open it" in line]) == 2
     other.write_text("no key")
-    with pytest.raises(ConfigError, match="identity: found a text that is no private key"):
+    with pytest.raises(ConfigError, match=f"identity: {other}: found a text that is no private key"):
         lines_of(kept, "fails", identity=other)
 
 

@@ -42,7 +42,8 @@ class Keys:
     def __init__(self, recipients: Sequence[object], identities: Sequence[object]) -> None:
         secrets = list(map(_read, identities))
         self._age = _library()
-        self._identities = [one for secret in secrets for one in self._opened(secret)]
+        named = [f"identity: {one}: " if isinstance(one, Path) else "identity: " for one in identities]
+        self._identities = [one for place in zip(secrets, named, strict=True) for one in self._opened(*place)]
         self._recipients = [self._recipient(place, one) for place, one in enumerate(recipients)]
         if not self._recipients:
             self._recipients = [one.to_public() for one in self._identities if hasattr(one, "to_public")]
@@ -115,11 +116,11 @@ class Keys:
             raise ConfigError("recipients: found none; give the public keys of those who may open what is stored")
         return self._recipients
 
-    def _opened(self, secret: Secret) -> list[Any]:
+    def _opened(self, secret: Secret, named: str) -> list[Any]:
         """Return the private keys in a text. A frame that holds one is left before anything is raised."""
         found = _identities_in(self._age, secret)
         if isinstance(found, str):
-            raise ConfigError(f"identity: {found}")
+            raise ConfigError(f"{named}{found}")
         return found
 
     def _recipient(self, place: int, text: object) -> Any:
