@@ -53,6 +53,8 @@ _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'co
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
 _FIRST_S, _LONGEST_S = 1.0, 300.0
+#: Seconds for which others who use the file are waited for.
+_BUSY_S = 60.0
 #: Seconds for which a fork waits for a change to end.
 _PATIENCE_S = 5.0
 
@@ -103,7 +105,7 @@ class Outbox:
     def _begin(self) -> None:
         self._forks = False  #: whether the connection was closed for a fork
         inode = self.path.exists() and self.path.stat().st_ino
-        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("BEGIN IMMEDIATE")
@@ -138,17 +140,18 @@ class Outbox:
                 os.replace(f"{self.path}{end}", f"{self.path}{end}{aside}")
         _log.failed("outbox", error, put_aside=f"{self.path}{aside}")
 
-    def add(self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "") -> None:
+    def add(self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "", within: float = _BUSY_S) -> None:
         """Note what these stores have still to do. Durable when it returns.
 
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
+        :param within: seconds for which others who use the file are waited for, at most.
         """
         mine = _Wishes([(store, cid, what, time()) for store in stores], (kept, cid))
         self._adding.append(mine)
         while not mine.written:  # else the thread before us has written ours too
             batch = list[_Wishes]()
             try:
-                with self._changing(durable=True) as db:
+                with self._changing(durable=True, within=within) as db:
                     while self._adding:
                         batch.append(self._adding.popleft())
                         db.executemany(_ADD, batch[-1].rows)
@@ -159,9 +162,9 @@ class Outbox:
             for one in batch:
                 one.written = True
 
-    def drop(self, cid: str) -> None:
+    def drop(self, cid: str, within: float = _BUSY_S) -> None:
         """Forget what was to be done with this content. Where that is being done, it is let go after that."""
-        with self._changing(durable=True) as db:
+        with self._changing(durable=True, within=within) as db:
             db.execute("DELETE FROM jobs WHERE cid=? AND lease<=?", (cid, time()))
             db.execute("UPDATE jobs SET what='unpin', tries=0, due=0 WHERE cid=?", (cid,))
 
@@ -225,12 +228,15 @@ class Outbox:
             return db.execute(sql, given).fetchall()
 
     @contextmanager
-    def _changing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+    def _changing(self, *, durable: bool = False, within: float = _BUSY_S) -> Iterator[sqlite3.Connection]:
         """One change, whole or not at all. What a power cut may take back is done again, which changes nothing."""
-        with self._lock:
+        if not self._lock.acquire(timeout=min(within, _BUSY_S)):
+            raise self._told(TimeoutError("others are using it"))
+        try:
             try:
                 if self._forks:
                     self._begin()
+                self._db.execute(f"PRAGMA busy_timeout={min(within, _BUSY_S) * 1000:.0f}")
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
@@ -242,6 +248,8 @@ class Outbox:
                     raise
             except sqlite3.Error as error:
                 raise self._told(error) from error
+        finally:
+            self._lock.release()
 
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"

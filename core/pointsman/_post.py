@@ -18,6 +18,9 @@ from ._storing import Storing
 from .errors import BackendError, ContentNotFoundError
 from .scope import Scope
 
+#: Of a call that takes as long as it takes.
+_FOREVER = Scope()
+
 
 class Post:
     """The outbox of one `Store`. Thread-safe.
@@ -35,7 +38,9 @@ class Post:
         """Whether anything has ever waited. What cannot be written is left to who can: no job in it can be taken."""
         return self._opened is not None or all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
 
-    def send(self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "") -> None:
+    def send(
+        self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "", scope: Scope = _FOREVER
+    ) -> None:
         """Note what these stores have still to do, durably, and let it be done.
 
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
@@ -43,13 +48,13 @@ class Post:
         stores = list(stores)
         if stores or (kept and self._opened is not None):
             outbox, courier = self._open()
-            outbox.add(cid, stores, what, kept)
+            outbox.add(cid, stores, what, kept, scope.left())
             courier.wake(stores)
 
-    def drop(self, cid: str) -> None:
+    def drop(self, cid: str, scope: Scope) -> None:
         """Forget what was to be done with this content."""
         if self.exists:
-            self._open()[0].drop(cid)
+            self._open()[0].drop(cid, scope.left())
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits."""

@@ -132,7 +132,7 @@ class Store:
             answered = self._storing.run(task)
         else:
             answered = self._storing.replayed(given, task, lambda file: Source(None, file, pin, profile, hidden, tell))
-        return self._acknowledged(answered.answer, answered.backend, pin=pin, copied=pin and store is None)
+        return self._acknowledged(answered.answer, answered.backend, task, pin=pin, copied=pin and store is None)
 
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
         """Return all bytes of a file: `CID`, or `CID/a/b` for one in a folder.
@@ -187,8 +187,8 @@ class Store:
         task, given = self._storing.task("import_car", store, timeout, moving=True, pin=pin), file_of(content)
         with open_file(given) as file:
             answered = self._storing.replayed(file, task, lambda source: source)
-        copied = pin and store is None
-        return tuple(self._acknowledged(root, answered.backend, pin=pin, copied=copied) for root in answered.answer)
+        how = {"pin": pin, "copied": pin and store is None}
+        return tuple(self._acknowledged(root, answered.backend, task, **how) for root in answered.answer)
 
     # -- what is kept ----------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Store:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
         task = self._storing.rooted(self._storing.task("pin", None, timeout, moving=True, cid=cid))
         backend = self._storing.run(task).backend
-        self._post.send(task.arguments["cid"], self._others(backend), kept=backend.id)
+        self._post.send(task.arguments["cid"], self._others(backend), kept=backend.id, scope=task.scope)
 
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
@@ -229,7 +229,7 @@ class Store:
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
         cid, later, nowhere = task.arguments["cid"], list[str](), list[BackendError]()
-        self._post.drop(cid)
+        self._post.drop(cid, task.scope)
         able = self._able(task)
         for one in able:
             try:
@@ -242,7 +242,7 @@ class Store:
                 later.append(one.id)
         if nowhere and len(nowhere) == len(able):
             raise nowhere[0]
-        self._post.send(cid, later, "unpin")
+        self._post.send(cid, later, "unpin", scope=task.scope)
 
     def gc(self, *, timeout: float | None = None) -> dict[str, Collected]:
         """Remove what no pin keeps from every store that is ours, and return what that was, by the id of the store.
@@ -330,11 +330,11 @@ class Store:
 
     # -- the rest --------------------------------------------------------------------------------------
 
-    def _acknowledged(self, stored: Stored, backend: StoreBackend, *, pin: bool, copied: bool) -> Stored:
+    def _acknowledged(self, stored: Stored, backend: StoreBackend, task: Task, *, pin: bool, copied: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
         others = self._others(backend) if copied and len(self._storing.registry.backends) > 1 else []
         if pin:
-            self._post.send(stored.cid, others, kept=backend.id)
+            self._post.send(stored.cid, others, kept=backend.id, scope=task.scope)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 
     def _able(self, task: Task) -> list[StoreBackend]:

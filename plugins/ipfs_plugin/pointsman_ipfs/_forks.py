@@ -46,20 +46,14 @@ class Shared:
 
 
 class ForkLock(Shared):
-    """A lock that no thread holds in a forked child."""
+    """A lock that no thread holds in a forked child: `with lock.held`."""
 
     def __init__(self) -> None:
         self.begin()
         super().__init__()
 
     def begin(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.held = threading.Lock()  # Ctrl-C comes neither between its taking and what is done within, nor at the end
 
 
 class _Taken(threading.local):
@@ -95,9 +89,7 @@ def _take() -> None:
 
 
 def _taken_now(lock: Lock) -> bool:
-    _taken.locks.append(
-        lock
-    )  # before it is: if Ctrl-C comes between, it is let go once too often, which changes nothing
+    _taken.locks.append(lock)  # before it is: if Ctrl-C comes between, it is let go once too often, which does nothing
     if lock.acquire(timeout=PAUSE_S):
         return True
     _taken.locks.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -273,6 +274,49 @@ def test_what_others_are_writing_is_on_the_disk_before_it_counts(
     assert len(list(other.ls())) == 2
     (pack,) = {place.pack for place in map(blocks_of(store).find, [sha256(b"of this one").digest()]) if place}
     assert (blocks_of(other).folder / f"{pack}.car").stat().st_ino in synced
+
+    def failing(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    cid = store.put(b"and this").cid
+    with monkeypatch.context() as broken:
+        broken.setattr(_places, "sync_file", failing)
+        assert len(list(other.ls())) == 2
+    assert cid in [entry.cid for entry in other.ls()]
+
+
+def test_a_moment_without_memory_does_not_end_what_enters_into_the_index(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was put then, and since, is entered when there is memory again."""
+    store.put(b"before")
+    entered, failed = _index.Index.entered, threading.Event()
+
+    def without_memory(index: _index.Index, written: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise MemoryError
+        entered(index, written)
+
+    places = blocks_of(store)
+    monkeypatch.setattr(_index.Index, "entered", without_memory)
+    store.put(b"hello")
+    assert failed.wait(10)
+    store.put(b"hello again")
+    ends = monotonic() + 10
+    while places.index.totals()[0] < 3:
+        assert monotonic() < ends
+        sleep(0.01)
+
+
+def test_what_is_in_the_way_of_a_store_is_named(tmp_path: Path) -> None:
+    """The file of it that cannot be opened, beside the folder."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        store.put(b"hello")
+    wrong = tmp_path / "packs" / "wrong.car"
+    wrong.mkdir()
+    with Store([Blocks(path=tmp_path)]) as store, pytest.raises(UnavailableError, match=f"Is a directory .{wrong}"):
+        list(store.ls())
 
 
 def nothing_entered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

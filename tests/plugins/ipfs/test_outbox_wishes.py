@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from time import monotonic
 from typing import BinaryIO
 
 import pytest
@@ -104,3 +107,25 @@ def test_an_old_wish_to_unpin_lets_nothing_go_that_was_pinned_since(
     assert store.get(letter.cid) == b"Dear Sir"
     store.unpin(letter.cid)
     assert pinned(store) == {"home": [], "remote": []}
+
+
+@pytest.mark.parametrize("call", ["put", "pin", "unpin", "import"])
+def test_an_outbox_that_another_process_keeps_is_waited_for_no_longer_than_the_call_may_take(
+    store: Store, remote: Remote, tmp_path: Path, call: str
+) -> None:
+    """That one is stopped, say. Who was not told that it is kept puts it again."""
+    remote.may_get.set()
+    letter = store.put(b"Dear Sir")
+    assert store.sync() == ()
+    calls: dict[str, Callable[[], object]] = {
+        "put": lambda: store.put(b"Dear Madam", timeout=0.5),
+        "pin": lambda: store.pin(letter.cid, timeout=0.5),
+        "unpin": lambda: store.unpin(letter.cid, timeout=0.5),
+        "import": lambda: store.import_car(b"".join(store.export_car(letter.cid)), timeout=0.5),
+    }
+    with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = monotonic()
+        with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
+            calls[call]()
+        assert monotonic() - began < 10

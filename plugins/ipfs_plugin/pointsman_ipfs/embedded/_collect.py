@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic, sleep, time_ns
 
@@ -53,18 +54,14 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     writer.let_go()  # our own pack may be one of those
     try:
         with _Mover(places, shelf, writer) as mover:
-            for name, filled in index.filled().items():
+            # the emptiest first: what they give back, the others may need
+            for name, filled in sorted(index.filled().items(), key=itemgetter(1)):
                 alive()
-                with suppress(FileNotFoundError):
-                    path = places.folder / f"{name}.car"
-                    if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
-                        try:
-                            if name not in index.runs():  # else it holds more than the index knows
-                                mover.empty(path)
-                        finally:
-                            os.close(file)
+                mover.try_to_empty(name, filled)
     finally:
         shelf.close()  # the files of packs that are gone would keep their room
+    if mover.failure is not None and not mover.emptied:
+        raise mover.failure
     return Collected(blocks, size)
 
 
@@ -120,22 +117,45 @@ class _Mover:
         self._counts = 0  #: bytes of it that are entered
         self._writing = False  #: whether it holds more than that
         self._said = set[bytes]()  #: roots of which it says what was said last
+        self.emptied = False  #: whether any pack could be taken away
+        self.failure: UnavailableError | None = None  #: why another one could not
 
     def __enter__(self) -> _Mover:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pack is not None:
-            if self._counts:
-                self._pack.cut(self._counts)
+        self._end()
+
+    def try_to_empty(self, name: str, filled: int) -> None:
+        """Empty a pack if that is worth it and nobody writes to it; where there is no room for that, note it."""
+        path = self._places.folder / f"{name}.car"
+        with suppress(FileNotFoundError):
+            if filled >= _WORTH * path.stat().st_size or (file := locked(path)) is None:
+                return
+            try:
+                if name not in self._places.index.runs():  # else it holds more than the index knows
+                    self._empty(path)
+                    self.emptied = True
+            except UnavailableError as error:
+                self.failure = error
+                self._end()
+            finally:
+                os.close(file)
+
+    def _end(self) -> None:
+        pack, self._pack, counts = self._pack, None, self._counts
+        if pack is not None:
+            if counts:
+                pack.cut(counts)
             else:
-                self._pack.abandon()
-            self._pack.close()
+                pack.abandon()
+            pack.close()
             if self._writing:
                 with suppress(UnavailableError):
-                    self._places.index.running(self._pack.name, None)
+                    self._places.index.running(pack.name, None)
+        self._counts, self._writing, self._said = 0, False, set()
 
-    def empty(self, path: Path) -> None:
+    def _empty(self, path: Path) -> None:
         """Move what is of use in a pack, and take the pack away."""
         index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
         self._places.catch_up_wholly()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,13 +12,11 @@ from pointsman import UnavailableError
 from .. import _sqlite
 from ._packs import sync_folder
 from ._places import Places
+from ._reserve import Reserve
 from ._shelf import Shelf
 from ._writer import Writer
 
 T = TypeVar("T")
-
-#: Bytes that we keep for what has to be written when none are free.
-_RESERVE = 4 << 20
 
 
 class Opened:
@@ -41,10 +38,11 @@ class Opened:
                 packs.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for folder in (root, root.parent):
                     sync_folder(folder)
-            self._reserve = root / "reserve"
+            self._reserve = Reserve(root)
             self.places = Places(root, read_only=True) if self.read_only else self.with_room(lambda: Places(root))
         except OSError as error:
-            text = f"{root} cannot be used as a store: {error.strerror or error}; choose another path"
+            where = "" if error.filename in (None, str(root)) else f" ({error.filename})"
+            text = f"{root} cannot be used as a store: {error.strerror or error}{where}; choose another path"
             raise UnavailableError(text, retry_same=False) from error
         self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
         self.writer = Writer(self.places, self.shelf)
@@ -67,23 +65,10 @@ class Opened:
         try:
             return work()
         except UnavailableError:
-            with suppress(OSError):
-                self._reserve.unlink()
+            self._reserve.give()
             return work()
         finally:
-            with suppress(OSError):
-                self._refill()
-
-    def _refill(self) -> None:
-        file = os.open(self._reserve, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            size = _RESERVE
-            while size > os.fstat(file).st_size:
-                with suppress(OSError):  # there is less room
-                    os.posix_fallocate(file, 0, size)
-                size //= 2
-        finally:
-            os.close(file)
+            self._reserve.refill()
 
     def close(self) -> None:
         self.writer.let_go()

@@ -179,7 +179,7 @@ class Places:
                 if self._ending.wait(_PAUSE_S) or len(self._waiting) == before:
                     break
             self._wanted.clear()
-            with suppress(UnavailableError):  # a full disk: it waits on, and whoever needs it is told
+            with suppress(UnavailableError, MemoryError):  # a full disk: it waits on, and whoever needs it is told
                 self.flush()
 
     # -- what others have written ------------------------------------------------------------------
@@ -226,7 +226,7 @@ class Places:
         if file is None:  # its writer lives, or nobody has to care
             return not running and self._read_on(path, known)
         try:  # nobody else writes it before it is let go
-            grown = self._read_on(path, known)
+            grown = self._read_on(path, known, live=False)
             if running:
                 with suppress(UnavailableError):
                     self.index.running(path.stem, None)
@@ -235,15 +235,18 @@ class Places:
             os.close(file)
         return grown
 
-    def _read_on(self, path: Path, known: int) -> bool:
+    def _read_on(self, path: Path, known: int, *, live: bool = True) -> bool:
         """Enter what a pack has behind `known`, up to its last mark; its writer may live."""
         known = max(known, self._read.get(path.stem, 0))
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             end = counted(path, file, known, os.fstat(file).st_size)
             if end > known:
-                with suppress(OSError):  # its writer may still wait for the disk, and puts build upon what is entered
+                try:  # its writer may still wait for the disk, and puts build upon what is entered
                     sync_file(file)
+                except OSError:
+                    if live and not self.read_only:  # the writer takes it back: nobody is told that it is kept
+                        return False
                 self.enter(path, file, known, end)
             return end > known
         finally:

@@ -15,6 +15,7 @@ from pointsman import UnavailableError
 from .._together import Together
 from ._packs import Mark, Pack, head_of, is_record, joined, packs_in, sync_file, unwritten
 from ._places import Places
+from ._reserve import Reserve
 from ._shelf import Shelf
 
 Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
@@ -46,7 +47,8 @@ class Writer:
 
     def __init__(self, places: Places, shelf: Shelf) -> None:
         self._places, self._index, self._shelf = places, places.index, shelf
-        self._together = Together(self._write_batch, _fitting)
+        self._together = Together(self._write_batch, self._fitting)
+        self._reserve, self._full = Reserve(places.folder.parent), False
         self._pack: Pack | None = None
         self._last = places.index.last_mark()
 
@@ -67,7 +69,7 @@ class Writer:
             pack.path.unlink()
             pack.close()
             raise
-        return Large(pack, self._places, self._shelf, self)
+        return Large(pack, self._places, self._shelf, self, self._reserve)
 
     def next_mark(self) -> int:
         """Return a number for the next mark: larger than any before, also of others as far as clocks go."""
@@ -99,6 +101,10 @@ class Writer:
         unpins = [cid for entry in batch for cid in entry.unpins]
         mark, pack = Mark(self.next_mark(), tuple(pins), tuple(unpins)), self._current()
         data, records = joined(new, pack.size)
+        self._full = bool(new)
+        if new:
+            self._reserve.check(pack.fileno(), len(data))
+        self._full = False
         try:
             pack.add(data, mark)
             self._places.wrote(pack.name, pack.size, records, mark)
@@ -124,6 +130,20 @@ class Writer:
             known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
         return generation, known
 
+    def _fitting(self, waiting: Sequence[_Entry]) -> int:
+        """Return how many of these are written together: until there is enough.
+
+        On a full disk, what only pins and unpins is not written together with what would not fit.
+        """
+        size = 0
+        for many, entry in enumerate(waiting, 1):
+            size += sum(map(len, map(_DATA, entry.blocks)))
+            if size >= _BATCH or (
+                self._full and many < len(waiting) and bool(waiting[many].blocks) != bool(entry.blocks)
+            ):
+                return many
+        return len(waiting)
+
     def _current(self) -> Pack:
         """Return the pack to add to."""
         if self._pack is not None and self._pack.usable and self._pack.size < _FULL:
@@ -143,25 +163,15 @@ class Writer:
         return None
 
 
-def _fitting(waiting: Sequence[_Entry]) -> int:
-    """Return how many of these are written together: until there is enough."""
-    size = 0
-    for many, entry in enumerate(waiting, 1):
-        size += sum(map(len, map(_DATA, entry.blocks)))
-        if size >= _BATCH:
-            return many
-    return len(waiting)
-
-
 class Large:
     """Takes the blocks of one large put: they are written while the next ones are made. Use it in one thread.
 
     Nothing of it is there before `finish` returns. An interrupt breaks no `SimpleQueue`, which is not Python code.
     """
 
-    def __init__(self, pack: Pack, places: Places, shelf: Shelf, writer: Writer) -> None:
+    def __init__(self, pack: Pack, places: Places, shelf: Shelf, writer: Writer, reserve: Reserve) -> None:
         self._pack, self._places, self._index = pack, places, places.index
-        self._shelf, self._writer = shelf, writer
+        self._shelf, self._writer, self._reserve = shelf, writer, reserve
         self._waiting: list[tuple[bytes, bytes]] = []
         self._seen: set[bytes] = set()
         self._pieces: SimpleQueue[bytes | None] = SimpleQueue()
@@ -261,6 +271,7 @@ class Large:
         while (piece := self._pieces.get()) is not None:
             if self._error is None:
                 try:
+                    self._reserve.check(self._pack.fileno(), len(piece))
                     self._pack.append(piece)
                 except BaseException as error:
                     self._error = error

@@ -235,7 +235,7 @@ class Blocks:
     @hookimpl
     def close(self) -> None:
         """Enter what waits into the index, and let all files go. What is acknowledged is durable before that."""
-        with self._lock:
+        with self._lock.held:
             used, self._used[:] = list(self._used), []
         for opened in used:
             if opened.pid == os.getpid():
@@ -246,7 +246,7 @@ class Blocks:
         used = self._used
         if used and used[-1].usable(writing=writing):
             return used[-1]
-        with self._lock:
+        with self._lock.held:
             if not used or not used[-1].usable(writing=writing):
                 opened = Opened(self.path, writing=writing)  # those that only read go with the last call that uses them
                 used[:] = [*(one for one in used if not one.read_only), opened]  # at once: others look without the lock
