@@ -12,18 +12,18 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
 from typing import Any, Literal, TypeAlias
 from uuid import uuid4
-from weakref import WeakSet
 
 from attrs import define, frozen
 
 from . import _log
 from .errors import ConfigError, UnavailableError
+from .forks import Lock, Shared
 
 #: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go; "pin":
 #: keep it after all; "compare": find what others have pinned, and it has not.
@@ -55,8 +55,6 @@ LEASE_S = 60.0
 _FIRST_S, _LONGEST_S = 1.0, 300.0
 #: Seconds for which others who use the file are waited for.
 _BUSY_S = 60.0
-#: Seconds for which a fork waits for a change to end.
-_PATIENCE_S = 5.0
 
 
 @frozen
@@ -81,8 +79,12 @@ class _Wishes:
     written: bool = False
 
 
-class Outbox:
-    """The queue. Thread-safe; processes may share the file, and a forked child makes its own object.
+class Outbox(Shared):
+    """The queue. Thread-safe; processes may share the file.
+
+    Before a fork the connection is closed, and opened when it is needed. What a child inherits, SQLite would take for
+    its own: it would count on locks of its parent, and lose what is added there when that closes the file.
+    https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
 
     :param stores: those that have to be compared with the others, if what waited is lost.
     :raises ConfigError: the file is none of ours.
@@ -90,20 +92,34 @@ class Outbox:
     """
 
     def __init__(self, path: Path, stores: Iterable[str] = ()) -> None:
-        self.path, self.pid, self._stores = path, os.getpid(), list(stores)
-        self._me = f"{self.pid}-{uuid4().hex[:8]}"
-        self._lock = threading.Lock()
-        self._adding: deque[_Wishes] = deque()
+        self.path, self._stores, self._connected = path, list(stores), False
+        self.begin()
+        super().__init__()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._begin()
+            with self._lock:
+                self._connect()
         except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
-        with _forking:
-            _all.add(self)
 
-    def _begin(self) -> None:
-        self._forks = False  #: whether the connection was closed for a fork
+    # -- across a fork -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._me = f"{os.getpid()}-{uuid4().hex[:8]}"
+        self._lock = threading.Lock()
+        self._adding: deque[_Wishes] = deque()
+
+    def locks(self) -> Sequence[Lock]:
+        return (self._lock,)
+
+    def before_fork(self) -> None:
+        if self._connected:
+            self._db.close()
+            self._connected = False
+
+    # -- the file ----------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
         inode = self.path.exists() and self.path.stat().st_ino
         self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
@@ -117,13 +133,14 @@ class Outbox:
             elif (wrong := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(wrong)
             self._db.execute("COMMIT")
+            self._connected = True
         except BaseException as error:
             self._db.close()
             if type(error) is not sqlite3.DatabaseError:  # what is below it is no damage
                 raise
             if self.path.exists() and self.path.stat().st_ino == inode:  # else another process has done it
                 self._put_aside(error)
-            self._begin()
+            self._connect()
 
     def _make(self) -> None:
         for statement in filter(str.strip, _TABLES.split(";")):
@@ -218,8 +235,6 @@ class Outbox:
 
     def close(self) -> None:
         """Let the file go."""
-        with _forking:
-            _all.discard(self)
         with self._lock:
             self._db.close()
 
@@ -234,8 +249,8 @@ class Outbox:
             raise self._told(TimeoutError("others are using it"))
         try:
             try:
-                if self._forks:
-                    self._begin()
+                if not self._connected:  # since a fork
+                    self._connect()
                 self._db.execute(f"PRAGMA busy_timeout={min(within, _BUSY_S) * 1000:.0f}")
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
@@ -254,32 +269,3 @@ class Outbox:
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
         return UnavailableError(what, retry_same=False)
-
-
-_all = WeakSet[Outbox]()
-_forking = threading.Lock()  # over `_all`, and held during a fork
-_held: list[threading.Lock] = []
-
-
-def _before_fork() -> None:
-    """Close all connections; each is opened again when it is needed.
-
-    In a child, SQLite would count on locks of the parent, and lose what is added there when that closes the file.
-    https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
-    """
-    _forking.acquire()
-    _held.append(_forking)
-    for one in _all:
-        if one._lock.acquire(timeout=_PATIENCE_S):
-            _held.append(one._lock)
-            one._db.close()
-            one._forks = True
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
-
-
-if hasattr(os, "register_at_fork"):  # not on every system
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -16,27 +16,34 @@ from ._sources import Pieces
 from ._stores import StoreBackend
 from ._storing import Storing
 from .errors import BackendError, ContentNotFoundError
+from .forks import Shared
 from .scope import Scope
 
 #: Of a call that takes as long as it takes.
 _FOREVER = Scope()
 
 
-class Post:
-    """The outbox of one `Store`. Thread-safe.
+class Post(Shared):
+    """The outbox of one `Store`. Thread-safe; a forked child opens it anew.
 
     :param path: of the file, which is made with the first thing that waits.
     """
 
     def __init__(self, path: Path, storing: Callable[[], Storing]) -> None:
         self._path, self._storing = path, storing
+        self.opened: tuple[Outbox, Courier] | None = None  #: since something waited
+        self.begin()
+        super().__init__()
+
+    def begin(self) -> None:
         self._lock = threading.Lock()
-        self._opened: tuple[Outbox, Courier] | None = None
+        # The threads that bring things are those of the parent. If its file is still open, nothing may close it here.
+        self._parents, self.opened = self.opened, None
 
     @property
     def exists(self) -> bool:
         """Whether anything has ever waited. What cannot be written is left to who can: no job in it can be taken."""
-        return self._opened is not None or all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
+        return self.opened is not None or all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
 
     def send(
         self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "", scope: Scope = _FOREVER
@@ -46,7 +53,7 @@ class Post:
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
         """
         stores = list(stores)
-        if stores or (kept and self._opened is not None):
+        if stores or (kept and self.opened):
             outbox, courier = self._open()
             outbox.add(cid, stores, what, kept, scope.left())
             courier.wake(stores)
@@ -82,18 +89,18 @@ class Post:
 
     def close(self) -> None:
         """End what is being brought, and let the file go."""
-        if self._opened is not None and self._opened[0].pid == os.getpid():
-            outbox, courier = self._opened
+        if self.opened is not None:
+            outbox, courier = self.opened
             courier.close()
             outbox.close()
 
     def _open(self) -> tuple[Outbox, Courier]:
         with self._lock:
-            if self._opened is None or self._opened[0].pid != os.getpid():
+            if self.opened is None:
                 storing = self._storing()
                 outbox = Outbox(self._path, [one.id for one in storing.able(storing.task("entries")) if one.writable])
-                self._opened = outbox, Courier(outbox, self._deliver, storing.idle_timeout)
-            return self._opened
+                self.opened = outbox, Courier(outbox, self._deliver, storing.idle_timeout)
+            return self.opened
 
     def _deliver(self, job: Waiting, scope: Scope, renew: Callable[[], None]) -> None:
         """Do one job.

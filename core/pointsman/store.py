@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import index
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from attrs import evolve
 
 from . import _log
+from ._absent import Absent
 from ._discovery import Catalogue, PluginInfo, wrappers_of
 from ._outbox import Waiting
 from ._post import Post
@@ -26,9 +26,6 @@ from .scope import Clock
 from .values import Health
 
 __all__ = ["Content", "Store", "Waiting"]
-
-#: Seconds for which many puts ask only once who was ever there.
-_LATE_S = 1.0
 
 
 class Store:
@@ -65,17 +62,16 @@ class Store:
         _catalogue: Catalogue | None = None,
     ) -> None:
         self._catalogue = _catalogue or Catalogue()
-        made, self._found = stores_of(stores, self._catalogue), found or stores is None
+        made, found = stores_of(stores, self._catalogue), found or stores is None
         check_folders(made)
-        self._lately: tuple[float, int, set[str]] = (0.0, 0, set())  #: until when, of how many findings: `_absent`
-        self._noted: set[str] = set()  #: that were there, as the outbox knows
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         numbers = {"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}
         policy = policy_of(numbers | {"health_ttl": health_ttl}, "Store")
         self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
-        clock = clock or Clock()
-        self._storing = Storing(made, wrappers, policy, health_ttl, clock, self._catalogue, self._damaged, self._absent)
-        if self._found:
+        self._absent = Absent(found, self._post, lambda: self._storing)
+        told = self._damaged, self._absent.now
+        self._storing = Storing(made, wrappers, policy, health_ttl, clock or Clock(), self._catalogue, *told)
+        if found:
             self._storing.monitor.check(made)  # "configured" is theirs to say
         self._post.resume()
 
@@ -294,7 +290,7 @@ class Store:
         :raises InvalidRequestError: the CID is none.
         """
         cid = self._storing.rooted(self._storing.task("has", cid=cid)).arguments["cid"]
-        waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent()
+        waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent.now()
         shown = (one.id for one in self.stores if one.enabled and one.id not in absent)
         return tuple(self._copy(cid, store, waiting.get(store)) for store in shown)
 
@@ -339,39 +335,21 @@ class Store:
 
     def _able(self, task: Task) -> list[StoreBackend]:
         """Return the stores that could do it, but for absent ones. Raises BackendError if there is none."""
-        absent = self._absent() - {task.backend}
+        absent = self._absent.now() - {task.backend}
         if not (able := [one for one in self._storing.able(task) if one.id not in absent]):
             self._storing.run(task)
         return able
 
     def _others(self, but: StoreBackend) -> list[str]:
         """Return the stores that are to have what this one has."""
-        absent = self._absent_of_late()
+        absent = self._absent.of_late()
         others = [one for one in self._storing.registry.backends if one is not but and one.id not in absent]
         if not others:
             return []
         task = self._storing.task("import_car")
         able = [one.id for one in others if not self._storing.gate.never(one, task)]
-        if self._found and (new := {*able} - self._noted):
-            self._post.seen(new)
-            self._noted |= new
+        self._absent.note(able)
         return able
-
-    def _absent_of_late(self) -> set[str]:
-        """Do as `_absent`, for many puts: what another process has seen within the last second may be missing."""
-        until, changes, absent = self._lately
-        if monotonic() > until or changes != self._storing.monitor.changes:
-            changes, absent = self._storing.monitor.changes, self._absent()
-            self._lately = monotonic() + _LATE_S, changes, absent
-        return absent
-
-    def _absent(self) -> set[str]:
-        """Return the stores that nobody configured, that are merely installed and were never there."""
-        if not self._found:
-            return set()
-        known = self._storing.monitor.known
-        absent = {one.id for one in self.stores if (health := known(one)) and health.status == "unconfigured"}
-        return absent - self._post.seen(()) if absent and self._post.exists else absent
 
     def _damaged(self, cid: str, stores: Iterable[str]) -> None:
         """Let what was wrong in these stores, and right in another one, be brought back. No reading depends on that."""

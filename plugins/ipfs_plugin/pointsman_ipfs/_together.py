@@ -12,8 +12,7 @@ from typing import Generic, TypeVar
 
 from attrs import define, field
 from pointsman import BackendError, UnavailableError
-
-from ._forks import Shared
+from pointsman.forks import Shared
 
 T = TypeVar("T")
 

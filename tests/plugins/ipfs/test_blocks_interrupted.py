@@ -100,7 +100,7 @@ def test_an_interrupt_of_a_fork_leaves_nothing_locked(store: Store, interrupted:
     """Wherever it comes: other threads go on, and so does the child. Python itself ignores it there."""
 
     def of_a_fork(code: CodeType) -> bool:
-        return code.co_filename.endswith(("_forks.py", "_database.py", "_evidence_index.py", "_locked.py"))
+        return code.co_filename.endswith(("forks.py", "_database.py", "_evidence_index.py", "_locked.py"))
 
     def fork() -> None:
         child = os.fork()

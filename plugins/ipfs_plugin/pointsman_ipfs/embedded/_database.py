@@ -11,8 +11,8 @@ from pathlib import Path
 from weakref import finalize
 
 from pointsman import UnavailableError
+from pointsman.forks import Lock, Shared
 
-from .._forks import Lock, Shared
 from .._sqlite import connected, is_empty, make, marks_of, opened, put_aside, to_read, transaction
 
 #: "PtsI" in ASCII, in the file's header; and the version of the tables.
@@ -65,7 +65,7 @@ class Database(Shared):
     def locks(self) -> Sequence[Lock]:
         return self._reading, self._writing, self._opening
 
-    def let_go(self) -> None:
+    def before_fork(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it is closed for good
             if self._pid == os.getpid() and not self._read_only and not self._write.in_transaction:
                 self.close()

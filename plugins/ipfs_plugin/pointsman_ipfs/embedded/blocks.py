@@ -20,8 +20,8 @@ from pointsman import (
     hookimpl,
 )
 from pointsman.content import Collected, Entry, Finding, Source, Stored
+from pointsman.forks import ForkLock
 
-from .._forks import ForkLock
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 from pointsman import BackendError, Store, Stored, UnusableAnswer
 
 from .._together import Together
 from ..dag import car
 from ..dag.cid import cbor_cid, parse, to_text
-from ._evidence_index import Change, EvidenceIndex, Row
-from ._records import Envelope, as_bytes, block_of
+from ._evidence_index import EvidenceIndex
+from ._records import Envelope, Record, as_bytes, block_of
+from ._rows import Change, Row
 
 #: Of what is filed together: records, and bytes of their evidence.
 _MOST, _MOST_BYTES = 256, 16 << 20
@@ -25,6 +26,15 @@ _MOST, _MOST_BYTES = 256, 16 << 20
 _ENDS = 100
 #: A CID as those of records are.
 _EMPTY = cbor_cid(b"")
+
+
+@frozen
+class Filed:
+    """A record that is durable, with its evidence."""
+
+    record: Record
+    stored_in: tuple[str, ...]  #: ids of the stores that have both
+    waiting_for: tuple[str, ...] = ()  #: ids of the stores that get them from the outbox
 
 
 @define(eq=False)

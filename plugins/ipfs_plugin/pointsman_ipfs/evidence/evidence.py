@@ -37,10 +37,11 @@ from ..dag import cid as cids
 from ..dag.cbor import encode
 from ..embedded.blocks import default_path
 from ._age import Identity, Keys, hidden
-from ._evidence_index import EvidenceIndex, Row
-from ._filing import Files
+from ._evidence_index import EvidenceIndex
+from ._filing import Filed, Files
 from ._preparing import Preparing, hashing
 from ._records import SCHEMA, About, Envelope, Record, as_bytes, check_text
+from ._rows import Row
 from ._submitted import Submitted
 
 __all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Statistics", "reindex"]
@@ -60,15 +61,6 @@ class Anyone(Enum):
 
 
 ANYONE: Final = Anyone.ANYONE
-
-
-@frozen
-class Filed:
-    """A record that is durable, with its evidence."""
-
-    record: Record
-    stored_in: tuple[str, ...]  #: ids of the stores that have both
-    waiting_for: tuple[str, ...] = ()  #: ids of the stores that get them from the outbox
 
 
 @frozen

@@ -15,10 +15,11 @@ from pointsman import UnusableAnswer
 
 from .._sqlite import marks_of, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
-from ..evidence._evidence_index import _MARKS, Row, _is_damage
+from ..evidence._evidence_index import _is_damage
 from ..evidence._filing import begun_in
 from ..evidence._locked import locks, read
 from ..evidence._records import Envelope
+from ..evidence._rows import MARKS, Row
 from ._check import Check, Status, amount
 from ._records import Records
 
@@ -48,7 +49,7 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
                 db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
                 db.execute("BEGIN")
                 marks = marks_of(db)  # from here on it stays as it is now
-            if marks != _MARKS:
+            if marks != MARKS:
                 yield Check("unchecked", what, f"it is no index of this version; {_ADVICE}")
                 return
             for status, text in _compared(db, records, kept, begun, quiet=quiet):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import urandom
 
-from .._forks import Shared
+from pointsman.forks import Shared
 
 _BYTES, _MANY = 16, 256
 

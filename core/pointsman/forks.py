@@ -1,4 +1,7 @@
-"""What threads share, across a fork: the child has the thread that forked, and must not wait for the others."""
+"""What threads share, across a fork: the child has the thread that forked, and must not wait for the others.
+
+For plugins that hold locks or connections: `Shared` is told before a fork, and begins anew in the child.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,8 @@ class Shared:
         """Return what is taken before a fork, in this order: then nothing is being done, and nothing begins."""
         return ()
 
-    def let_go(self) -> None:
-        """Before a fork, when all of that is taken: close what no child should inherit."""
+    def before_fork(self) -> None:
+        """When all of that is taken: close what no child should inherit."""
 
     def begin(self) -> None:
         """Begin with locks that nobody holds."""
@@ -85,7 +88,7 @@ def _take() -> None:
     if _taken_now(_forking):
         for one in sorted(_all, key=attrgetter("level")):
             if all(map(_taken_now, one.locks())):
-                one.let_go()
+                one.before_fork()
 
 
 def _taken_now(lock: Lock) -> bool:
@@ -111,8 +114,9 @@ def _begin() -> None:
         one.begin()
 
 
-os.register_at_fork(
-    before=partial(_surely, _take),
-    after_in_parent=partial(_surely, _release),
-    after_in_child=partial(_surely, _begin),
-)
+if hasattr(os, "register_at_fork"):  # not on every system
+    os.register_at_fork(
+        before=partial(_surely, _take),
+        after_in_parent=partial(_surely, _release),
+        after_in_child=partial(_surely, _begin),
+    )
