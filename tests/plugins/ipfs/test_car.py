@@ -165,7 +165,7 @@ def test_links_within_a_cid_count(blocks: Any) -> None:
         (b"\x00", "a header of 0 bytes"),
         (b"\x80", "cut"),
         (b"\xff" * 20, "without an end"),
-        (_varint.written((64 << 10) + 1) + bytes(70_000), "expected 1 to 65536"),
+        (_varint.written((4 << 20) + 1) + bytes(70_000), "expected 1 to 4194304"),
         (b"\x05hello", "this is no CAR file"),
         (b"<!DOCTYPE html>", "this is no CAR file"),
         (b"garbage, and shorter than it says", "this is no CAR file"),

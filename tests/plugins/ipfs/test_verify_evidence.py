@@ -93,6 +93,27 @@ def test_a_record_goes_back_to_the_first(kept: Path, submit: Submit, tmp_path: P
         assert len([one for one in found if one.what.startswith("record ")]) == 3
 
 
+def test_a_copy_is_kept_whole_where_it_is_imported(kept: Path, submit: Submit, says: Any, tmp_path: Path) -> None:
+    """Each record and receipt, and what receipts cite, is pinned there: the index finds it, no collection takes it."""
+    records = submit(LETTER, bytes(2 << 20), b"three")
+    with Router([says], receipts=True) as router:
+        receipts = [str(router.generate(f"Look at {records[0].cid}").receipt) for _ in range(3)]
+    for last in records[-1].record_cid, receipts[-1]:
+        copy = list[bytes]()
+        with Store([Blocks(path=kept)]) as store:
+            list(verify(last, store=store, copy=copy.append))
+        with Store([Blocks(path=tmp_path / last)]) as other, Evidence(other) as evidence:
+            roots = [root.cid for root in other.import_car(b"".join(copy))]
+            assert roots[0] == last
+            assert other.gc()["blocks"].blocks == 0
+            if last == receipts[-1]:
+                assert set(roots) == {*receipts, records[0].cid}
+            else:
+                assert set(roots) == {one.record_cid for one in records}
+                assert (evidence.reindex().records, len(list(evidence.records()))) == (3, 3)
+        assert troubles(verify(tmp_path / last)) == []
+
+
 def test_branches_of_a_log_are_told(kept: Path, submit: Submit) -> None:
     """A log with two ends is no failure: both are named; the next record joins them."""
     submit(LETTER)

@@ -24,7 +24,7 @@ from .cid import MOST, inline_of, is_ours, refusal, take, to_text
 from .dagpb import MOST_BYTES
 
 #: Bytes of the longest header that is read, without those that say how long it is.
-MOST_HEADER = 64 << 10
+MOST_HEADER = 4 << 20
 _READ = 1 << 20
 #: Bytes of a block, with its CID, up to which it is taken whole: of a larger one no byte is copied twice.
 _SMALL = 1 << 16

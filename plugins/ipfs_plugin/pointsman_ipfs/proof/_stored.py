@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from attrs import frozen
@@ -19,6 +22,8 @@ from ._records import Records, record_in
 
 #: Bytes of the blocks of evidence that are held; a receipt is held whole.
 _ROOM = 8 << 20
+#: Roots of a copy, at most: where there are more, those are left out that stand farthest back.
+_ROOTS = 50_000
 
 
 @frozen
@@ -50,7 +55,7 @@ class Stored:
     def back_from(self, root: bytes) -> Iterator[Check]:
         """Check all of it."""
         if self._copy is not None:
-            self._copy.write(car.header([root]))
+            self._copy.write(car.header(list(dict.fromkeys([root, *islice(self._kept(root), _ROOTS)]))))
         waiting, seen = [("block", root)], set[bytes]()
         while waiting:
             kind, cid = waiting.pop()
@@ -63,6 +68,31 @@ class Stored:
         yield from self._records.logs(_Held(self._store), self._cited.keys() - seen)
         for checks in self._cited.values():
             yield from checks
+
+    def _kept(self, root: bytes) -> Iterator[bytes]:
+        """Yield what a copy has whole, and whoever imports it keeps: each receipt and record, and what receipts cite.
+
+        None of them links to the others, so that its pin ends there.
+        """
+        audit, records, waiting, seen = Audit(None), Records(None), deque([root]), set[bytes]()
+        while waiting:
+            cid = waiting.popleft()
+            if cid in seen:
+                continue
+            seen.add(cid)
+            with suppress(BackendError):  # what is missing is told later
+                text = cids.to_text(cid)
+                if self._store.has(text):
+                    yield cid
+                block = self._store.get(cids.to_text(as_bytes(cid)))
+                if (record := record_in(cid, block)) is not None:
+                    list(records.take(cid, record))
+                    waiting += records.before(cid) if cid in records else ()
+                elif (said := receipt_in(cid, block)) is not None:
+                    list(audit.take(cid, block, said))
+                    waiting += map(cids.parse, audit.before(text))
+                    cited = said.get("evidence", ()) if self._copy and self._copy.cited and text in audit else ()
+                    yield from (one for one in map(cids.parse, cited) if self._store.has(cids.to_text(one)))
 
     def _before(self, cid: bytes) -> Iterator[tuple[str, bytes]]:
         """Yield what stands before a receipt or a record, each with what it is."""
