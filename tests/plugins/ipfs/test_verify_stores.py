@@ -12,6 +12,7 @@ import pyrage
 import pytest
 from pointsman import PointsmanError, Store
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence
 from pointsman_ipfs.evidence._records import as_bytes
@@ -60,6 +61,31 @@ def test_blocks_that_are_kept_under_a_cid_of_another_version_are_proven(kept: Pa
         for profile in first, "cid-v0", "unixfs-v1-2025":
             store.put(tmp_path / "folder", profile=profile)
         evidence.submit(b"The deposit was 900 dollars.", ABOUT)
+    assert troubles(kept) == []
+
+
+@pytest.mark.parametrize("size", [0, 3, 40 << 20], ids=["empty", "small", "large"])
+def test_a_node_that_is_kept_as_plain_bytes_too_is_proven(kept: Path, tmp_path: Path, size: int) -> None:
+    """Of a folder, say; it is written once as what it is, and no more often."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if size:
+        (folder / "file").write_bytes(os.urandom(size))
+    with Store([Blocks(path=tmp_path / "other")]) as other:
+        cid = other.put(folder).cid
+        nodes = [cids.to_text(one) for one, _ in car.Reader(other.export_car(cid)) if cids.codec_of(one) != cids.RAW]
+        plain = [other.get(cids.to_text(cids.raw_cid(b"")[:4] + cids.parse(one)[-32:])) for one in nodes]
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        for node in plain:
+            store.put(node)
+        for _ in range(3):
+            assert store.put(folder).cid == cid
+        evidence.submit(b"The deposit was 900 dollars.", ABOUT)
+        assert troubles(kept) == []
+        if size > 1 << 20:
+            packs = b"".join(pack.read_bytes() for pack in (kept / "packs").glob("*.car"))
+            assert {packs.count(cids.parse(one) + node) for one, node in zip(nodes, plain, strict=True)} == {1}
+        store.gc()
     assert troubles(kept) == []
 
 

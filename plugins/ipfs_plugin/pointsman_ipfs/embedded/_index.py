@@ -18,7 +18,7 @@ from pointsman import UnavailableError
 
 from ..dag.cid import codec_of
 from ._database import Database
-from ._packs import Mark, Record, is_record
+from ._packs import Mark, Record, is_formed
 
 _ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?, ?) ON CONFLICT(name)
     DO UPDATE SET size=max(size, excluded.size), since=CASE WHEN excluded.size THEN NULL ELSE since END RETURNING id"""
@@ -108,7 +108,7 @@ class Index(Database):
                 rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
                 db.executemany(_ENTER_BLOCK, rows)
                 new = [one for one in some if not one.size or one.size > known[0]]  # others may have been moved since
-                own = [(id_, at, cid[-32:]) for one in new for cid, at, _ in one.records if is_record(cid)]
+                own = [(id_, at, cid[-32:]) for one in new for cid, at, _ in one.records if is_formed(cid)]
                 db.executemany(_PREFER_BLOCK, own)
                 pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
                 db.executemany(_ENTER_PIN, pins)

@@ -25,7 +25,7 @@ from pointsman import UnavailableError, UnusableAnswer
 from .._sqlite import is_read_only
 from ..dag import _varint, car
 from ..dag.cbor import Ref, decode, encode
-from ..dag.cid import DAG_CBOR
+from ..dag.cid import RAW
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
@@ -56,9 +56,9 @@ class Mark(NamedTuple):
         return [(cid, True) for cid in self.pins] + [(cid, False) for cid in self.unpins]
 
 
-def is_record(cid: bytes) -> bool:
-    """Whether it is of DAG-CBOR: its bytes may be kept as plain ones, too, but a pack has to show what they are."""
-    return cid[1] == DAG_CBOR
+def is_formed(cid: bytes) -> bool:
+    """Whether it says how to read its bytes: kept as plain ones or not, a pack has to show what they are."""
+    return cid[1] != RAW
 
 
 def head_of(cid: bytes, length: int) -> bytes:

@@ -12,9 +12,9 @@ from time import time_ns
 
 from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
 
-from ..dag.cid import matches, to_text
+from ..dag.cid import matches, to_text, version_1
 from ._index import Place
-from ._packs import Mark, Record, cid_before, packs_in, scanned
+from ._packs import Mark, Record, cid_before, is_formed, packs_in, scanned
 from ._places import Places
 
 #: Packs that are kept open at most.
@@ -58,13 +58,20 @@ class Shelf:
         raise ContentNotFoundError(f"block {to_text(cid)} is not in this store")
 
     def holds(self, cid: bytes, data: bytes) -> bool:
-        """Whether the store has these bytes of a block: what stands in a pack is read, and put aside if it is wrong."""
+        """Whether the store has these bytes of a block: what stands in a pack is read, and put aside if it is wrong.
+
+        What is more than plain bytes has to stand there as what it is.
+        """
         place = self._places.find(cid[-32:])
         if place is None:
             return False
         if (found := self._read(place)) != data:
             self._put_aside(cid, place, found)
-        return found == data
+            return False
+        if not is_formed(cid):
+            return True
+        file = self._file(place.pack)
+        return file is not None and version_1(cid_before(file.number, place.offset, cid[-32:])) == version_1(cid)
 
     def check(self, name: str) -> Iterator[tuple[bytes, str]]:
         """Read a pack through; put aside what is wrong, and yield it with the reason."""

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from pointsman import UnavailableError
 
 from .._together import Together
-from ._packs import Mark, Pack, head_of, is_record, joined, packs_in, sync_file, unwritten
+from ._packs import Mark, Pack, head_of, is_formed, joined, packs_in, sync_file, unwritten
 from ._places import Places
 from ._reserve import Reserve
 from ._shelf import Shelf
@@ -94,7 +94,7 @@ class Writer:
     def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
         every = {cid[-32:]: (cid, data) for cid, data in blocks}
         if len(every) < len(blocks):  # of the same bytes under several CIDs, one that says how to read them is kept
-            every |= {cid[-32:]: (cid, data) for cid, data in blocks if is_record(cid)}
+            every |= {cid[-32:]: (cid, data) for cid, data in blocks if is_formed(cid)}
         generation, known = self._known(every)
         new = [block for digest, block in every.items() if digest not in known] if known else list(every.values())
         pins = [cid for entry in batch for cid in entry.pins]
@@ -122,11 +122,10 @@ class Writer:
     def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> tuple[int, set[bytes]]:
         """Return what the store has of these, and of which generation that is.
 
-        Of small blocks it is what was written a moment ago, of large ones all; of records nothing.
+        Of small blocks it is what was written a moment ago, as far as that is plain bytes; of large ones all.
         """
-        plain = [digest for digest, (cid, _) in every.items() if not is_record(cid)]
-        generation, known = self._places.recent(plain)
-        if large := [digest for digest in plain if len(every[digest][1]) >= _WORTH]:
+        generation, known = self._places.recent([digest for digest, (cid, _) in every.items() if not is_formed(cid)])
+        if large := [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]:
             known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
         return generation, known
 
@@ -188,7 +187,7 @@ class Large:
 
         :raises UnavailableError: an earlier one could not be written.
         """
-        key = cid if is_record(cid) else cid[-32:]
+        key = cid if is_formed(cid) else cid[-32:]
         if key in self._seen:
             return
         if len(self._seen) < _REMEMBERED:
@@ -239,7 +238,7 @@ class Large:
         for cid, data in blocks:
             if self._error is not None:
                 self._raise()
-            if cid[-32:] not in known or is_record(cid) or not self._shelf.holds(cid, data):
+            if cid[-32:] not in known or not self._shelf.holds(cid, data):
                 for piece in (head_of(cid, len(data)), data):
                     self._room.get()
                     self._pieces.put(piece)
