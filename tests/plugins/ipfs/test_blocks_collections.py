@@ -142,6 +142,26 @@ def test_a_collection_that_was_faster_is_told(
     assert list(store.ls()) == []
 
 
+def test_what_was_pinned_before_stays_so_where_a_collection_was_faster(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CAR with two roots cannot be kept whole; one of them was pinned before, and nobody has unpinned that."""
+    before = store.put(b"pinned before").cid
+    lost = node({"data": Ref(cids.parse(store.put(b"what goes", pin=False).cid))})
+    add = _writer.Writer.add
+
+    def beaten(*arguments: Any) -> None:
+        monkeypatch.setattr(_writer.Writer, "add", add)
+        list(other.ls())  # so that the index knows all of it
+        other.gc()
+        add(*arguments)
+
+    monkeypatch.setattr(_writer.Writer, "add", beaten)
+    with pytest.raises(ContentNotFoundError):
+        store.import_car(b"".join(car.write([cids.parse(before), lost[0]], [lost])))
+    assert [entry.cid for entry in store.ls()] == [before]
+
+
 @pytest.mark.parametrize("collects", [True, False])
 def test_what_was_pinned_and_is_unpinned_meanwhile(
     store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, collects: bool

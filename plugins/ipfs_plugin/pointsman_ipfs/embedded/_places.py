@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -77,10 +77,16 @@ class Places:
 
     def pinned(self, cid: bytes) -> bool:
         """Whether a root is known to be pinned, and so whole."""
+        return cid in self.pinned_of((cid,))
+
+    def pinned_of(self, roots: Collection[bytes]) -> set[bytes]:
+        """Return those of these roots that are known to be pinned."""
+        wanted = {*roots}
         with self._lock:
-            said = [(one.mark.seq, kept) for one in self._waiting for root, kept in one.mark.said() if root == cid]
-        said += [(pin.seq, pin.kept) for pin in self.index.said_of([cid])]  # others may have said it since
-        return max(said, default=(0, False))[1]
+            said = [(one.mark.seq, *pin) for one in self._waiting for pin in one.mark.said() if pin[0] in wanted]
+        said += [(pin.seq, pin.cid, pin.kept) for pin in self.index.said_of(wanted)]  # others may have said it since
+        last = {root: kept for _, root, kept in sorted(said)}
+        return {root for root, kept in last.items() if kept}
 
     def recent(self, digests: Iterable[bytes]) -> tuple[int, set[bytes]]:
         """Return the generation, and those of the digests whose blocks this process wrote a moment ago."""

@@ -161,8 +161,9 @@ class Blocks:
         with _Put(opened, pin, alive) as put:
             for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:
                 put.block(cid, data)
+            before = opened.places.pinned_of(roots)
             put.finish(roots)
-        held.pinned(lambda: opened.writer.add((), (), tuple(roots)))
+        held.pinned(lambda: opened.writer.add((), (), tuple(root for root in roots if root not in before)))
         return [_stored(get, root) for root in roots]
 
     @hookimpl
@@ -171,8 +172,9 @@ class Blocks:
         opened, get = self._to_write(), self._get(scope)
         root, held = reader.resolve(get, cid), Held(opened.places, get)
         held.hold(root)
+        undone = () if opened.places.pinned(root) else (root,)
         opened.writer.add((), (root,))
-        held.pinned(lambda: opened.writer.add((), (), (root,)))
+        held.pinned(lambda: opened.writer.add((), (), undone))
 
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
