@@ -179,11 +179,19 @@ class Outbox(Shared):
             for one in batch:
                 one.written = True
 
-    def drop(self, cid: str, within: float = _BUSY_S) -> None:
-        """Forget what was to be done with this content. Where that is being done, it is let go after that."""
+    def drop(self, cid: str, store: str | None = None, within: float = _BUSY_S, *, puts_only: bool = False) -> bool:
+        """Forget what was to be done with this content. Where that is being done, it is let go after that.
+
+        It says whether stores are being compared, which may find meanwhile that it is to be brought.
+
+        :param store: forget what this one was to do, and no other.
+        """
+        mine = "WHERE cid=:cid AND store=ifnull(:store, store) AND (what='put' OR NOT :puts)"
+        given = {"cid": cid, "store": store, "puts": puts_only, "now": time()}
         with self._changing(durable=True, within=within) as db:
-            db.execute("DELETE FROM jobs WHERE cid=? AND lease<=?", (cid, time()))
-            db.execute("UPDATE jobs SET what='unpin', tries=0, due=0 WHERE cid=?", (cid,))
+            db.execute(f"DELETE FROM jobs {mine} AND lease<=:now", given)  # noqa: S608 - ours
+            db.execute(f"UPDATE jobs SET what='unpin', tries=0, due=0 {mine}", given)  # noqa: S608 - ours
+            return db.execute("SELECT 1 FROM jobs WHERE what='compare'").fetchone() is not None
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""

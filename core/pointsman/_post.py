@@ -58,10 +58,9 @@ class Post(Shared):
             outbox.add(cid, stores, what, kept, scope.left())
             courier.wake(stores)
 
-    def drop(self, cid: str, scope: Scope) -> None:
-        """Forget what was to be done with this content."""
-        if self.exists:
-            self._open()[0].drop(cid, scope.left())
+    def drop(self, cid: str, scope: Scope, *, puts_only: bool = False) -> bool:
+        """Forget what was to be done with this content, and say whether stores are being compared: `Outbox.drop`."""
+        return self.exists and self._open()[0].drop(cid, None, scope.left(), puts_only=puts_only)
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits."""
@@ -125,12 +124,20 @@ class Post(Shared):
         """Note what it has not of all that is pinned in stores that are ours; elsewhere it may be somebody else's."""
         storing = self._storing()
         listing = evolve(storing.task("entries", cid=None), scope=scope)
-        here = {entry.cid for entry in storing.given_out(listing, (target, []))}
-        for one in storing.able(storing.task("collect")):
-            for entry in storing.given_out(listing, ([one], [])):
-                renew()
-                if entry.cid not in here and "unpin" not in [waits.what for waits in self.waiting(entry.cid)]:
-                    self.send(entry.cid, [target[0].id])
+        here, new = {entry.cid for entry in storing.given_out(listing, (target, []))}, set[str]()
+
+        def pinned() -> Iterator[str]:
+            for one in storing.able(storing.task("collect")):
+                for entry in storing.given_out(listing, ([one], [])):
+                    renew()
+                    yield entry.cid
+
+        for cid in pinned():
+            if cid not in here | new and "unpin" not in [waits.what for waits in self.waiting(cid)]:
+                self.send(cid, [target[0].id])
+                new.add(cid)
+        for cid in new and new.difference(pinned()):  # unpinned since
+            self._open()[0].drop(cid, target[0].id, puts_only=True)
 
     def mend(self, cid: str, store: str) -> bool:
         """Bring back what is damaged in a store, now; say whether that was done."""

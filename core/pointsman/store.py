@@ -211,10 +211,21 @@ class Store:
         return self._storing.given_out(self._storing.task("entries", store, moving=True, cid=cid))
 
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
-        """Keep what is under a CID until it is unpinned, in every store. Raises as `get`."""
+        """Keep what is under a CID until it is unpinned, in every store. Raises as `get`.
+
+        What only a store has that keeps nothing, a gateway or one that is only read, is brought from there.
+        """
         task = self._storing.rooted(self._storing.task("pin", None, timeout, moving=True, cid=cid))
-        backend = self._storing.run(task).backend
-        self._post.send(task.arguments["cid"], self._others(backend), kept=backend.id, scope=task.scope)
+        cid = task.arguments["cid"]
+        try:
+            backend = self._storing.run(task).backend
+        except ContentNotFoundError:
+            left = None if timeout is None else task.scope.left()
+            if not self.has(cid, timeout=left):
+                raise
+            self.import_car(self.export_car(cid, timeout=left), timeout=left)
+        else:
+            self._post.send(cid, self._others(backend), kept=backend.id, scope=task.scope)
 
     def unpin(self, cid: str, *, timeout: float | None = None) -> None:
         """Let `gc` take what is under a CID, in every store; a store that cannot be told now is told later.
@@ -224,21 +235,8 @@ class Store:
         :raises InvalidRequestError: the CID is none.
         """
         task = self._storing.rooted(self._storing.task("unpin", None, timeout, cid=cid))
-        cid, later, nowhere = task.arguments["cid"], list[str](), list[BackendError]()
-        self._post.drop(cid, task.scope)
-        able = self._able(task)
-        for one in able:
-            try:
-                self._storing.run(task, ([one], []))
-            except ContentNotFoundError as error:
-                nowhere.append(error)
-            except BackendError as error:
-                if len(able) == 1 or isinstance(error, InvalidRequestError):
-                    raise
-                later.append(one.id)
-        if nowhere and len(nowhere) == len(able):
-            raise nowhere[0]
-        self._post.send(cid, later, "unpin", scope=task.scope)
+        if self._let_go(task, again=False):  # while stores are compared, one may get it from another that has it still
+            self._let_go(task, again=True)
 
     def gc(self, *, timeout: float | None = None) -> dict[str, Collected]:
         """Remove what no pin keeps from every store that is ours, and return what that was, by the id of the store.
@@ -332,6 +330,24 @@ class Store:
         if pin:
             self._post.send(stored.cid, others, kept=backend.id, scope=task.scope)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
+
+    def _let_go(self, task: Task, *, again: bool) -> bool:
+        """Unpin in every store, and say whether stores are being compared meanwhile."""
+        cid, later, nowhere = task.arguments["cid"], list[str](), list[BackendError]()
+        compared, able = self._post.drop(cid, task.scope, puts_only=again), self._able(task)
+        for one in able:
+            try:
+                self._storing.run(task, ([one], []))
+            except ContentNotFoundError as error:
+                nowhere.append(error)
+            except BackendError as error:
+                if len(able) == 1 or isinstance(error, InvalidRequestError):
+                    raise
+                later.append(one.id)
+        if nowhere and len(nowhere) == len(able):
+            raise nowhere[0]
+        self._post.send(cid, later, "unpin", scope=task.scope)
+        return compared
 
     def _able(self, task: Task) -> list[StoreBackend]:
         """Return the stores that could do it, but for absent ones. Raises BackendError if there is none."""

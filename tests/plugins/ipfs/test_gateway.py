@@ -24,7 +24,7 @@ from pointsman import (
 )
 from pointsman.content import Source
 from pointsman.testing import faults
-from pointsman_ipfs import Gateway, Kubo
+from pointsman_ipfs import Blocks, Gateway, Kubo
 from pointsman_ipfs.dag import car, reader
 from pointsman_ipfs.dag.cid import parse, raw_cid, to_text
 from pointsman_ipfs.dag.tree import add_tree
@@ -317,6 +317,17 @@ def test_blocks_that_come_too_early_are_bounded() -> None:
     assert got == []
     assert ahead(cids[0]) == data[0]
     assert got == [cids[0]]
+
+
+def test_what_a_gateway_has_can_be_pinned_at_home(double: Double, blocks: Any, folder: Path, tmp_path: Path) -> None:
+    """It is brought from there; what is nowhere is not there."""
+    cid = to_text(add_tree(folder, UNIXFS_V1_2025, blocks.put).cid)
+    with Store({"home": Blocks(path=tmp_path / "home"), "web": Gateway(url=double.url)}) as store:
+        store.pin(cid)
+        assert store.has(cid, store="home")
+        assert [entry.cid for entry in store.ls(store="home")] == [cid]
+        with pytest.raises(ContentNotFoundError):
+            store.pin(ABSENT)
 
 
 def test_a_gateway_alone_verifies_nothing_and_says_so() -> None:
