@@ -40,7 +40,12 @@ Exit codes:
 @click.option(
     "--key", metavar="PUBLICKEY", help="All receipts must be signed with it: hexadecimal, base64, a PEM file."
 )
-@click.option("--identity", metavar="FILE", help="The private key that opens evidence which is encrypted.")
+@click.option(
+    "--identity",
+    metavar="FILE",
+    multiple=True,
+    help="A private key that opens encrypted evidence; may be repeated.",
+)
 @click.option("--car", "copy", metavar="FILE", help="Write what CID goes back to, and cited evidence, to a CAR file.")
 @click.option("--no-evidence", is_flag=True, help="Leave evidence that receipts cite out of that file.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
@@ -76,7 +81,7 @@ def _checks(what: str, config_file: str | None, seen: Bytes, how: dict[str, Any]
     with ExitStack() as opened:
         store = None if is_here else opened.enter_context(store_of(config_file))
         key = None if how["key"] is None else public_key(how["key"])
-        identity = None if how["identity"] is None else Path(how["identity"])
+        identity = [Path(one) for one in how["identity"]]
         copy = None if how["copy"] is None else _Copy(opened.enter_context(written(how["copy"])))
         kept: dict[str, Any] = {"store": store, "copy": copy, "cited": not how["no_evidence"]}
         try:

@@ -195,6 +195,9 @@ def test_the_command_opens_what_is_encrypted(run: Run, kept: Path, tmp_path: Pat
     done = run(kept, "--identity", "key.txt")
     assert done.returncode == 0
     assert "it opens to 6 bytes " in done.stdout
+    (tmp_path / "other.txt").write_text(str(pyrage.x25519.Identity.generate()))
+    assert run(kept, "--identity", "other.txt").returncode != 0
+    assert run(kept, "--identity", "key.txt", "--identity", "other.txt").returncode == 0
     done = run(kept, "--identity", "nothing.txt")
     assert (done.returncode, done.stdout) == (2, "")
     assert "identity: nothing.txt cannot be read" in done.stderr

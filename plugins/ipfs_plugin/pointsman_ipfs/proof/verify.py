@@ -10,7 +10,7 @@ written, and no byte of a document, a question or an answer is in what it says.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pointsman import ConfigError, InvalidRequestError, Store
@@ -34,7 +34,7 @@ def verify(  # noqa: PLR0913 - one question, all else optional and by name
     *,
     store: Store | None = None,
     key: bytes | None = None,
-    identity: Identity | None = None,
+    identity: Identity | Iterable[Identity] | None = None,
     copy: Callable[[bytes], object] | None = None,
     cited: bool = True,
     progress: Callable[[int], object] = lambda size: None,
@@ -43,7 +43,7 @@ def verify(  # noqa: PLR0913 - one question, all else optional and by name
 
     :param store: where that receipt or record is, and those before it.
     :param key: the public key, 32 bytes, with which all receipts must be signed.
-    :param identity: the private key that opens evidence which is encrypted: its text, or the path of a key file.
+    :param identity: a private key that opens what is encrypted, its text or the path of a key file; or several.
     :param copy: writes a CAR file, in pieces, with all that it goes back to: what others need.
     :param cited: whether that file has the evidence that receipts cite, too.
     :param progress: is told of bytes that were read.
