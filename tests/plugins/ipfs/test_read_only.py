@@ -426,8 +426,11 @@ def test_where_no_store_is_reading_makes_none(tmp_path: Path) -> None:
     with Store({"here": Blocks(path=path)}) as store, Store({"there": Blocks(path=path)}) as other:
         for _ in range(2):
             assert (list(store.ls()), list(store.verify()), store.has(nothing)) == ([], [], False)
-            with pytest.raises(ContentNotFoundError):
-                store.get(nothing)
+            for ask in store.get, store.pin:
+                with pytest.raises(ContentNotFoundError):
+                    ask(nothing)
+            store.unpin(nothing)
+            assert store.gc()["here"].blocks == 0
         assert list(tmp_path.iterdir()) == []
         first = other.put(b"there").cid
         assert store.get(first) == b"there"

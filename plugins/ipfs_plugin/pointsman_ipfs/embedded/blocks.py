@@ -169,7 +169,7 @@ class Blocks:
     @hookimpl
     def pin(self, cid: str, scope: Scope) -> None:
         """Keep everything under `cid` until it is unpinned."""
-        opened, get = self._to_write(), self._get(scope)
+        opened, get = self._to_write(makes=False), self._get(scope)
         root, held = reader.resolve(get, cid), Held(opened.places, get)
         held.hold(root)
         undone = () if opened.places.pinned(root) else (root,)
@@ -179,7 +179,7 @@ class Blocks:
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
-        opened, root = self._to_write(), reader.resolve(self._get(scope), cid)
+        opened, root = self._to_write(makes=False), reader.resolve(self._get(scope), cid)
         opened.places.catch_up()
         if opened.places.pinned(root):
             opened.with_room(lambda: opened.writer.add((), (), (root,)))
@@ -187,7 +187,9 @@ class Blocks:
     @hookimpl
     def collect(self, scope: Scope) -> Collected:
         """Remove what no pin keeps."""
-        opened, alive = self._to_write(), _alive(scope)
+        opened, alive = self._to_write(makes=False), _alive(scope)
+        if opened.absent:
+            return Collected(0, 0)
         return opened.with_room(lambda: collected(opened.places, opened.shelf, opened.writer, alive))
 
     @hookimpl
@@ -254,12 +256,13 @@ class Blocks:
                 used[:] = [*(one for one in used if not one.read_only), opened]  # at once: others look without the lock
             return used[-1]
 
-    def _to_write(self) -> Opened:
-        """Return the open store.
+    def _to_write(self, *, makes: bool = True) -> Opened:
+        """Return the open store, to be changed.
 
+        :param makes: whether a store is made where none is.
         :raises UnavailableError: it cannot be written.
         """
-        if (opened := self._opened(writing=True)).read_only:
+        if (opened := self._opened(writing=makes)).read_only and not opened.absent:
             raise UnavailableError(_CANNOT.format(self.path), retry_same=False)
         return opened
 
