@@ -327,7 +327,7 @@ class Store:
     def _acknowledged(self, stored: Stored, backend: StoreBackend, task: Task, *, pin: bool, copied: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
         others = self._others(backend) if copied and len(self._storing.registry.backends) > 1 else []
-        if pin:
+        if pin and (others or self._post.opened):
             self._post.send(stored.cid, others, kept=backend.id, scope=task.scope)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 

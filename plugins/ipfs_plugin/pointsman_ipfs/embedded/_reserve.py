@@ -6,9 +6,12 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 #: Bytes that are kept; and how small a part of the disk, at most.
 _KEPT, _PART = 4 << 20, 8
+#: Bytes that nobody fills within so many seconds.
+_PLENTY, _SOON_S = 1 << 30, 0.1
 
 
 class Reserve:
@@ -16,6 +19,7 @@ class Reserve:
 
     def __init__(self, root: Path) -> None:
         self._path = root / "reserve"
+        self._roomy = 0.0  #: until when nobody has to look, by `monotonic`
 
     def give(self) -> None:
         """Give the room up, for what is done next."""
@@ -40,9 +44,13 @@ class Reserve:
 
         Raises OSError.
         """
+        if monotonic() < self._roomy:
+            return
         disk = os.fstatvfs(file)
         free = disk.f_bavail * disk.f_frsize - size
-        if free < (wanted := _wanted(disk)):
+        if free > _PLENTY:
+            self._roomy = monotonic() + _SOON_S
+        elif free < (wanted := _wanted(disk)):
             try:
                 taken = os.stat(self._path).st_size
             except FileNotFoundError:
