@@ -292,11 +292,11 @@ def test_a_moment_without_memory_does_not_end_what_enters_into_the_index(
     store.put(b"before")
     entered, failed = _index.Index.entered, threading.Event()
 
-    def without_memory(index: _index.Index, written: Any) -> None:
+    def without_memory(index: _index.Index, written: Any) -> set[str]:
         if not failed.is_set():
             failed.set()
             raise MemoryError
-        entered(index, written)
+        return entered(index, written)
 
     places = blocks_of(store)
     monkeypatch.setattr(_index.Index, "entered", without_memory)
@@ -323,10 +323,10 @@ def nothing_entered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this store find the disk of the index full, and no other one."""
     entered, failing = _index.Index.entered, blocks_of(store).index
 
-    def full(index: _index.Index, written: Any) -> None:
+    def full(index: _index.Index, written: Any) -> set[str]:
         if index is failing:
             raise UnavailableError("the disk is full", retry_same=False)
-        entered(index, written)
+        return entered(index, written)
 
     monkeypatch.setattr(_index.Index, "entered", full)
 

@@ -18,7 +18,7 @@ from pointsman import UnavailableError
 
 from ..dag.cid import codec_of
 from ._database import Database
-from ._packs import Mark, Record, is_record
+from ._packs import Mark, Record, is_record, stands
 
 _ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?, ?) ON CONFLICT(name)
     DO UPDATE SET size=max(size, excluded.size), since=CASE WHEN excluded.size THEN NULL ELSE since END RETURNING id"""
@@ -46,6 +46,7 @@ class Written(NamedTuple):
     size: int  #: how far the pack counts now; 0 if there is more to come
     records: Sequence[Record]
     mark: Mark
+    at: int | None = None  #: where the mark stands, if its writer may still take it back
 
 
 class Pin(NamedTuple):
@@ -97,13 +98,23 @@ class Index(Database):
                 found.update(digest for (digest,) in db.execute(sql, (seq, *some)))
         return found
 
-    def entered(self, written: Sequence[Written]) -> None:
-        """Enter what was added to packs: the blocks, how far each pack counts, the pins."""
+    def entered(self, written: Sequence[Written]) -> set[str]:
+        """Enter what was added to packs: the blocks, how far each pack counts, the pins.
+
+        :return: the packs of which something was left out, since their writers have taken it back.
+        """
+        less = set[str]()
         with self.changing() as (db, seq):
             for pack, group in groupby(written, lambda one: one.pack):
                 if db.execute("SELECT 1 FROM gone WHERE name=?", (pack,)).fetchone():
                     continue  # all that it held was entered before, or moved
-                some, known = list(group), db.execute("SELECT size FROM packs WHERE name=?", (pack,)).fetchone() or (0,)
+                some, path = list(group), self._path.parent / "packs" / f"{pack}.car"
+                while some and (at := some[-1].at) is not None and not stands(path, at, some[-1].size, some[-1].mark):
+                    some.pop()
+                    less.add(pack)
+                if not some:
+                    continue
+                known = db.execute("SELECT size FROM packs WHERE name=?", (pack,)).fetchone() or (0,)
                 (id_,) = db.execute(_ENTER_PACK, (pack, max(one.size for one in some))).fetchone()
                 rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
                 db.executemany(_ENTER_BLOCK, rows)
@@ -113,13 +124,22 @@ class Index(Database):
                 pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
                 db.executemany(_ENTER_PIN, pins)
             db.execute(_MENDED)
+        return less
+
+    @contextmanager
+    def counting(self, pack: str, size: int) -> Iterator[bool]:
+        """Say whether anything of a pack behind this size is entered, and let nobody enter anything meanwhile."""
+        with self.changing() as (db, _):
+            sql = """SELECT size > ? OR EXISTS(SELECT 1 FROM blocks WHERE pack=packs.id AND offset >= ?)
+                FROM packs WHERE name=?"""
+            yield any(row[0] for row in db.execute(sql, (size, size, pack)))
 
     def moved(self, old: str, places: Mapping[bytes, Place], written: Sequence[Written]) -> None:
         """Enter that blocks of a pack stand in another one, to which this was written, and strike the old one out."""
         with self.changing() as (db, _):
-            for pack, size, _, mark in written:
-                db.execute(_ENTER_PACK, (pack, size)).fetchone()
-                db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
+            for one in written:
+                db.execute(_ENTER_PACK, (one.pack, one.size)).fetchone()
+                db.executemany(_ENTER_PIN, [(cid, one.mark.seq, kept) for cid, kept in one.mark.said()])
             sql = """UPDATE blocks SET pack=(SELECT id FROM packs WHERE name=?), offset=?
                 WHERE digest=? AND pack=(SELECT id FROM packs WHERE name=?)"""
             db.executemany(sql, [(place.pack, place.offset, digest, old) for digest, place in places.items()])

@@ -109,6 +109,8 @@ class Writer:
             pack.add(data, mark)
             self._places.wrote(pack.name, pack.size, records, mark)
         except UnavailableError:
+            if not pack.usable:
+                self._places.take_back(pack)
             raise
         except BaseException:  # an interrupt: what stands there now is read from there
             self._pack = None
