@@ -52,7 +52,8 @@ class Database(Shared):
         if not read_only:
             self._here()
             return
-        self._read, self._pid = _in_memory(path), os.getpid()
+        with self._opening:
+            self._read, self._pid = _in_memory(path), os.getpid()
         self._write = self._read
         finalize(self, self._read.close)
         self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
@@ -79,14 +80,14 @@ class Database(Shared):
             if isinstance(error, sqlite3.OperationalError):
                 raise _told(self._path, error) from error
             if self._file:
-                raise self._told(sqlite3.DatabaseError(str(error))) from error
+                raise self.told(sqlite3.DatabaseError(str(error))) from error
             put_aside(self._path)
             self._write = self._connected()
         with opened(self._write):
             self._read = self._connected()
         self._pid, self._file = os.getpid(), os.stat(self._path).st_ino
 
-    def _told(self, error: sqlite3.Error) -> UnavailableError:
+    def told(self, error: sqlite3.Error) -> UnavailableError:
         """Return what says that something failed. An index that is damaged is put aside, unless somebody else has."""
         is_damage = type(error) is sqlite3.DatabaseError or "decode" in str(error)  # a text that is none
         if self._read_only or not is_damage:
@@ -123,21 +124,26 @@ class Database(Shared):
             try:
                 yield self._read
             except sqlite3.Error as error:
-                raise self._told(error) from error
+                raise self.told(error) from error
 
     @contextmanager
     def changing(self) -> Iterator[tuple[sqlite3.Connection, int]]:
         """One change, whole or not at all: what it is made with, and its number. No other process changes anything."""
+        with self.alone() as db, transaction(db):
+            (seq,) = db.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
+            yield db, seq
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """Keep the connection that changes from other threads of this process, and from a fork."""
         with self._writing:
             self._here()
             try:
                 if self._write.in_transaction:  # an interrupt came before its end
                     self._write.execute("ROLLBACK")
-                with transaction(self._write) as db:
-                    (seq,) = db.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
-                    yield db, seq
+                yield self._write
             except sqlite3.Error as error:
-                raise self._told(error) from error
+                raise self.told(error) from error
 
     def _here(self) -> None:
         """See that the connections are of this process."""

@@ -8,14 +8,16 @@ breaks it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from time import time
 from typing import NamedTuple
 
-from pointsman import UnavailableError
+from pointsman.forks import Lock, Shared
 
+from .._sqlite import connected, transaction
 from ..dag.cid import codec_of
 from ._database import Database
 from ._packs import Mark, Record, is_record, stands
@@ -238,20 +240,56 @@ class Index(Database):
 
     def sweep(self) -> Sweep:
         """Return what a collection needs."""
-        return Sweep(self._connected(), self._told)
+        return Sweep(self)
+
+    def clear(self, live: Iterable[tuple[bytes]], before: int) -> tuple[int, int]:
+        """Strike out all blocks that nobody has put, or put again, since this number, but for these digests.
+
+        A long put that runs holds on to all that was there when it began.
+
+        :return: how many, and their bytes.
+        """
+        with self.alone() as db:
+            db.execute("CREATE TEMP TABLE IF NOT EXISTS live(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+            try:
+                with transaction(db, "DEFERRED"):  # no other process waits for that
+                    db.execute("DELETE FROM live")  # of one that was interrupted
+                    db.executemany("INSERT OR IGNORE INTO live VALUES(?)", live)
+                with self.changing():
+                    (since,) = db.execute("SELECT min(since) FROM packs").fetchone()
+                    dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
+                    limit = (min(before, since or before),)
+                    blocks, size = db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
+                    db.execute(f"DELETE {dead}", limit)
+                    db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
+            finally:
+                db.execute("DROP TABLE IF EXISTS live")
+        return blocks, size
 
 
-class Sweep:
-    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others.
+class Sweep(Shared):
+    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others. Thread-safe.
 
     A block that somebody links to as plain bytes may be linked to as what it is, too: only then are its links followed.
     So a CID is there when its digest is there with its codec.
+
+    It has a file of its own, which SQLite makes, and takes away. A forked child must not inherit another connection to
+    the index (see `Database`), nor SQLite at work: it would wait for ever for locks of a thread that it has not.
     """
 
-    def __init__(self, db: sqlite3.Connection, failed: Callable[[sqlite3.Error], UnavailableError]) -> None:
-        self._db, self._failed = db, failed
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.begin()
+        super().__init__()
         with self._told():
-            db.execute("CREATE TEMP TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
+            self._db = connected("")
+            self._db.execute("CREATE TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
+
+    def begin(self) -> None:
+        self._lock = threading.Lock()
+
+    def locks(self) -> Sequence[Lock]:
+        return (self._lock,)
 
     def __contains__(self, cid: bytes) -> bool:
         with self._told():
@@ -264,31 +302,22 @@ class Sweep:
             self._db.execute("INSERT OR IGNORE INTO live VALUES(?, ?)", (cid[-32:], codec_of(cid)))
 
     def away(self, before: int) -> tuple[int, int]:
-        """Strike out all other blocks that nobody has put, or put again, since this number; return how many, and bytes.
-
-        A long put that runs holds on to all that was there when it began.
-        """
+        """Strike out all others that nobody has put, or put again, since this number; return how many, and bytes."""
         with self._told():
-            self._db.execute("BEGIN IMMEDIATE")
-            (since,) = self._db.execute("SELECT min(since) FROM packs").fetchone()
-            dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
-            limit = (min(before, since or before),)
-            blocks, size = self._db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
-            self._db.execute(f"DELETE {dead}", limit)
-            self._db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
-            self._db.execute("COMMIT")
-        return blocks, size
+            return self._index.clear(self._db.execute("SELECT digest FROM live"), before)
 
     def close(self) -> None:
         """Let it go."""
-        self._db.close()
+        with self._told():
+            self._db.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise self._index.told(error) from error
 
 
 def _strike_out(db: sqlite3.Connection, pack: str) -> None:
