@@ -470,3 +470,21 @@ def test_nothing_is_acknowledged_in_a_folder_that_was_removed(tmp_path: Path, wh
         if not what:
             with pytest.raises(UnavailableError, match="cannot be written"):
                 store.gc()
+
+
+def test_what_others_unpin_and_collect_during_a_verify_is_not_told(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was pinned when the pins were listed, and not there when it was looked at."""
+    cid, pins = store.put(b"hello").cid, Places.pins
+
+    def meanwhile(places: Places) -> Iterator[bytes]:
+        roots = list(pins(places))
+        if places is blocks_of(store):
+            other.unpin(cid)
+            other.gc()
+        yield from roots
+
+    monkeypatch.setattr(Places, "pins", meanwhile)
+    assert list(store.verify()) == []
+    assert not store.has(cid)
