@@ -78,7 +78,7 @@ class Database(Shared):
             self._write = self._connected()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise _told(self._path, error) from error
+                raise
             if self._file:
                 raise self.told(sqlite3.DatabaseError(str(error))) from error
             put_aside(self._path)
@@ -145,12 +145,23 @@ class Database(Shared):
             except sqlite3.Error as error:
                 raise self.told(error) from error
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is the one that was opened: else it was removed, and perhaps made anew, by others."""
+        try:
+            return self._read_only or self._pid != os.getpid() or os.stat(self._path).st_ino == self._file
+        except FileNotFoundError:
+            return False
+
     def _here(self) -> None:
         """See that the connections are of this process."""
         if self._pid != os.getpid() and not self._read_only:
             with self._opening:
                 if self._pid != os.getpid():
-                    self._open()
+                    try:
+                        self._open()
+                    except (sqlite3.Error, OSError) as error:  # of the second connection, too: no file may be left
+                        raise _told(self._path, error) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -183,5 +194,5 @@ def _begin_new(db: sqlite3.Connection) -> None:
             raise sqlite3.DatabaseError("it is not the index of this version")
 
 
-def _told(path: Path, error: sqlite3.Error) -> UnavailableError:
+def _told(path: Path, error: Exception) -> UnavailableError:
     return UnavailableError(f"the index {path} cannot be used: {error}", retry_same=False)
