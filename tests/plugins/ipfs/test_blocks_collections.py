@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -456,20 +455,6 @@ def test_room_is_given_back_while_the_store_stays_open(store: Store, tmp_path: P
     mine = [os.stat(f"/dev/fd/{number}") for number in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{number}")]
     folder = os.stat(tmp_path).st_dev
     assert [one.st_size for one in mine if one.st_dev == folder and not one.st_nlink and one.st_size > 1 << 20] == []
-
-
-@pytest.mark.parametrize("what", ["", "packs"])
-def test_nothing_is_acknowledged_in_a_folder_that_was_removed(tmp_path: Path, what: str) -> None:
-    """A file that is open can be written though it has no name any more; what is written is gone when it is closed."""
-    with Store([Blocks(path=tmp_path / "home")]) as store:
-        store.put(b"before")
-        shutil.rmtree(tmp_path / "home" / what)
-        for content in b"small", os.urandom(5 << 20):
-            with pytest.raises(UnavailableError, match="cannot be written"):
-                store.put(content)
-        if not what:
-            with pytest.raises(UnavailableError, match="cannot be written"):
-                store.gc()
 
 
 def test_what_others_unpin_and_collect_during_a_verify_is_not_told(

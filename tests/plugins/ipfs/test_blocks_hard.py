@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from pointsman import Scope, Store, UnavailableError
+from pointsman import Scope
 from pointsman_ipfs import Blocks
 
 #: What each process does: it puts, and prints a line for each put that was acknowledged: CID and size.
@@ -165,14 +164,3 @@ def test_writes_that_fail_take_nothing_that_was_acknowledged(tmp_path: Path, sta
     assert int(failed) > 20
     assert len(there) > 20
     check(path, there)
-
-
-@pytest.mark.parametrize("size", [5, 6 << 20], ids=["small", "large"])
-def test_what_cannot_be_found_again_is_not_acknowledged(tmp_path: Path, size: int) -> None:
-    """Somebody has removed the folder: files that are still open would take it, and be gone with the process."""
-    with Store([Blocks(path=tmp_path / "store")]) as store:
-        store.put(b"before")
-        shutil.rmtree(tmp_path / "store")
-        for _ in range(2):
-            with pytest.raises(UnavailableError, match="cannot be written: (No such file or directory|.* was removed)"):
-                store.put(bytes(size))

@@ -191,13 +191,15 @@ class Index(Database):
 
     # -- damage ------------------------------------------------------------------------------------
 
-    def lost(self, cid: bytes, place: Place) -> None:
-        """Strike out a block whose bytes at this place are wrong."""
+    def lost(self, cid: bytes, place: Place) -> bool:
+        """Strike out a block whose bytes at this place are wrong; say whether it was thought to be there."""
         digest = cid[-32:]
         with self.changing() as (db, _):
-            if db.execute(_PLACE, (digest,)).fetchone() == place:
+            was: bool = db.execute(_PLACE, (digest,)).fetchone() == place
+            if was:
                 db.execute("DELETE FROM blocks WHERE digest=?", (digest,))
                 db.execute("INSERT OR REPLACE INTO damaged VALUES(?, ?, ?)", (digest, cid, time()))
+        return was
 
     def damaged(self) -> list[bytes]:
         """Return the CIDs of the blocks that were struck out and are not there again."""

@@ -37,6 +37,8 @@ class Places:
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.folder = root / "packs"
         self.read_only = read_only
+        self._began_there = self.folder.is_dir()
+        self.removed = False  #: whether the folder was seen to be gone, or to be another one
         self._collected = str(root / "collected")  #: a file, whose time is the generation
         self.began = self.generation  #: which it was when this was opened
         self.index = Index(root / "index.sqlite", read_only=read_only)
@@ -108,11 +110,21 @@ class Places:
             self._recent.pop(digest, None)
             self._theirs.pop(digest, None)
 
-    def lost(self, cid: bytes, place: Place) -> None:
-        """Strike out a block whose bytes at this place are wrong."""
+    def lost(self, cid: bytes, place: Place) -> bool:
+        """Strike out a block whose bytes at this place are wrong; say whether the index had it there."""
         self.forget(cid[-32:])
         with suppress(UnavailableError):  # on a full disk it is found wrong again
-            self.index.lost(cid, place)
+            return self.index.lost(cid, place)
+        return False
+
+    def look(self) -> None:
+        """See whether the folder is still there. Raises UnavailableError, and notes it: it may come back."""
+        if self._began_there and (not (there := self.folder.is_dir()) or not self.index.is_there):
+            self.removed = True
+            what = (
+                "its index was made anew by another program" if there else "it was removed, or its disk; bring it back"
+            )
+            raise UnavailableError(f"the store {self.folder.parent} is not what was opened: {what}", retry_same=there)
 
     def found(self, record: Record, pack: str) -> None:
         """Enter a block that stands in a pack which was entered before."""

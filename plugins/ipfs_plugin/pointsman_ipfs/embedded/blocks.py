@@ -216,6 +216,12 @@ class Blocks:
         """
         if why := self.read_only:
             return Health.degraded(why)
+        used = self._used
+        if used and not used[-1].absent:
+            try:
+                used[-1].places.look()
+            except UnavailableError as error:
+                return Health.unavailable(error.message)
         there = self.path
         while not there.exists() and there != there.parent:
             there = there.parent
