@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from pointsman import Store, UnavailableError
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.embedded import _packs, _places
+from pointsman_ipfs.embedded import _database, _packs, _places
+from pointsman_ipfs.embedded._index import Index
 
 _LATER = b"what could not be brought to the disk"
 _CID = cids.to_text(cids.raw_cid(_LATER))
@@ -89,3 +92,21 @@ def test_what_its_writer_has_taken_back_is_not_entered_by_who_read_it_before(
     assert {entry.cid for entry in other.ls()} == {store.put(b"before").cid, after}
     assert not list(other.verify())
     assert other.get(after).startswith(b"and after that")
+
+
+def test_an_index_that_can_be_opened_only_once_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that cannot be used: after a fork both connections are opened anew, and no file may be left for one."""
+    index, opened, connected = Index(tmp_path / "index.sqlite"), count(), _database.connected
+
+    def second_fails(path: str | Path) -> sqlite3.Connection:
+        if next(opened) % 2:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connected(path)
+
+    index.before_fork()
+    with monkeypatch.context() as full:
+        full.setattr(_database, "connected", second_fails)
+        with pytest.raises(UnavailableError, match=r"index\.sqlite cannot be used: unable to open database file"):
+            index.next_seq()
+    assert index.next_seq() > 0
+    index.close()
