@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -312,11 +311,11 @@ def test_a_moment_without_memory_does_not_end_what_enters_into_the_index(
     store.put(b"before")
     entered, failed = _index.Index.entered, threading.Event()
 
-    def without_memory(index: _index.Index, written: Any) -> None:
+    def without_memory(index: _index.Index, written: Any) -> set[str]:
         if not failed.is_set():
             failed.set()
             raise MemoryError
-        entered(index, written)
+        return entered(index, written)
 
     places = blocks_of(store)
     monkeypatch.setattr(_index.Index, "entered", without_memory)
@@ -343,10 +342,10 @@ def nothing_entered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this store find the disk of the index full, and no other one."""
     entered, failing = _index.Index.entered, blocks_of(store).index
 
-    def full(index: _index.Index, written: Any) -> None:
+    def full(index: _index.Index, written: Any) -> set[str]:
         if index is failing:
             raise UnavailableError("the disk is full", retry_same=False)
-        entered(index, written)
+        return entered(index, written)
 
     monkeypatch.setattr(_index.Index, "entered", full)
 
@@ -478,15 +477,19 @@ def test_room_is_given_back_while_the_store_stays_open(store: Store, tmp_path: P
     assert [one.st_size for one in mine if one.st_dev == folder and not one.st_nlink and one.st_size > 1 << 20] == []
 
 
-@pytest.mark.parametrize("what", ["", "packs"])
-def test_nothing_is_acknowledged_in_a_folder_that_was_removed(tmp_path: Path, what: str) -> None:
-    """A file that is open can be written though it has no name any more; what is written is gone when it is closed."""
-    with Store([Blocks(path=tmp_path / "home")]) as store:
-        store.put(b"before")
-        shutil.rmtree(tmp_path / "home" / what)
-        for content in b"small", os.urandom(5 << 20):
-            with pytest.raises(UnavailableError, match="cannot be written"):
-                store.put(content)
-        if not what:
-            with pytest.raises(UnavailableError, match="cannot be written"):
-                store.gc()
+def test_what_others_unpin_and_collect_during_a_verify_is_not_told(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was pinned when the pins were listed, and not there when it was looked at."""
+    cid, pins = store.put(b"hello").cid, Places.pins
+
+    def meanwhile(places: Places) -> Iterator[bytes]:
+        roots = list(pins(places))
+        if places is blocks_of(store):
+            other.unpin(cid)
+            other.gc()
+        yield from roots
+
+    monkeypatch.setattr(Places, "pins", meanwhile)
+    assert list(store.verify()) == []
+    assert not store.has(cid)

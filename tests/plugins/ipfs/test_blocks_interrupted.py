@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from time import sleep
 from types import CodeType
 
 import pytest
 from pointsman import Store
 from pointsman_ipfs import Blocks
-from pointsman_ipfs.embedded import blocks
+from pointsman_ipfs.embedded import _index, blocks
 
 Interrupted = Callable[..., bool]
 _FILES = ("_index.py", "_places.py", "_writer.py", "_packs.py", "_collect.py", "_together.py")
@@ -149,3 +150,65 @@ def test_a_child_does_not_wait_for_a_thread_that_was_opening_the_store(
     may.set()
     other.join()
     assert len(list(store.ls())) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_that_is_forked_while_a_thread_collects_has_locks_of_its_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It inherits nothing that SQLite takes for its own: it waited for what its parent was changing."""
+    store.put(b"before")
+    collecting, forked, away = threading.Event(), threading.Event(), _index.Sweep.away
+
+    def in_the_midst(sweep: _index.Sweep, before: int) -> tuple[int, int]:
+        sweep._db.execute("BEGIN IMMEDIATE")
+        collecting.set()
+        assert forked.wait(20)
+        sweep._db.execute("COMMIT")
+        return away(sweep, before)
+
+    monkeypatch.setattr(_index.Sweep, "away", in_the_midst)
+    other = threading.Thread(target=store.gc)
+    other.start()
+    assert collecting.wait(10)
+    child = os.fork()
+    if not child:
+        try:
+            signal.alarm(20)
+            os._exit(len(store.put(bytes(5 << 20)).cid) - 59)
+        finally:
+            os._exit(1)
+    forked.set()
+    other.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(list(store.ls())) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_waits_while_sqlite_works_for_a_collection(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its locks would be taken in the child, which has no thread that lets them go."""
+    working, begun, add = list[int](), threading.Event(), _index.Sweep.add
+
+    def at_work(statement: str) -> None:
+        working.append(1)
+        begun.set()
+        sleep(0.3)
+        working.clear()
+
+    def slowly(sweep: _index.Sweep, cid: bytes) -> None:
+        sweep._db.set_trace_callback(at_work)
+        add(sweep, cid)
+        sweep._db.set_trace_callback(None)
+
+    store.put(b"before")
+    monkeypatch.setattr(_index.Sweep, "add", slowly)
+    other = threading.Thread(target=store.gc)
+    other.start()
+    assert begun.wait(10)
+    child = os.fork()
+    if not child:
+        os._exit(len(working))
+    other.join()
+    assert os.waitpid(child, 0)[1] == 0

@@ -40,6 +40,7 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     :param alive: raises when nobody waits any more; called often.
     :raises UnusableAnswer: something that is pinned is not whole: what belongs to it cannot be known.
     """
+    places.look()
     index = places.index
     before = index.next_seq()
     places.new_generation()

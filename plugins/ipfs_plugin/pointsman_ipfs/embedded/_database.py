@@ -52,7 +52,8 @@ class Database(Shared):
         if not read_only:
             self._here()
             return
-        self._read, self._pid = _in_memory(path), os.getpid()
+        with self._opening:
+            self._read, self._pid = _in_memory(path), os.getpid()
         self._write = self._read
         finalize(self, self._read.close)
         self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
@@ -77,16 +78,16 @@ class Database(Shared):
             self._write = self._connected()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise _told(self._path, error) from error
+                raise
             if self._file:
-                raise self._told(sqlite3.DatabaseError(str(error))) from error
+                raise self.told(sqlite3.DatabaseError(str(error))) from error
             put_aside(self._path)
             self._write = self._connected()
         with opened(self._write):
             self._read = self._connected()
         self._pid, self._file = os.getpid(), os.stat(self._path).st_ino
 
-    def _told(self, error: sqlite3.Error) -> UnavailableError:
+    def told(self, error: sqlite3.Error) -> UnavailableError:
         """Return what says that something failed. An index that is damaged is put aside, unless somebody else has."""
         is_damage = type(error) is sqlite3.DatabaseError or "decode" in str(error)  # a text that is none
         if self._read_only or not is_damage:
@@ -123,28 +124,44 @@ class Database(Shared):
             try:
                 yield self._read
             except sqlite3.Error as error:
-                raise self._told(error) from error
+                raise self.told(error) from error
 
     @contextmanager
     def changing(self) -> Iterator[tuple[sqlite3.Connection, int]]:
         """One change, whole or not at all: what it is made with, and its number. No other process changes anything."""
+        with self.alone() as db, transaction(db):
+            (seq,) = db.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
+            yield db, seq
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """Keep the connection that changes from other threads of this process, and from a fork."""
         with self._writing:
             self._here()
             try:
                 if self._write.in_transaction:  # an interrupt came before its end
                     self._write.execute("ROLLBACK")
-                with transaction(self._write) as db:
-                    (seq,) = db.execute("UPDATE counter SET seq=seq+1 RETURNING seq").fetchone()
-                    yield db, seq
+                yield self._write
             except sqlite3.Error as error:
-                raise self._told(error) from error
+                raise self.told(error) from error
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is the one that was opened: else it was removed, and perhaps made anew, by others."""
+        try:
+            return self._read_only or self._pid != os.getpid() or os.stat(self._path).st_ino == self._file
+        except FileNotFoundError:
+            return False
 
     def _here(self) -> None:
         """See that the connections are of this process."""
         if self._pid != os.getpid() and not self._read_only:
             with self._opening:
                 if self._pid != os.getpid():
-                    self._open()
+                    try:
+                        self._open()
+                    except (sqlite3.Error, OSError) as error:  # of the second connection, too: no file may be left
+                        raise _told(self._path, error) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -177,5 +194,5 @@ def _begin_new(db: sqlite3.Connection) -> None:
             raise sqlite3.DatabaseError("it is not the index of this version")
 
 
-def _told(path: Path, error: sqlite3.Error) -> UnavailableError:
+def _told(path: Path, error: Exception) -> UnavailableError:
     return UnavailableError(f"the index {path} cannot be used: {error}", retry_same=False)

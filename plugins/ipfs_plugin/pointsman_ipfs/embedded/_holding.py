@@ -26,6 +26,12 @@ def lacking(places: Places, root: bytes, get: Verified) -> str:
     return ""
 
 
+def lacking_still(places: Places, root: bytes, get: Verified) -> str:
+    """Say so of a root that was pinned: others may have unpinned and collected it since, or be writing it again."""
+    places.catch_up()
+    return lacking(places, root, get) if places.pinned(root) else ""
+
+
 class Held:
     """Roots that are here and are to be pinned.
 

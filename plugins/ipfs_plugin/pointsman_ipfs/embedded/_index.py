@@ -8,17 +8,19 @@ breaks it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from time import time
 from typing import NamedTuple
 
-from pointsman import UnavailableError
+from pointsman.forks import Lock, Shared
 
+from .._sqlite import connected, transaction
 from ..dag.cid import codec_of
 from ._database import Database
-from ._packs import Mark, Record, is_formed
+from ._packs import Mark, Record, is_formed, stands
 
 _ENTER_PACK = """INSERT INTO packs(name, size) VALUES(?, ?) ON CONFLICT(name)
     DO UPDATE SET size=max(size, excluded.size), since=CASE WHEN excluded.size THEN NULL ELSE since END RETURNING id"""
@@ -46,6 +48,7 @@ class Written(NamedTuple):
     size: int  #: how far the pack counts now; 0 if there is more to come
     records: Sequence[Record]
     mark: Mark
+    at: int | None = None  #: where the mark stands, if its writer may still take it back
 
 
 class Pin(NamedTuple):
@@ -97,13 +100,23 @@ class Index(Database):
                 found.update(digest for (digest,) in db.execute(sql, (seq, *some)))
         return found
 
-    def entered(self, written: Sequence[Written]) -> None:
-        """Enter what was added to packs: the blocks, how far each pack counts, the pins."""
+    def entered(self, written: Sequence[Written]) -> set[str]:
+        """Enter what was added to packs: the blocks, how far each pack counts, the pins.
+
+        :return: the packs of which something was left out, since their writers have taken it back.
+        """
+        less = set[str]()
         with self.changing() as (db, seq):
             for pack, group in groupby(written, lambda one: one.pack):
                 if db.execute("SELECT 1 FROM gone WHERE name=?", (pack,)).fetchone():
                     continue  # all that it held was entered before, or moved
-                some, known = list(group), db.execute("SELECT size FROM packs WHERE name=?", (pack,)).fetchone() or (0,)
+                some, path = list(group), self._path.parent / "packs" / f"{pack}.car"
+                while some and (at := some[-1].at) is not None and not stands(path, at, some[-1].size, some[-1].mark):
+                    some.pop()
+                    less.add(pack)
+                if not some:
+                    continue
+                known = db.execute("SELECT size FROM packs WHERE name=?", (pack,)).fetchone() or (0,)
                 (id_,) = db.execute(_ENTER_PACK, (pack, max(one.size for one in some))).fetchone()
                 rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
                 db.executemany(_ENTER_BLOCK, rows)
@@ -113,13 +126,22 @@ class Index(Database):
                 pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
                 db.executemany(_ENTER_PIN, pins)
             db.execute(_MENDED)
+        return less
+
+    @contextmanager
+    def counting(self, pack: str, size: int) -> Iterator[bool]:
+        """Say whether anything of a pack behind this size is entered, and let nobody enter anything meanwhile."""
+        with self.changing() as (db, _):
+            sql = """SELECT size > ? OR EXISTS(SELECT 1 FROM blocks WHERE pack=packs.id AND offset >= ?)
+                FROM packs WHERE name=?"""
+            yield any(row[0] for row in db.execute(sql, (size, size, pack)))
 
     def moved(self, old: str, places: Mapping[bytes, Place], written: Sequence[Written]) -> None:
         """Enter that blocks of a pack stand in another one, to which this was written, and strike the old one out."""
         with self.changing() as (db, _):
-            for pack, size, _, mark in written:
-                db.execute(_ENTER_PACK, (pack, size)).fetchone()
-                db.executemany(_ENTER_PIN, [(cid, mark.seq, kept) for cid, kept in mark.said()])
+            for one in written:
+                db.execute(_ENTER_PACK, (one.pack, one.size)).fetchone()
+                db.executemany(_ENTER_PIN, [(cid, one.mark.seq, kept) for cid, kept in one.mark.said()])
             sql = """UPDATE blocks SET pack=(SELECT id FROM packs WHERE name=?), offset=?
                 WHERE digest=? AND pack=(SELECT id FROM packs WHERE name=?)"""
             db.executemany(sql, [(place.pack, place.offset, digest, old) for digest, place in places.items()])
@@ -169,13 +191,15 @@ class Index(Database):
 
     # -- damage ------------------------------------------------------------------------------------
 
-    def lost(self, cid: bytes, place: Place) -> None:
-        """Strike out a block whose bytes at this place are wrong."""
+    def lost(self, cid: bytes, place: Place) -> bool:
+        """Strike out a block whose bytes at this place are wrong; say whether it was thought to be there."""
         digest = cid[-32:]
         with self.changing() as (db, _):
-            if db.execute(_PLACE, (digest,)).fetchone() == place:
+            was: bool = db.execute(_PLACE, (digest,)).fetchone() == place
+            if was:
                 db.execute("DELETE FROM blocks WHERE digest=?", (digest,))
                 db.execute("INSERT OR REPLACE INTO damaged VALUES(?, ?, ?)", (digest, cid, time()))
+        return was
 
     def damaged(self) -> list[bytes]:
         """Return the CIDs of the blocks that were struck out and are not there again."""
@@ -218,20 +242,56 @@ class Index(Database):
 
     def sweep(self) -> Sweep:
         """Return what a collection needs."""
-        return Sweep(self._connected(), self._told)
+        return Sweep(self)
+
+    def clear(self, live: Iterable[tuple[bytes]], before: int) -> tuple[int, int]:
+        """Strike out all blocks that nobody has put, or put again, since this number, but for these digests.
+
+        A long put that runs holds on to all that was there when it began.
+
+        :return: how many, and their bytes.
+        """
+        with self.alone() as db:
+            db.execute("CREATE TEMP TABLE IF NOT EXISTS live(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+            try:
+                with transaction(db, "DEFERRED"):  # no other process waits for that
+                    db.execute("DELETE FROM live")  # of one that was interrupted
+                    db.executemany("INSERT OR IGNORE INTO live VALUES(?)", live)
+                with self.changing():
+                    (since,) = db.execute("SELECT min(since) FROM packs").fetchone()
+                    dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
+                    limit = (min(before, since or before),)
+                    blocks, size = db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
+                    db.execute(f"DELETE {dead}", limit)
+                    db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
+            finally:
+                db.execute("DROP TABLE IF EXISTS live")
+        return blocks, size
 
 
-class Sweep:
-    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others.
+class Sweep(Shared):
+    """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others. Thread-safe.
 
     A block that somebody links to as plain bytes may be linked to as what it is, too: only then are its links followed.
     So a CID is there when its digest is there with its codec.
+
+    It has a file of its own, which SQLite makes, and takes away. A forked child must not inherit another connection to
+    the index (see `Database`), nor SQLite at work: it would wait for ever for locks of a thread that it has not.
     """
 
-    def __init__(self, db: sqlite3.Connection, failed: Callable[[sqlite3.Error], UnavailableError]) -> None:
-        self._db, self._failed = db, failed
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.begin()
+        super().__init__()
         with self._told():
-            db.execute("CREATE TEMP TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
+            self._db = connected("")
+            self._db.execute("CREATE TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
+
+    def begin(self) -> None:
+        self._lock = threading.Lock()
+
+    def locks(self) -> Sequence[Lock]:
+        return (self._lock,)
 
     def __contains__(self, cid: bytes) -> bool:
         with self._told():
@@ -244,31 +304,22 @@ class Sweep:
             self._db.execute("INSERT OR IGNORE INTO live VALUES(?, ?)", (cid[-32:], codec_of(cid)))
 
     def away(self, before: int) -> tuple[int, int]:
-        """Strike out all other blocks that nobody has put, or put again, since this number; return how many, and bytes.
-
-        A long put that runs holds on to all that was there when it began.
-        """
+        """Strike out all others that nobody has put, or put again, since this number; return how many, and bytes."""
         with self._told():
-            self._db.execute("BEGIN IMMEDIATE")
-            (since,) = self._db.execute("SELECT min(since) FROM packs").fetchone()
-            dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
-            limit = (min(before, since or before),)
-            blocks, size = self._db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
-            self._db.execute(f"DELETE {dead}", limit)
-            self._db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
-            self._db.execute("COMMIT")
-        return blocks, size
+            return self._index.clear(self._db.execute("SELECT digest FROM live"), before)
 
     def close(self) -> None:
         """Let it go."""
-        self._db.close()
+        with self._told():
+            self._db.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise self._index.told(error) from error
 
 
 def _strike_out(db: sqlite3.Connection, pack: str) -> None:

@@ -55,6 +55,8 @@ class Opened:
         """
         if self.pid != os.getpid() or self.places.index.broken or (writing and self.absent):
             return False
+        if self.places.removed and self.places.folder.is_dir():  # it came back, or is another one
+            return False
         if not self.read_only:
             return True
         as_was = _is_absent if self.absent else is_read_only

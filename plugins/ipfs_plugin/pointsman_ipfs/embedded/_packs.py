@@ -140,13 +140,17 @@ class Pack:
         except OSError as error:
             self.cut(start)
             raise unwritten(self.path, error) from error
+        except BaseException:  # an interrupt: perhaps all of it is there, and others have read it
+            self._broken = True
+            raise
         self.size = place
         return start
 
     def add(self, data: bytes, mark: Mark) -> None:
         """Write at the end, say that it counts and what is pinned from now on, and make it durable.
 
-        :raises UnavailableError: that failed. Where it may have reached the disk, the pack is not used again.
+        :raises UnavailableError: that failed. Where it stands in the file, others may have read it: the pack is not
+            used again, and whoever knows that nobody has may cut it to its size.
         """
         data += marked(self.name, self.size + len(data), mark)
         if self.size + len(data) > self._room:
@@ -157,8 +161,7 @@ class Pack:
             if not os.fstat(self._file).st_nlink:
                 raise FileNotFoundError(ENOENT, f"{self.path.name} was removed by another program")
         except OSError as error:
-            self._broken = True
-            self.cut(start)
+            self._broken, self.size = True, start
             raise unwritten(self.path, error) from error
 
     def _make_room(self, more: int) -> None:
@@ -305,6 +308,18 @@ def locked(path: Path) -> int | None:
 def counted(path: Path, file: int, start: int, end: int) -> int:
     """Return where the last mark between these places ends; `start` if there is none."""
     return max((one[0] for one in scanned(path, file, start, end) if not isinstance(one, Record)), default=start)
+
+
+def stands(path: Path, at: int, end: int, mark: Mark) -> bool:
+    """Whether a mark still stands in a pack between these places: its writer has not taken it back."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return (end, mark) in scanned(path, file, at, end)
+    finally:
+        os.close(file)
 
 
 def cut(path: Path, file: int, counts: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pointsman import UnavailableError
 
 from ._index import Index, Place, Written
-from ._packs import Mark, Record, counted, cut, locked, packs_in, scanned, sync_file, unwritten
+from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned, sync_file, unwritten
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
@@ -37,11 +37,14 @@ class Places:
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.folder = root / "packs"
         self.read_only = read_only
+        self._began_there = self.folder.is_dir()
+        self.removed = False  #: whether the folder was seen to be gone, or to be another one
         self._collected = str(root / "collected")  #: a file, whose time is the generation
         self.began = self.generation  #: which it was when this was opened
         self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
-        self._recent: dict[bytes, Place] = {}
+        self._recent: dict[bytes, Place] = {}  #: of what we have written: puts build upon it
+        self._theirs: dict[bytes, Place] = {}  #: of what others may take back, until the index has it
         self._waiting: list[Written] = []
         self._read: dict[str, int] = {}  #: how far packs were read or written here, whether or not the index knows
         self._entering = threading.Lock()
@@ -62,10 +65,13 @@ class Places:
     def find(self, digest: bytes) -> Place | None:
         """Return where a block stands, None if it is nowhere."""
         self._renew()
-        place = self._recent.get(digest) or self.index.place(digest)
+        place = self._known(digest)
         if place is None and self.catch_up():
-            place = self._recent.get(digest) or self.index.place(digest)
+            place = self._known(digest)
         return place
+
+    def _known(self, digest: bytes) -> Place | None:
+        return self._recent.get(digest) or self._theirs.get(digest) or self.index.place(digest)
 
     def pins(self) -> Iterator[bytes]:
         """Yield the roots that are pinned."""
@@ -108,12 +114,23 @@ class Places:
             self.flush()
         with self._lock:
             self._recent.pop(digest, None)
+            self._theirs.pop(digest, None)
 
-    def lost(self, cid: bytes, place: Place) -> None:
-        """Strike out a block whose bytes at this place are wrong."""
+    def lost(self, cid: bytes, place: Place) -> bool:
+        """Strike out a block whose bytes at this place are wrong; say whether the index had it there."""
         self.forget(cid[-32:])
         with suppress(UnavailableError):  # on a full disk it is found wrong again
-            self.index.lost(cid, place)
+            return self.index.lost(cid, place)
+        return False
+
+    def look(self) -> None:
+        """See whether the folder is still there. Raises UnavailableError, and notes it: it may come back."""
+        if self._began_there and (not (there := self.folder.is_dir()) or not self.index.is_there):
+            self.removed = True
+            what = (
+                "its index was made anew by another program" if there else "it was removed, or its disk; bring it back"
+            )
+            raise UnavailableError(f"the store {self.folder.parent} is not what was opened: {what}", retry_same=there)
 
     def found(self, record: Record, pack: str) -> None:
         """Enter a block that stands in a pack which was entered before."""
@@ -149,10 +166,21 @@ class Places:
             self._wanted.set()
 
     def _remember(self, written: Written) -> None:
+        recent = self._recent if written.at is None else self._theirs
         for cid, offset, length in written.records:
-            self._recent[cid[-32:]] = Place(written.pack, offset, length)
+            recent[cid[-32:]] = Place(written.pack, offset, length)
         self._waiting.append(written)
         self._read[written.pack] = max(written.size, self._read.get(written.pack, 0))
+
+    def take_back(self, pack: Pack) -> None:
+        """Cut a pack of ours, of which the disk did not get the end, unless others have entered that.
+
+        Then they have brought it to the disk, and build upon it. Where the index cannot say it, that stays, too:
+        it is entered when the disk gets it, though nobody was told that it is kept.
+        """
+        with suppress(UnavailableError), self.index.counting(pack.name, pack.size) as counts:
+            if not counts:
+                pack.cut(pack.size)
 
     def flush(self) -> None:
         """Enter what waits into the index.
@@ -161,20 +189,26 @@ class Places:
         """
         with self._entering:
             waiting = list(self._waiting)
-            self._enter(waiting)
+            less = self._enter(waiting)
             with self._lock:
                 del self._waiting[: len(waiting)]  # not before: even an interrupt lets nothing go
+                if not self._waiting:
+                    self._theirs.clear()
+                for pack in less:  # others may go on there with something else
+                    self._read.pop(pack, None)
                 for digest in list(islice(self._recent, max(0, len(self._recent) - _REMEMBERED))):
                     del self._recent[digest]
 
-    def _enter(self, waiting: Sequence[Written]) -> None:
+    def _enter(self, waiting: Sequence[Written]) -> set[str]:
+        less = set[str]()
         while waiting:
             many, rows = 0, 0
             while many < len(waiting) and rows < _ROWS:
                 rows += len(waiting[many].records)
                 many += 1
-            self.index.entered(waiting[:many])
+            less |= self.index.entered(waiting[:many])
             waiting = waiting[many:]
+        return less
 
     def _enter_soon(self) -> None:
         """In a thread of its own: enter what was written, until the store is closed."""
@@ -253,34 +287,42 @@ class Places:
                 except OSError:
                     if live and not self.read_only:  # the writer takes it back: nobody is told that it is kept
                         return False
-                self.enter(path, file, known, end)
+                if live and path.stem in self.index.runs():  # a long put, which has begun since that was asked
+                    return False
+                self.enter(path, file, known, end, live=live)
             return end > known
         finally:
             os.close(file)
 
-    def enter(self, path: Path, file: int, start: int, end: int) -> None:
+    def enter(self, path: Path, file: int, start: int, end: int, *, live: bool = False) -> None:
         """Enter what a pack holds from `start` to the mark that ends at `end`, or remember it.
 
         In its turn: how far the index knows a pack says that it knows all before that.
+
+        :param live: whether another one may write it, and take back what it could not bring to the disk.
         """
-        for written in self.written(path, file, start, end):
+        for written in self._written(path, file, start, end, live=live):
             with self._lock:
                 for one in written:
                     self._remember(one)
             with suppress(UnavailableError):
                 self.flush()
 
-    def written(self, path: Path, file: int, start: int, end: int) -> Iterator[Sequence[Written]]:
+    @staticmethod
+    def _written(path: Path, file: int, start: int, end: int, *, live: bool) -> Iterator[Sequence[Written]]:
         """Yield what a pack holds from `start` to the mark that ends at `end`, so much as is entered in one go."""
         some, rows, written = list[Record](), 0, list[Written]()
+        at = start
         for one in scanned(path, file, start, end):
             if isinstance(one, Record):
                 some.append(one)
+                at = one.offset + one.length
                 rows += 1
                 if rows < _ROWS:
                     continue
             place, mark = (0, Mark(0)) if isinstance(one, Record) else one
-            written.append(Written(path.stem, place, some, mark))
+            written.append(Written(path.stem, place, some, mark, at if live and place else None))
+            at = place or at
             some, rows = [], rows + 1
             if rows >= _ROWS:
                 yield written

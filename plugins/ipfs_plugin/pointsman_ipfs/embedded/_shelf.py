@@ -29,7 +29,6 @@ class Shelf:
 
     def __init__(self, places: Places, quarantine: Path | None) -> None:
         self._places, self._quarantine = places, quarantine
-        self._aside = "" if quarantine is None else ": what is there in its place has been put aside"
         self._lock = threading.Lock()
         self._open: dict[str, _File] = {}
         self._generation = places.generation
@@ -54,7 +53,8 @@ class Shelf:
             self._look_elsewhere(cid, place)
             wrong.add(place)
         if place or any(damaged[-32:] == digest for damaged in self._places.index.damaged()):
-            raise UnusableAnswer(f"block {to_text(cid)} was damaged on this disk{self._aside}", try_next=True)
+            raise UnusableAnswer(f"block {to_text(cid)} was damaged on this disk{self._aside(cid)}", try_next=True)
+        self._places.look()
         raise ContentNotFoundError(f"block {to_text(cid)} is not in this store")
 
     def holds(self, cid: bytes, data: bytes) -> bool:
@@ -81,10 +81,10 @@ class Shelf:
             if self._places.index.place(record.cid[-32:]) == place:
                 seen += 1
                 if self.at(record.cid, place) is None:
-                    yield record.cid, f"its bytes in {name}.car are not those of its CID{self._aside}"
+                    yield record.cid, f"its bytes in {name}.car are not those of its CID{self._aside(record.cid)}"
         for cid, place in self.hidden(name, seen):
             if self.at(cid, place) is None:
-                yield cid, f"its bytes in {name}.car are not those of its CID{self._aside}"
+                yield cid, f"its bytes in {name}.car are not those of its CID{self._aside(cid)}"
 
     def hidden(self, name: str, seen: int) -> Iterator[tuple[bytes, Place]]:
         """Yield the blocks of a pack that only the index knows: what stands before them is damaged.
@@ -153,12 +153,21 @@ class Shelf:
         return file
 
     def _put_aside(self, cid: bytes, place: Place, data: bytes | None) -> None:
-        self._places.lost(cid, place)
-        if self._quarantine is None:
-            return
-        with suppress(OSError):
-            self._quarantine.mkdir(mode=0o700, exist_ok=True)
-            (self._quarantine / f"{to_text(cid)}.{time_ns()}").write_bytes(data or b"")
+        """Strike out what is wrong, and keep what is there in its place.
+
+        What the index does not have there was taken back by its writer: something else may stand in its place.
+        """
+        if data is None:
+            self._places.look()
+        if self._places.lost(cid, place) and data and self._quarantine is not None:
+            with suppress(OSError):
+                self._quarantine.mkdir(mode=0o700, exist_ok=True)
+                (self._quarantine / f"{to_text(cid)}.{time_ns()}").write_bytes(data)
+
+    def _aside(self, cid: bytes) -> str:
+        """Say whether anything was put aside in the place of a block."""
+        is_there = self._quarantine is not None and any(self._quarantine.glob(f"{to_text(cid)}.*"))
+        return ": what is there in its place has been put aside" if is_there else ""
 
     def _look_elsewhere(self, cid: bytes, wrong: Place) -> None:
         """See whether another pack, or another place in this one, has the block: whole ones are entered."""

@@ -61,6 +61,7 @@ class Writer:
 
     def large(self) -> Large:
         """Return what takes many blocks, in a pack of its own."""
+        self._places.look()
         since = self._index.next_seq()
         pack = Pack.create(self._places.folder)
         try:
@@ -90,6 +91,9 @@ class Writer:
             self._write([block for entry in batch for block in entry.blocks], batch)
         except OSError as error:
             raise unwritten(self._places.folder, error) from error
+        except UnavailableError:
+            self._places.look()
+            raise
 
     def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
         every = {cid[-32:]: (cid, data) for cid, data in blocks}
@@ -109,6 +113,8 @@ class Writer:
             pack.add(data, mark)
             self._places.wrote(pack.name, pack.size, records, mark)
         except UnavailableError:
+            if not pack.usable:
+                self._places.take_back(pack)
             raise
         except BaseException:  # an interrupt: what stands there now is read from there
             self._pack = None

@@ -28,7 +28,7 @@ from ..dag.block import Verified
 from ..dag.tree import add_tree, extract
 from ..dag.unixfs import PROFILES, add_file, leaf_of, piece_of, profile_of
 from ._collect import collected
-from ._holding import Held, lacking
+from ._holding import Held, lacking, lacking_still
 from ._opened import Opened, is_read_only
 from ._packs import packs_in
 from ._writer import Large
@@ -209,7 +209,7 @@ class Blocks:
         for damaged in opened.places.index.damaged():
             yield Finding(cids.to_text(damaged), "it was damaged, and is not here again")
         for root in opened.places.pins():
-            if why := lacking(opened.places, root, get):
+            if lacking(opened.places, root, get) and (why := lacking_still(opened.places, root, get)):
                 yield Finding(cids.to_text(root), f"it is pinned, and not whole: {why}")
 
     @hookimpl
@@ -220,6 +220,12 @@ class Blocks:
         """
         if why := self.read_only:
             return Health.degraded(why)
+        used = self._used
+        if used and not used[-1].absent:
+            try:
+                used[-1].places.look()
+            except UnavailableError as error:
+                return Health.unavailable(error.message)
         there = self.path
         while not there.exists() and there != there.parent:
             there = there.parent
