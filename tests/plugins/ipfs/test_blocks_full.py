@@ -14,7 +14,8 @@ from pointsman_ipfs.embedded import _index, _reserve
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr(_reserve, "_SOON_S", 0.0)  # what the disk says is heard at once
     with Store([Blocks(path=tmp_path)]) as store:
         yield store
 
