@@ -53,15 +53,15 @@ class Post(Shared):
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
         """
         stores = list(stores)
-        if stores or (kept and self.opened):
-            outbox, courier = self._open()
+        if stores or (kept and self.exists):  # another process may have made it
+            outbox, courier = self._open(scope)
             outbox.add(cid, stores, what, kept, scope.left())
             courier.wake(stores)
 
     def drop(self, cid: str, scope: Scope) -> None:
         """Forget what was to be done with this content."""
         if self.exists:
-            self._open()[0].drop(cid, scope.left())
+            self._open(scope)[0].drop(cid, scope.left())
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits."""
@@ -94,11 +94,12 @@ class Post(Shared):
             courier.close()
             outbox.close()
 
-    def _open(self) -> tuple[Outbox, Courier]:
+    def _open(self, scope: Scope = _FOREVER) -> tuple[Outbox, Courier]:
         with self._lock:
             if self.opened is None:
                 storing = self._storing()
-                outbox = Outbox(self._path, [one.id for one in storing.able(storing.task("entries")) if one.writable])
+                lists = [one.id for one in storing.able(storing.task("entries")) if one.writable]
+                outbox = Outbox(self._path, lists, scope.left())
                 self.opened = outbox, Courier(outbox, self._deliver, storing.idle_timeout)
             return self.opened
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from time import monotonic
 
 import pytest
-from pointsman import Store
+from pointsman import Store, UnavailableError
 from pointsman_ipfs import Blocks
 
 
@@ -77,3 +80,25 @@ def test_a_child_of_a_process_whose_threads_put_can_put(opened: Callable[[], Sto
             thread.join()
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
         assert len(store.waiting()) == 1 + 4 * 40 + 8
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_an_outbox_that_is_opened_is_waited_for_no_longer_than_the_call_may_take(
+    opened: Callable[[], Store], tmp_path: Path, forked: bool
+) -> None:
+    """It is opened for the first time, or again after a fork, while another process keeps it."""
+    with opened() as store:
+        if forked:
+            store.put(b"before")
+            if not (child := os.fork()):
+                os._exit(0)
+            os.waitpid(child, 0)
+        else:
+            with opened() as another:
+                another.put(b"before")
+        with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = monotonic()
+            with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
+                store.put(b"after", timeout=0.5)
+            assert monotonic() - began < 10
