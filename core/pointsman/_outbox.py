@@ -108,7 +108,7 @@ class Outbox(Shared):
 
     def begin(self) -> None:
         self._me = f"{os.getpid()}-{uuid4().hex[:8]}"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._adding: deque[_Wishes] = deque()
 
     def locks(self) -> Sequence[Lock]:

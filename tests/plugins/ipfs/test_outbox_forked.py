@@ -7,12 +7,13 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
-from pointsman import Store, UnavailableError
+from pointsman import Store, UnavailableError, forks
 from pointsman_ipfs import Blocks
 
 
@@ -102,3 +103,23 @@ def test_an_outbox_that_is_opened_is_waited_for_no_longer_than_the_call_may_take
             with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
                 store.put(b"after", timeout=0.5)
             assert monotonic() - began < 10
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
+def test_an_interrupted_fork_lets_nothing_go_that_another_thread_has(
+    opened: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes while the fork waits for the outbox, which a thread keeps that waits for another process."""
+    monkeypatch.setattr(forks, "PAUSE_S", 0.4)
+    with opened() as store, ThreadPoolExecutor(1) as pool:
+        store.put(b"before")
+        with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            putting = pool.submit(store.put, b"meanwhile")
+            sleep(0.3)
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            if not (child := os.fork()):
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        assert putting.result(30).waiting_for == ("office",)
+        assert len(store.waiting()) == 2
