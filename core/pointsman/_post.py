@@ -114,13 +114,13 @@ class Post(Shared):
             raise BackendError("no store of this id is configured")
         if job.what == "compare":
             self._compare(target, scope, renew)
-        elif job.what == "unpin":
-            with suppress(ContentNotFoundError):
-                storing.run(evolve(storing.task("unpin", cid=job.cid), scope=scope), (target, []))
-        elif job.what == "pin":
-            storing.run(evolve(storing.task("pin", cid=job.cid), scope=scope), (target, []))
-        else:
-            self._bring(job.cid, target, job.what == "put", scope, renew)
+            return
+        with suppress(ContentNotFoundError):  # what is to be pinned a collection may have taken: others have it
+            if job.what in ("unpin", "pin"):
+                storing.run(evolve(storing.task(job.what, cid=job.cid), scope=scope), (target, []))
+                return
+        if job.what != "unpin":
+            self._bring(job.cid, target, job.what != "mend", scope, renew)
 
     def _compare(self, target: list[StoreBackend], scope: Scope, renew: Callable[[], None]) -> None:
         """Note what it has not of all that is pinned in stores that are ours; elsewhere it may be somebody else's."""

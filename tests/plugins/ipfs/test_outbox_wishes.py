@@ -13,6 +13,7 @@ from typing import BinaryIO
 import pytest
 from attrs import field, frozen
 from pointsman import Scope, Store, UnavailableError, hookimpl
+from pointsman._outbox import Outbox
 from pointsman.content import Stored
 from pointsman_ipfs import Blocks
 
@@ -107,6 +108,20 @@ def test_an_old_wish_to_unpin_lets_nothing_go_that_was_pinned_since(
     assert store.get(letter.cid) == b"Dear Sir"
     store.unpin(letter.cid)
     assert pinned(store) == {"home": [], "remote": []}
+
+
+def test_what_a_collection_took_before_it_was_pinned_again_is_brought(
+    store: Store, remote: Remote, tmp_path: Path
+) -> None:
+    """An older wish to unpin it was being done when it was put, and a collection came before the store had it again."""
+    remote.may_get.set()
+    letter = store.put(b"Dear Sir", store="home")
+    outbox = Outbox(tmp_path / "home" / "outbox.sqlite")
+    outbox.add(letter.cid, ["remote"], "unpin")
+    outbox.add(letter.cid, [], kept="remote")
+    outbox.close()
+    assert store.sync() == ()
+    assert letter.cid in pinned(store)["remote"]
 
 
 def test_a_wish_of_another_process_to_unpin_lets_nothing_go_that_was_pinned_since(
