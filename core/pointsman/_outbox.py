@@ -93,6 +93,8 @@ class Outbox(Shared):
     :raises UnavailableError: it cannot be opened or written.
     """
 
+    level = 1  # whoever files evidence holds its index, and waits for this
+
     def __init__(self, path: Path, stores: Iterable[str] = (), within: float = _BUSY_S) -> None:
         self.path, self._stores, self._connected = path, list(stores), False
         self.begin()

@@ -15,6 +15,7 @@ from time import monotonic, sleep
 import pytest
 from pointsman import Store, UnavailableError, forks
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence
 
 
 @pytest.fixture
@@ -103,6 +104,30 @@ def test_an_outbox_that_is_opened_is_waited_for_no_longer_than_the_call_may_take
             with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
                 store.put(b"after", timeout=0.5)
             assert monotonic() - began < 10
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
+def test_a_fork_waits_for_nobody_who_files_evidence(opened: Callable[[], Store]) -> None:
+    """Who does holds the index of evidence, and waits for the outbox: a fork takes them in the same order."""
+    ended = threading.Event()
+    with opened() as store, Evidence(store) as evidence, ThreadPoolExecutor(2) as pool:
+
+        def work() -> None:
+            while not ended.is_set():
+                evidence.submit(b"evidence", About("text"))
+
+        evidence.submit(b"evidence", About("text"))
+        working, longest = [pool.submit(work) for _ in range(2)], 0.0
+        for _ in range(10):
+            sleep(0.02)
+            began = monotonic()
+            if not (child := os.fork()):
+                os._exit(0)
+            longest = max(longest, monotonic() - began)
+            assert os.waitpid(child, 0)[1] == 0
+        ended.set()
+        assert [one.result(30) for one in working] == [None, None]
+        assert longest < 4
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
