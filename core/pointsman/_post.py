@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,13 +46,12 @@ class Post(Shared):
         return self.opened is not None or all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
 
     def send(
-        self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "", scope: Scope = _FOREVER
+        self, cid: str, stores: Sequence[str], what: What = "put", kept: str = "", scope: Scope = _FOREVER
     ) -> None:
         """Note what these stores have still to do, durably, and let it be done.
 
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
         """
-        stores = list(stores)
         if stores or (kept and self.exists):  # another process may have made it
             outbox, courier = self._open(scope)
             outbox.add(cid, stores, what, kept, scope.left())
