@@ -24,6 +24,7 @@ from attrs import define, frozen
 from . import _log
 from .errors import ConfigError, UnavailableError
 from .forks import Lock, Shared
+from .scope import Scope
 
 #: "put": bring it there, pinned; "mend": bring back what was damaged there, pinned or not; "unpin": let it go; "pin":
 #: keep it after all; "compare": find what others have pinned, and it has not.
@@ -87,18 +88,21 @@ class Outbox(Shared):
     https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
 
     :param stores: those that have to be compared with the others, if what waited is lost.
+    :param within: seconds for which others who use the file are waited for, at most.
     :raises ConfigError: the file is none of ours.
     :raises UnavailableError: it cannot be opened or written.
     """
 
-    def __init__(self, path: Path, stores: Iterable[str] = ()) -> None:
+    level = 1  # whoever files evidence holds its index, and waits for this
+
+    def __init__(self, path: Path, stores: Iterable[str] = (), within: float = _BUSY_S) -> None:
         self.path, self._stores, self._connected = path, list(stores), False
         self.begin()
         super().__init__()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._lock:
-                self._connect()
+                self._connect(min(within, _BUSY_S))
         except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
 
@@ -106,7 +110,7 @@ class Outbox(Shared):
 
     def begin(self) -> None:
         self._me = f"{os.getpid()}-{uuid4().hex[:8]}"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._adding: deque[_Wishes] = deque()
 
     def locks(self) -> Sequence[Lock]:
@@ -119,9 +123,9 @@ class Outbox(Shared):
 
     # -- the file ----------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
+    def _connect(self, within: float) -> None:
         inode = self.path.exists() and self.path.stat().st_ino
-        self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(self.path, timeout=within, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("BEGIN IMMEDIATE")
@@ -140,7 +144,7 @@ class Outbox(Shared):
                 raise
             if self.path.exists() and self.path.stat().st_ino == inode:  # else another process has done it
                 self._put_aside(error)
-            self._connect()
+            self._connect(within)
 
     def _make(self) -> None:
         for statement in filter(str.strip, _TABLES.split(";")):
@@ -175,6 +179,8 @@ class Outbox(Shared):
                         db.execute(_KEEP, batch[-1].kept)
             except BaseException:
                 self._adding.extend(one for one in batch if one is not mine)  # their threads try it themselves
+                with suppress(ValueError):  # nobody else is to write what we say is not written
+                    self._adding.remove(mine)
                 raise
             for one in batch:
                 one.written = True
@@ -253,24 +259,24 @@ class Outbox(Shared):
     @contextmanager
     def _changing(self, *, durable: bool = False, within: float = _BUSY_S) -> Iterator[sqlite3.Connection]:
         """One change, whole or not at all. What a power cut may take back is done again, which changes nothing."""
-        if not self._lock.acquire(timeout=min(within, _BUSY_S)):
+        left = Scope(min(within, _BUSY_S)).left
+        if not self._lock.acquire(timeout=left()):
             raise self._told(TimeoutError("others are using it"))
         try:
+            if not self._connected:  # since a fork
+                self._connect(left())
+            self._db.execute(f"PRAGMA busy_timeout={left() * 1000:.0f}")
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
             try:
-                if not self._connected:  # since a fork
-                    self._connect()
-                self._db.execute(f"PRAGMA busy_timeout={min(within, _BUSY_S) * 1000:.0f}")
-                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise self._told(error) from error
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._told(error) from error
         finally:
             self._lock.release()
 

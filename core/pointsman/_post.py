@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 from attrs import evolve
 
@@ -21,6 +22,8 @@ from .scope import Scope
 
 #: Of a call that takes as long as it takes.
 _FOREVER = Scope()
+#: Seconds for which many puts take as known whether it exists.
+_LATE_S = 1.0
 
 
 class Post(Shared):
@@ -31,6 +34,7 @@ class Post(Shared):
 
     def __init__(self, path: Path, storing: Callable[[], Storing]) -> None:
         self._path, self._storing = path, storing
+        self._looked, self._existed = 0.0, False  #: until when whether it exists is known, and whether it did
         self.opened: tuple[Outbox, Courier] | None = None  #: since something waited
         self.begin()
         super().__init__()
@@ -46,21 +50,26 @@ class Post(Shared):
         return self.opened is not None or all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
 
     def send(
-        self, cid: str, stores: Iterable[str], what: What = "put", kept: str = "", scope: Scope = _FOREVER
+        self, cid: str, stores: Sequence[str], what: What = "put", kept: str = "", scope: Scope = _FOREVER
     ) -> None:
         """Note what these stores have still to do, durably, and let it be done.
 
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
         """
-        stores = list(stores)
-        if stores or (kept and self.opened):
-            outbox, courier = self._open()
+        if stores or (kept and self._exists_of_late()):
+            outbox, courier = self._open(scope)
             outbox.add(cid, stores, what, kept, scope.left())
             courier.wake(stores)
 
+    def _exists_of_late(self) -> bool:
+        """Do as `exists`, for many puts: one that another process has made within the last second may be missing."""
+        if self.opened is None and monotonic() > self._looked:
+            self._looked, self._existed = monotonic() + _LATE_S, self.exists
+        return self.opened is not None or self._existed
+
     def drop(self, cid: str, scope: Scope, *, puts_only: bool = False) -> bool:
         """Forget what was to be done with this content, and say whether stores are being compared: `Outbox.drop`."""
-        return self.exists and self._open()[0].drop(cid, None, scope.left(), puts_only=puts_only)
+        return self.exists and self._open(scope)[0].drop(cid, None, scope.left(), puts_only=puts_only)
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits."""
@@ -93,11 +102,12 @@ class Post(Shared):
             courier.close()
             outbox.close()
 
-    def _open(self) -> tuple[Outbox, Courier]:
+    def _open(self, scope: Scope = _FOREVER) -> tuple[Outbox, Courier]:
         with self._lock:
             if self.opened is None:
                 storing = self._storing()
-                outbox = Outbox(self._path, [one.id for one in storing.able(storing.task("entries")) if one.writable])
+                lists = [one.id for one in storing.able(storing.task("entries")) if one.writable]
+                outbox = Outbox(self._path, lists, scope.left())
                 self.opened = outbox, Courier(outbox, self._deliver, storing.idle_timeout)
             return self.opened
 
@@ -112,13 +122,13 @@ class Post(Shared):
             raise BackendError("no store of this id is configured")
         if job.what == "compare":
             self._compare(target, scope, renew)
-        elif job.what == "unpin":
-            with suppress(ContentNotFoundError):
-                storing.run(evolve(storing.task("unpin", cid=job.cid), scope=scope), (target, []))
-        elif job.what == "pin":
-            storing.run(evolve(storing.task("pin", cid=job.cid), scope=scope), (target, []))
-        else:
-            self._bring(job.cid, target, job.what == "put", scope, renew)
+            return
+        with suppress(ContentNotFoundError):  # what is to be pinned a collection may have taken: others have it
+            if job.what in ("unpin", "pin"):
+                storing.run(evolve(storing.task(job.what, cid=job.cid), scope=scope), (target, []))
+                return
+        if job.what != "unpin":
+            self._bring(job.cid, target, job.what != "mend", scope, renew)
 
     def _compare(self, target: list[StoreBackend], scope: Scope, renew: Callable[[], None]) -> None:
         """Note what it has not of all that is pinned in stores that are ours; elsewhere it may be somebody else's."""

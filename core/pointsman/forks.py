@@ -19,13 +19,13 @@ PAUSE_S = 5.0
 
 
 class Lock(Protocol):
-    """What is taken before a fork, and let go after it."""
+    """What is taken before a fork, and let go after it: an RLock, say. Who has not taken it cannot let it go."""
 
     def acquire(self, *, timeout: float) -> bool:
         """Take it; say whether that was possible within so many seconds."""
 
     def release(self) -> None:
-        """Let it go."""
+        """Let it go. Raises RuntimeError if another thread has it."""
 
 
 class Shared:

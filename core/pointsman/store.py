@@ -280,6 +280,7 @@ class Store:
 
     def waiting(self) -> tuple[Waiting, ...]:
         """Return what stores have still to get or to do, with the reason why it failed; the oldest first."""
+        self._storing.check_open()
         return tuple(self._post.waiting())
 
     def status(self, cid: str) -> tuple[Copy, ...]:
@@ -326,8 +327,9 @@ class Store:
 
     def _acknowledged(self, stored: Stored, backend: StoreBackend, task: Task, *, pin: bool, copied: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
-        others = self._others(backend) if copied and len(self._storing.registry.backends) > 1 else []
-        if pin and (others or self._post.opened):
+        others = list[str]()
+        if pin and len(self._storing.registry.backends) > 1:
+            others = self._others(backend) if copied else others
             self._post.send(stored.cid, others, kept=backend.id, scope=task.scope)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 

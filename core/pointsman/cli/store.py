@@ -278,9 +278,9 @@ def _bringing(
     began = time()
     with store_of(config_file) as kept:
         yield kept
-        if any(not only_mended or (one.what == "mend" and one.since >= began) for one in kept.waiting()):
+        waiting, left = kept.waiting(), None if timeout is None else max(0.001, began + timeout - time())
+        if any(not only_mended or (one.what == "mend" and one.since >= began) for one in waiting):
             why = dict[str, list[str]]()
-            left = None if timeout is None else max(0.001, began + timeout - time())
             try:
                 waiting = kept.sync(timeout=left, patience=_PATIENCE)
             except BackendError as error:  # of the outbox: what was put is kept
@@ -288,17 +288,17 @@ def _bringing(
                 return
             for one in waiting:
                 why.setdefault(one.store, []).append(one.reason)
-            late = {(one.store, one.cid) for one in waiting}
-            for row in rows:
-                there = [store for store in row["waiting_for"] if (store, row["cid"]) not in late]
-                row["stored_in"] += there
-                row["waiting_for"] = [store for store in row["waiting_for"] if store not in there]
             told = [
                 f"{len(reasons)} for {store}: {max(reasons) or f'nothing moved for {_PATIENCE:.0f} s'}"
                 for store, reasons in why.items()
             ]
             if told:
                 note(in_a_line(f"in the outbox wait {'; '.join(told)}; `pointsman store sync` brings it"))
+        late = {(one.store, one.cid) for one in waiting}
+        for row in rows:
+            there = [store for store in row["waiting_for"] if (store, row["cid"]) not in late]
+            row["stored_in"] += there
+            row["waiting_for"] = [store for store in row["waiting_for"] if store not in there]
 
 
 def _say_where_none_is(kept: Store, store_id: str | None) -> None:

@@ -543,8 +543,12 @@ def test_an_empty_path_is_no_folder() -> None:
     """A variable that was not set does not make a store of the folder where a program happens to run."""
     with pytest.raises(ConfigError, match=r"STORES\[0\].*path: found an empty text, expected the path of a folder"):
         Store.from_config({"STORES": [{"id": "a", "type": "blocks", "path": ""}]})
-    with pytest.raises(ValueError, match="path: found int, expected the path of a folder"):
-        Blocks(path=3)
+    for path, says in {
+        3: "found int, expected the path",
+        "~nobody-here/x": "'~nobody-here/x', whose user has no home",
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            Blocks(path=path)
 
 
 def test_the_index_is_of_its_own_kind(open_: Open) -> None:

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyrage
 import pytest
-from pointsman import Store
+from pointsman import Store, UnavailableError
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.evidence import About, Evidence, Record
 from pointsman_ipfs.proof import verify
@@ -189,6 +189,29 @@ def test_what_the_index_lacks_after_a_kill_is_entered_with_the_next_record(tmp_p
         store.sync()
         assert [copy.state for copy in store.status(records[2].record_cid)] == ["kept", "kept"]
     assert len(told("of 4 records it says what they say themselves")) == 1
+
+
+class Refusing(Store):
+    """Of which no store takes anything."""
+
+    def import_car(self, *given: Any, **options: Any) -> NoReturn:
+        raise UnavailableError("there is no room")
+
+
+def test_what_the_index_lacks_after_a_kill_waits_for_a_record_that_is_kept(tmp_path: Path) -> None:
+    """It was forgotten when the next record found no room, or when a store before the one that has it was away."""
+    subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], timeout=60, check=False)
+    index, outbox = tmp_path / "home" / "evidence.sqlite", tmp_path / "outbox.sqlite"
+    broken = tmp_path / "broken"
+    broken.touch()
+    stores = {"broken": Blocks(path=broken), "home": Blocks(path=tmp_path / "home")}
+    with Refusing(stores, outbox=outbox) as store, Evidence(store, index) as evidence:
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="there is no room"):
+                evidence.submit(b"evidence", About("text"))
+    with Store(stores, outbox=outbox) as store, Evidence(store, index) as evidence:
+        last = evidence.submit(b"evidence", About("text")).record
+        assert (len(list(evidence.records())), evidence.ends()) == (4, (last.record_cid,))
 
 
 def test_what_was_taken_out_is_not_entered_again(tmp_path: Path) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
-from pointsman import Store
+from pointsman import Store, UnavailableError, forks
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence
 
 
 @pytest.fixture
@@ -77,3 +82,69 @@ def test_a_child_of_a_process_whose_threads_put_can_put(opened: Callable[[], Sto
             thread.join()
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
         assert len(store.waiting()) == 1 + 4 * 40 + 8
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_an_outbox_that_is_opened_is_waited_for_no_longer_than_the_call_may_take(
+    opened: Callable[[], Store], tmp_path: Path, forked: bool
+) -> None:
+    """It is opened for the first time, or again after a fork, while another process keeps it."""
+    with opened() as store:
+        if forked:
+            store.put(b"before")
+            if not (child := os.fork()):
+                os._exit(0)
+            os.waitpid(child, 0)
+        else:
+            with opened() as another:
+                another.put(b"before")
+        with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = monotonic()
+            with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
+                store.put(b"after", timeout=0.5)
+            assert monotonic() - began < 10
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
+def test_a_fork_waits_for_nobody_who_files_evidence(opened: Callable[[], Store]) -> None:
+    """Who does holds the index of evidence, and waits for the outbox: a fork takes them in the same order."""
+    ended = threading.Event()
+    with opened() as store, Evidence(store) as evidence, ThreadPoolExecutor(2) as pool:
+
+        def work() -> None:
+            while not ended.is_set():
+                evidence.submit(b"evidence", About("text"))
+
+        evidence.submit(b"evidence", About("text"))
+        working, longest = [pool.submit(work) for _ in range(2)], 0.0
+        for _ in range(10):
+            sleep(0.02)
+            began = monotonic()
+            if not (child := os.fork()):
+                os._exit(0)
+            longest = max(longest, monotonic() - began)
+            assert os.waitpid(child, 0)[1] == 0
+        ended.set()
+        assert [one.result(30) for one in working] == [None, None]
+        assert longest < 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
+def test_an_interrupted_fork_lets_nothing_go_that_another_thread_has(
+    opened: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes while the fork waits for the outbox, which a thread keeps that waits for another process."""
+    monkeypatch.setattr(forks, "PAUSE_S", 0.4)
+    with opened() as store, ThreadPoolExecutor(1) as pool:
+        store.put(b"before")
+        with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            putting = pool.submit(store.put, b"meanwhile")
+            sleep(0.3)
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            if not (child := os.fork()):
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        assert putting.result(30).waiting_for == ("office",)
+        assert len(store.waiting()) == 2

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 import pytest
 from attrs import field, frozen
-from pointsman import Scope, Store, UnavailableError, hookimpl
+from pointsman import Scope, Store, UnavailableError, _post, hookimpl
+from pointsman._outbox import Outbox
 from pointsman.content import Stored
 from pointsman_ipfs import Blocks
 
@@ -109,6 +110,37 @@ def test_an_old_wish_to_unpin_lets_nothing_go_that_was_pinned_since(
     assert pinned(store) == {"home": [], "remote": []}
 
 
+def test_what_a_collection_took_before_it_was_pinned_again_is_brought(
+    store: Store, remote: Remote, tmp_path: Path
+) -> None:
+    """An older wish to unpin it was being done when it was put, and a collection came before the store had it again."""
+    remote.may_get.set()
+    letter = store.put(b"Dear Sir", store="home")
+    outbox = Outbox(tmp_path / "home" / "outbox.sqlite")
+    outbox.add(letter.cid, ["remote"], "unpin")
+    outbox.add(letter.cid, [], kept="remote")
+    outbox.close()
+    assert store.sync() == ()
+    assert letter.cid in pinned(store)["remote"]
+
+
+def test_a_wish_of_another_process_to_unpin_lets_nothing_go_that_was_pinned_since(
+    tmp_path: Path, store: Store, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that process has made the outbox after this one had begun: that is looked at once a second."""
+    monkeypatch.setattr(_post, "_LATE_S", 0.0)
+    letter = store.put(b"Dear Sir", store="remote")
+    remote.away.set()
+    with Store({"home": Blocks(path=tmp_path / "home"), "remote": remote}, max_retries=0) as other:
+        other.unpin(letter.cid)
+        assert [one.what for one in other.waiting()] == ["unpin"]
+    store.put(b"Dear Sir", store="remote")
+    remote.away.clear()
+    remote.may_let.set()
+    assert store.sync() == ()
+    assert letter.cid in pinned(store)["remote"]
+
+
 @pytest.mark.parametrize("call", ["put", "pin", "unpin", "import"])
 def test_an_outbox_that_another_process_keeps_is_waited_for_no_longer_than_the_call_may_take(
     store: Store, remote: Remote, tmp_path: Path, call: str
@@ -129,3 +161,17 @@ def test_an_outbox_that_another_process_keeps_is_waited_for_no_longer_than_the_c
         with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
             calls[call]()
         assert monotonic() - began < 10
+
+
+def test_what_was_told_not_to_be_kept_is_brought_to_nobody(store: Store, remote: Remote, tmp_path: Path) -> None:
+    """Neither is it with what is put next."""
+    remote.may_get.set()
+    store.put(b"Dear Sir")
+    with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
+            store.put(b"Dear Madam", timeout=0.2)
+    letter = store.put(b"Dear Aunt")
+    assert store.sync() == ()
+    there = pinned(store)["remote"]
+    assert (letter.cid in there, len(there)) == (True, 2)

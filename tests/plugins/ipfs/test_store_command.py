@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -189,6 +192,22 @@ def test_copies_are_brought_to_the_other_store(run: Run, tmp_path: Path) -> None
     assert run("sync").stderr == b"nothing waits\n"
     assert [row["status"] for row in json.loads(run("status", HELLO, "--json").stdout)] == ["kept", "kept"]
     (one,) = json.loads(run("put", "--json", "-", stdin=b"brought before it is told").stdout)
+    assert (one["stored_in"], one["waiting_for"]) == (["near", "far"], [])
+    run("export", HELLO, "--output", "hello.car")
+    for path in tmp_path.glob("*/"):
+        shutil.rmtree(path)
+    os.mkfifo(tmp_path / "late.car")
+
+    def write_later() -> None:
+        with Store([Blocks(path=tmp_path / "far")]) as far:
+            while not far.has(HELLO):
+                sleep(0.02)
+        (tmp_path / "late.car").write_bytes(b"\x11\xa2eroots\x80gversion\x01")  # of no root
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_later)
+        (one,) = json.loads(run("import", "--json", "hello.car", "late.car").stdout)
+        writing.result()
     assert (one["stored_in"], one["waiting_for"]) == (["near", "far"], [])
 
 

@@ -61,7 +61,7 @@ class Database(Shared):
     def begin(self) -> None:
         self._reading = threading.RLock()
         self._writing = self._reading if self._read_only else threading.RLock()
-        self._opening = threading.Lock()  # taken after these
+        self._opening = threading.RLock()  # taken after these
 
     def locks(self) -> Sequence[Lock]:
         return self._reading, self._writing, self._opening

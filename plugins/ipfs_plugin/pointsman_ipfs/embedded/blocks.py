@@ -54,7 +54,12 @@ def _placed(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         found = "an empty text" if path == "" else type(path).__name__
         raise ValueError(f"path: found {found}, expected the path of a folder")
-    return Path(path).expanduser().absolute()
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(
+            f"path: found {os.fspath(path)!r}, whose user has no home here, expected the path of a folder"
+        ) from None
 
 
 @frozen(kw_only=True)

@@ -15,7 +15,7 @@ from pointsman import BackendError, Store, Stored, UnusableAnswer
 
 from .._together import Together
 from ..dag import car
-from ..dag.cid import cbor_cid, parse, to_text
+from ..dag.cid import cbor_cid, to_text
 from ._evidence_index import EvidenceIndex
 from ._records import Envelope, Record, as_bytes, block_of
 from ._rows import Change, Row
@@ -78,26 +78,37 @@ class Files:
 
     def _write(self, batch: Sequence[Filing]) -> None:
         with self._index.changing() as change:
-            self._enter_begun(change)
+            begun = self._enter_begun(change)
             envelopes, blocks = _chained(change, batch)
             roots = [one.cid for one in envelopes]
-            self._index.writing.note(b"".join(roots))
+            self._index.writing.note(b"".join((*begun, *roots)))
             stored = self._kept(roots, blocks)
             rows = [Row(one, filing.sealed) for one, filing in zip(envelopes, batch, strict=True)]
             change.add(rows)
         for filing, row in zip(batch, rows, strict=True):
             filing.row, filing.stored = row, stored[to_text(row.envelope.cid)]
 
-    def _enter_begun(self, change: Change) -> None:
-        """Enter records that are in the store, and not here, since the process that filed them was killed."""
-        begun = begun_in(self._index.writing.noted())
-        if not begun or change.has(begun[-1]):
-            return
-        for cid in map(to_text, begun):
-            with suppress(BackendError):  # it is not there: nobody was told that it is
-                if any(self._store.has(cid, store=one.id) for one in self._store.stores if one.folder is not None):
-                    self._store.pin(cid)
-                    change.add(self._read(parse(cid)))
+    def _enter_begun(self, change: Change) -> list[bytes]:
+        """Enter records that are in the store, and not here, since the process that filed them was killed; return them.
+
+        They are there for good when the change has ended: until then they are begun.
+        """
+        begun, entered = begun_in(self._index.writing.noted()), list[bytes]()
+        if begun and not change.has(begun[-1]):
+            for cid in filter(self._has, begun):  # nobody was told of another one that it is kept
+                with suppress(BackendError):
+                    self._store.pin(to_text(cid))
+                    change.add(self._read(cid))
+                    entered.append(cid)
+        return entered
+
+    def _has(self, cid: bytes) -> bool:
+        """Whether a store here has all of a record. One that is away hides no other."""
+        for one in self._store.stores:
+            with suppress(BackendError):
+                if one.folder is not None and self._store.has(to_text(cid), store=one.id):
+                    return True
+        return False
 
     def _kept(self, roots: Sequence[bytes], blocks: Sequence[tuple[bytes, bytes]]) -> Mapping[str, Stored]:
         """Pin these roots, with all that they link to, and return what is kept by its CID."""
