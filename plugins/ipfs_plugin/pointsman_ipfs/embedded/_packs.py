@@ -74,7 +74,7 @@ class Pack:
     """
 
     def __init__(self, path: Path, file: int, size: int) -> None:
-        self.path, self.name = path, path.stem
+        self.path, self.name, self._path = path, path.stem, str(path)
         self.size = size
         self.abandoned = False
         self._file = file
@@ -158,7 +158,7 @@ class Pack:
         start = self.append(data)
         try:
             sync_file(self._file)
-            if not os.fstat(self._file).st_nlink:
+            if not os.access(self._path, os.F_OK):  # not `fstat`: the next barrier takes longer after it
                 raise FileNotFoundError(ENOENT, f"{self.path.name} was removed by another program")
         except OSError as error:
             self._broken, self.size = True, start
