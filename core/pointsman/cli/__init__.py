@@ -12,6 +12,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ._app import run
 
         return run(arguments)
+    except KeyboardInterrupt:  # before the command began, or once more while the first one is told
+        return 130
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -20,6 +23,8 @@ from .store import store
 
 #: What other programs exit with when nobody reads their output any more: 128 + SIGPIPE. `pipefail` notices it.
 _LEFT = 141
+#: 128 + SIGINT.
+_INTERRUPTED = 130
 
 _EPILOG = f"""\b
 Examples:
@@ -92,8 +97,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        _end_at_once_next_time()
         complain("interrupted")
-        return 130
+        return _INTERRUPTED
     except Exception as error:
         from pointsman.errors import BackendError, ConfigError
 
@@ -103,4 +109,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
         asked = sys.argv[1:] if arguments is None else arguments
         return tell(error, "store status" if asked[:1] == ["store"] else "health")
+    if code == _INTERRUPTED:
+        _end_at_once_next_time()
     return code if isinstance(code, int) else 0
+
+
+def _end_at_once_next_time() -> None:
+    """Let Ctrl-C, once more, end the process as the first one did, whatever is still at work in it."""
+    with suppress(ValueError):  # not in the thread to which signals come
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
