@@ -91,7 +91,8 @@ class Walk:
         """Tell why a class refused what was written."""
         kind = type(error).__name__
         hidden = f"found {MASK}, which was refused ({kind}); expected {_expected(type_)}"
-        self.tell(path, hidden if _hidden(path, type_) else str(error.args[0] if error.args else kind))
+        said = str(error.args[0] if error.args else kind).removeprefix(f"{path.rpartition('.')[2]}: ")
+        self.tell(path, hidden if _hidden(path, type_) else said)
 
     def options(
         self, fields: Fields, written: Mapping[str, Any], path: str, also: Collection[str] = ()
@@ -189,7 +190,7 @@ def nearest(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
 def found(value: Any, *, hidden: bool = False) -> str:
     """Say what `value` is, in the words of JSON. What is `hidden` is masked, and a variable is shown by its name."""
     if isinstance(value, Mapping):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return "a list"
     if hidden and value is not None:

@@ -541,7 +541,7 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_empty_path_is_no_folder() -> None:
     """A variable that was not set does not make a store of the folder where a program happens to run."""
-    with pytest.raises(ConfigError, match=r"STORES\[0\].*path: found an empty text, expected the path of a folder"):
+    with pytest.raises(ConfigError, match=r"STORES\[0\]\.path: found an empty text, expected the path of a folder"):
         Store.from_config({"STORES": [{"id": "a", "type": "blocks", "path": ""}]})
     for path, says in {
         3: "found int, expected the path",
