@@ -232,7 +232,10 @@ class EvidenceIndex(Shared):
 
     def _open(self) -> None:
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            # Only where there is none: closing a file lets go of what SQLite has locked of it for others of this process.
+            # https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             if not self.path.stat().st_size:
                 for end in "-wal", "-shm":  # of a file that was deleted: SQLite would take them for this one's
                     Path(f"{self.path}{end}").unlink(missing_ok=True)
