@@ -340,12 +340,13 @@ with Mediator(path=sys.argv[1]) as mediator:
     mediator.submit_evidence(b"elsewhere", "text")
 """
     with opened(tmp_path / "store") as evidence, Evidence(evidence.store) as beside:
-        evidence.submit(b"before", About("text"))
-        assert len(list(beside.records())) == 1
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], timeout=60, check=True)
-        evidence.submit(b"after", About("text"))
+        for data in b"first", b"second", b"third":
+            evidence.submit(data, About("text"))
+            assert list(beside.records())[-1].size == len(data)
+            subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], timeout=60, check=True)
     with opened(tmp_path / "store") as evidence:
-        assert [evidence.read(one) for one in evidence.records()] == [b"before", b"elsewhere", b"after"]
+        read = [evidence.read(one) for one in evidence.records()]
+        assert read == [b"first", b"elsewhere", b"second", b"elsewhere", b"third", b"elsewhere"]
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here

@@ -232,7 +232,7 @@ class EvidenceIndex(Shared):
 
     def _open(self) -> None:
         try:
-            # Only where there is none: closing a file lets go of what SQLite has locked of it for others of this process.
+            # Only where there is none: closing a file lets go of what SQLite has locked in it, for all of this process.
             # https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
             with suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
