@@ -39,9 +39,10 @@ CREATE TABLE jobs(store TEXT, cid TEXT, what TEXT, since REAL, tries INTEGER DEF
 ) WITHOUT ROWID;
 CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY KEY) WITHOUT ROWID;
 """
-#: A new wish takes the place of an older one, and is tried at once.
+#: A new wish takes the place of an older one, and is tried at once, or when whoever is at that one has ended it:
+#: what is on its way to a store may come there last.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
-    DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0, owner='', lease=0"""
+    DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0"""
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
     (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
@@ -211,10 +212,10 @@ class Outbox(Shared):
 
     def done(self, job: Waiting) -> None:
         """Take a job off the queue, unless it was wished for anew, or something else was, meanwhile."""
-        mine = "WHERE store=? AND cid=? AND owner=?"
+        mine, given = "WHERE store=? AND cid=? AND owner=?", (job.store, job.cid, self._me)
         with self._changing() as db:
-            db.execute(f"DELETE FROM jobs {mine} AND what=?", (job.store, job.cid, self._me, job.what))  # noqa: S608 - ours
-            db.execute(f"UPDATE jobs SET lease=0, owner='' {mine}", (job.store, job.cid, self._me))  # noqa: S608 - ours
+            db.execute(f"DELETE FROM jobs {mine} AND what=? AND since=?", (*given, job.what, job.since))  # noqa: S608 - ours
+            db.execute(f"UPDATE jobs SET lease=0, owner='' {mine}", given)  # noqa: S608 - ours
 
     def failed(self, job: Waiting, reason: str, after: float | None = None) -> None:
         """Let a job be tried again: after so many seconds, else the longer the more often it has failed."""

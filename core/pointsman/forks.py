@@ -34,7 +34,7 @@ class Shared:
     level = 0  #: those of a lower one are paused first: who holds them may be waiting for the others
 
     def __init__(self) -> None:
-        with _forking:
+        with _adding:
             _all.add(self)
 
     def locks(self) -> Sequence[Lock]:
@@ -68,7 +68,8 @@ class _Taken(threading.local):
 
 _all = WeakSet[Shared]()
 _taken = _Taken()
-_forking = threading.RLock()  # over `_all`, and held during a fork
+_forking = threading.RLock()  # held by a thread that forks
+_adding = threading.RLock()  # over `_all`; held during a fork, and not before: who adds may hold what that waits for
 
 
 def _surely(work: Callable[[], None]) -> None:
@@ -86,9 +87,13 @@ def _surely(work: Callable[[], None]) -> None:
 
 def _take() -> None:
     if _taken_now(_forking):
-        for one in sorted(_all, key=attrgetter("level")):
-            if all(map(_taken_now, one.locks())):
-                one.before_fork()
+        paused = list[Shared]()
+        while _taken_now(_adding) and (new := [one for one in _all if one not in paused]):
+            _let_go()
+            for one in sorted(new, key=attrgetter("level")):
+                paused.append(one)
+                if all(map(_taken_now, one.locks())):
+                    one.before_fork()
 
 
 def _taken_now(lock: Lock) -> bool:
@@ -99,16 +104,20 @@ def _taken_now(lock: Lock) -> bool:
     return False
 
 
+def _let_go() -> None:
+    with suppress(RuntimeError):  # it was not ours
+        _taken.locks[-1].release()
+    _taken.locks.pop()
+
+
 def _release() -> None:
     while _taken.locks:
-        with suppress(RuntimeError):  # it was not ours
-            _taken.locks[-1].release()
-        _taken.locks.pop()
+        _let_go()
 
 
 def _begin() -> None:
-    global _forking
-    _forking = threading.RLock()
+    global _adding, _forking
+    _adding, _forking = threading.RLock(), threading.RLock()
     _taken.locks.clear()
     for one in list(_all):
         one.begin()

@@ -17,8 +17,10 @@ import pytest
 from pointsman import Store
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.embedded import _index, blocks
+from pointsman_ipfs.evidence import About, Evidence
 
 Interrupted = Callable[..., bool]
+ABOUT = About("text")
 _FILES = ("_index.py", "_places.py", "_writer.py", "_packs.py", "_collect.py", "_together.py")
 
 
@@ -93,6 +95,28 @@ def test_an_interrupt_between_the_threads_of_a_large_put_leaves_none_waiting(
         thread.start()
         thread.join(20)
         assert not thread.is_alive(), f"it waits for ever when it is interrupted before line {after}"
+
+
+def test_an_interrupt_of_a_submission_keeps_no_other_thread_waiting(store: Store, interrupted: Interrupted) -> None:
+    """Before whatever line of the index and its lock: others submit, and so does the same thread; the log is one."""
+    after, again = 0, True
+
+    def of_the_index(code: CodeType) -> bool:
+        return code.co_filename.endswith(("_evidence_index.py", "_locked.py", "_filing.py", "_together.py"))
+
+    with Evidence(store) as evidence:
+        while again:
+            after += 1 + after // 40
+            again = interrupted(partial(evidence.submit, b"interrupted", ABOUT), after, of_the_index)
+            other = threading.Thread(target=evidence.submit, args=(b"of another", ABOUT), daemon=True)
+            other.start()
+            other.join(20)
+            assert not other.is_alive(), f"it waits for ever after an interrupt before line {after}"
+            kept = evidence.submit(b"%d" % after, ABOUT).record
+            assert evidence.ends() == (kept.record_cid,)
+        found = list(evidence.records())
+    assert after > 50
+    assert [one.previous for one in found] == [(), *((one.record_cid,) for one in found[:-1])]
 
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")

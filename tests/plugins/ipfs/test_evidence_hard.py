@@ -331,6 +331,24 @@ def test_what_a_child_submits_stays_when_its_parent_ends(tmp_path: Path) -> None
         ]
 
 
+def test_what_one_submits_stays_when_another_one_opens_the_index_beside_it(tmp_path: Path) -> None:
+    """The system lets go of what SQLite has locked for a process when that closes any file of it: nothing does."""
+    code = """
+import sys
+from mediator import Mediator
+with Mediator(path=sys.argv[1]) as mediator:
+    mediator.submit_evidence(b"elsewhere", "text")
+"""
+    with opened(tmp_path / "store") as evidence, Evidence(evidence.store) as beside:
+        for data in b"first", b"second", b"third":
+            evidence.submit(data, About("text"))
+            assert list(beside.records())[-1].size == len(data)
+            subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], timeout=60, check=True)
+    with opened(tmp_path / "store") as evidence:
+        read = [evidence.read(one) for one in evidence.records()]
+        assert read == [b"first", b"elsewhere", b"second", b"elsewhere", b"third", b"elsewhere"]
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
 def test_a_child_of_a_process_whose_threads_submit_can_submit(tmp_path: Path) -> None:
     """It has none of these threads, and waits for nothing that they were doing when it was forked."""

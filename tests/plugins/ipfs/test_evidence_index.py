@@ -182,19 +182,19 @@ def test_a_lock_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
     held = threading.Event()
 
     def wait() -> None:
-        with second:
-            with pytest.raises(UnavailableError), SharedLock(path, 0.0, "it"):
+        with second.held():
+            with pytest.raises(UnavailableError), SharedLock(path, 0.0, "it").held():
                 pass
             held.set()
 
-    with first:
+    with first.held():
         thread = threading.Thread(target=wait)
         thread.start()
         first.forget()
         assert not path.exists()
     assert held.wait(60)
     thread.join(60)
-    with third:
+    with third.held():
         third.forget()
     assert path.exists()
 

@@ -175,3 +175,22 @@ def test_what_was_told_not_to_be_kept_is_brought_to_nobody(store: Store, remote:
     assert store.sync() == ()
     there = pinned(store)["remote"]
     assert (letter.cid in there, len(there)) == (True, 2)
+
+
+@pytest.mark.parametrize("what", ["unpin", "put"])
+def test_a_wish_waits_until_the_older_one_that_is_on_its_way_has_ended(tmp_path: Path, what: str) -> None:
+    """In another process, say: what that one sends may come to the store last, and would stay there."""
+    first, second = (Outbox(tmp_path / "outbox.sqlite") for _ in range(2))
+    first.add("a", ["node"])
+    under_way = first.take("node")
+    assert under_way is not None
+    second.add("a", ["node"], what)  # type: ignore[arg-type] # it is one of them
+    assert second.take("node") is None
+    first.done(under_way)
+    after = second.take("node")
+    assert after is not None
+    assert after.what == what
+    second.done(after)
+    assert second.waiting() == []
+    for one in first, second:
+        one.close()

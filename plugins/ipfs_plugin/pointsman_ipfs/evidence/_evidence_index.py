@@ -151,7 +151,7 @@ class EvidenceIndex(Shared):
         if self._is_read_only():
             text = f"the index {self.path} cannot be written, and is only read; make it writable, or name another one"
             raise UnavailableError(text, retry_same=False)
-        with self.writing:
+        with self.writing.held():
             self._here()
             try:
                 with transaction(self._write) as db:
@@ -175,7 +175,7 @@ class EvidenceIndex(Shared):
         """See that the connections are of this process, and of the file that is there now."""
         if self._file != self._now():
             read_only = self._is_read_only()
-            with nullcontext() if read_only else self.writing, self._reading:
+            with nullcontext() if read_only else self.writing.held(), self._reading:
                 if self._file == self._now():  # another thread was faster
                     return
                 self._close()
@@ -199,7 +199,7 @@ class EvidenceIndex(Shared):
                 self._close()
                 self._open_to_read(None)
             return
-        with self.writing:
+        with self.writing.held():
             if self._file == self._now():
                 put_aside(self.path)
         self._here()
@@ -232,7 +232,10 @@ class EvidenceIndex(Shared):
 
     def _open(self) -> None:
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            # Only where there is none: closing a file lets go of what SQLite has locked in it, for all of this process.
+            # https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             if not self.path.stat().st_size:
                 for end in "-wal", "-shm":  # of a file that was deleted: SQLite would take them for this one's
                     Path(f"{self.path}{end}").unlink(missing_ok=True)

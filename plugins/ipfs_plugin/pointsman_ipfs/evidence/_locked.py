@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -28,28 +29,27 @@ class SharedLock:
     def __init__(self, path: Path, timeout: float, what: str) -> None:
         self._path, self._timeout, self._what = path, timeout, what
         self._threads = threading.RLock()
-        self._depth, self._file, self._made = 0, -1, False
+        self._file, self._made = -1, False
 
-    def __enter__(self) -> None:
-        """Take it.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it. An interrupt (Ctrl-C), at any place, lets it go.
 
         :raises UnavailableError: another process has held it for so long, or the file cannot be made.
         """
-        self._threads.acquire()
-        try:
-            if not self._depth:
-                self._file = self._taken()
-            self._depth += 1
-        except BaseException:
-            self._threads.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if not self._depth:
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
-            os.close(self._file)
-        self._threads.release()
+        with self._threads:
+            if self._file >= 0:  # within
+                yield
+                return
+            self._file = self._taken()
+            try:
+                yield
+            finally:
+                file, self._file = self._file, -1
+                try:
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
+                finally:
+                    os.close(file)
 
     def note(self, data: bytes) -> None:
         """Leave this in the file, in place of what is there, for whoever takes it next, also if we are killed.
