@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TypeAlias
 
-from .errors import BackendTimeout, InvalidRequestError
+from .errors import BackendError, BackendTimeout, InvalidRequestError
 from .scope import Scope
 
 #: Bytes, the path of a file or folder, an open binary file, or bytes in pieces.
@@ -240,6 +240,15 @@ def open_file(given: BinaryIO | Path) -> Iterator[BinaryIO]:
         raise InvalidRequestError(f"{given}: cannot be read: {error.strerror}") from error
     with file:
         yield file
+
+
+def noted(pieces: Iterable[bytes], failed: list[BackendError]) -> Iterator[bytes]:
+    """Give out the pieces, and note why there are no more: whoever reads them tells that as a source's."""
+    try:
+        yield from pieces
+    except BackendError as error:
+        failed.append(error)
+        raise
 
 
 def with_first(pieces: Iterator[bytes], first: bytes) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from ._discovery import Catalogue, PluginInfo, wrappers_of
 from ._outbox import Waiting
 from ._post import Post
 from ._settings import policy_of
-from ._sources import Content, Given, file_of, open_file, with_first
+from ._sources import Content, Given, file_of, noted, open_file, with_first
 from ._stores import StoreBackend, Task, check_folders, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
@@ -220,10 +220,12 @@ class Store:
         try:
             backend = self._storing.run(task).backend
         except ContentNotFoundError:
-            left = None if timeout is None else task.scope.left()
-            if not self.has(cid, timeout=left):
-                raise
-            self.import_car(self.export_car(cid, timeout=left), timeout=left)
+            failed = list[BackendError]()  # of a store, and no mistake of the caller's
+            car = noted(self.export_car(cid, timeout=timeout and task.scope.left()), failed)
+            try:
+                self.import_car(car, timeout=timeout and task.scope.left())
+            except InvalidRequestError as error:
+                raise failed[0] if failed else error from None
         else:
             self._post.send(cid, self._others(backend), kept=backend.id, scope=task.scope)
 

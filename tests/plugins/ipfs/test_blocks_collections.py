@@ -47,6 +47,14 @@ def kept(store: Store, root: tuple[bytes, bytes], *more: tuple[bytes, bytes]) ->
     store.import_car(b"".join(car.write([root[0]], [root, *more])))
 
 
+def test_what_was_just_put_without_a_pin_is_collected(store: Store) -> None:
+    """It is kept until the next collection, and not until the one after it, though no index knew of it yet."""
+    for data in b"first", b"second":
+        cid = store.put(data, pin=False).cid
+        assert [one.blocks for one in store.gc().values()] == [1]
+        assert not store.has(cid)
+
+
 @pytest.mark.parametrize("number", range(8))
 def test_a_block_that_is_linked_to_as_bytes_too_keeps_what_it_links_to(store: Store, number: int) -> None:
     """Whichever of its two CIDs a collection meets first, the links of what is pinned as a node are followed."""

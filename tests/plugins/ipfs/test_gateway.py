@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pointsman import (
+    AllBackendsFailed,
     AuthenticationError,
     BackendError,
     BackendTimeout,
@@ -328,6 +329,26 @@ def test_what_a_gateway_has_can_be_pinned_at_home(double: Double, blocks: Any, f
         assert [entry.cid for entry in store.ls(store="home")] == [cid]
         with pytest.raises(ContentNotFoundError):
             store.pin(ABSENT)
+
+
+def test_a_pin_says_why_a_gateway_did_not_give_it(double: Double, blocks: Any, tmp_path: Path) -> None:
+    """As `export_car` does: what fails, at once or in the middle, is not what is not there, and no caller's mistake."""
+    cid = to_text(add_file(io.BytesIO(random.Random(0).randbytes(3 << 20)).read, UNIXFS_V1_2025, blocks.put).cid)
+    right, double.car = double.raw, 404
+    stores = {"home": Blocks(path=tmp_path / "home"), "web": Gateway(url=double.url)}
+    for good in range(4):  # blocks that come before the gateway fails
+        for call in (lambda store: b"".join(store.export_car(cid))), (lambda store: store.pin(cid)):
+            given = set[bytes]()
+
+            def cut(cid: bytes, data: bytes, good: int = good, given: set[bytes] = given) -> bytes:
+                given.add(cid)
+                return right(cid, data) if len(given) <= good else b"wrong"
+
+            double.raw = cut
+            with Store(stores) as store, pytest.raises(AllBackendsFailed, match="web: "):
+                call(store)
+    with Store(stores) as store:
+        assert not list(store.ls(store="home"))
 
 
 def test_a_gateway_alone_verifies_nothing_and_says_so() -> None:

@@ -114,6 +114,24 @@ def test_a_copy_is_kept_whole_where_it_is_imported(kept: Path, submit: Submit, s
         assert troubles(verify(tmp_path / last)) == []
 
 
+def test_a_copy_of_a_log_without_all_evidence_can_be_imported(kept: Path, submit: Submit, tmp_path: Path) -> None:
+    """The block of a record whose evidence was taken out is plain bytes, which expect nothing: the chain holds."""
+    records, copy = submit(LETTER, bytes(3 << 20), b"3", b"4", b"5"), list[bytes]()
+    with Store([Blocks(path=kept)]) as store:
+        for gone in records[1], records[3]:
+            store.unpin(gone.record_cid)
+        store.gc()
+        store.put(bytes(1 << 20))  # a part of what is gone
+        assert len(troubles(verify(records[-1].record_cid, store=store, copy=copy.append))) == 2
+    with Store([Blocks(path=tmp_path / "other")]) as other:
+        roots = [root.cid for root in other.import_car(b"".join(copy))]
+        assert roots == [records[at].record_cid for at in (4, 2, 0)]
+        assert other.gc()["blocks"].blocks == 0
+        checks = list(verify(records[-1].record_cid, store=other))
+    assert len(troubles(checks)) == 2
+    assert "5 records, from" in str(checks[-1])
+
+
 def test_branches_of_a_log_are_told(kept: Path, submit: Submit) -> None:
     """A log with two ends is no failure: both are named; the next record joins them."""
     submit(LETTER)

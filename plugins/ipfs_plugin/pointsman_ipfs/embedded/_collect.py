@@ -41,6 +41,7 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     :raises UnusableAnswer: something that is pinned is not whole: what belongs to it cannot be known.
     """
     places.look()
+    places.catch_up_wholly()  # what is entered after the number is taken would be spared
     index = places.index
     before = index.next_seq()
     places.new_generation()

@@ -49,7 +49,7 @@ class Stored:
         copy: Copy | None,
     ) -> None:
         self._store, self._audit, self._records, self._progress, self._copy = store, audit, records, progress, copy
-        self._copied = set[bytes]()
+        self._copied, self._partial = set[bytes](), set[bytes]()
         self._cited = dict[bytes, list[Check]]()
 
     def back_from(self, root: bytes) -> Iterator[Check]:
@@ -84,6 +84,8 @@ class Stored:
                 text = cids.to_text(cid)
                 if self._store.has(text):
                     yield cid
+                elif cid != root:
+                    self._partial.add(cid)
                 block = self._store.get(cids.to_text(as_bytes(cid)))
                 if (record := record_in(cid, block)) is not None:
                     list(records.take(cid, record))
@@ -164,8 +166,10 @@ class Stored:
                 self._progress(len(data))
                 held.is_receipt |= one == cid and receipt_in(cid, data) is not None
                 held.take(one, data)
-                if copied and not held.is_receipt:
+                if copied and cid not in self._partial and not held.is_receipt:
                     self._write(one, data)
+                elif copied and one == cid and not held.is_receipt:  # plain bytes: what it links to is not expected
+                    self._write(as_bytes(cid), data)
         except BackendError as error:
             return held, error
         return held, None
