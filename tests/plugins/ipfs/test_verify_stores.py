@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
@@ -16,7 +18,7 @@ from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence
 from pointsman_ipfs.evidence._records import as_bytes
-from pointsman_ipfs.proof import verify
+from pointsman_ipfs.proof import _scan, verify
 
 ABOUT = About("letter")
 #: Of what nobody keeps here.
@@ -32,6 +34,35 @@ def test_evidence_of_many_threads_is_proven(kept: Path) -> None:
     """A record and the plain bytes of it, to which the next one links, are written together: the record must stand."""
     with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence, ThreadPoolExecutor(6) as threads:
         list(threads.map(lambda n: evidence.submit(b"%d" % n, ABOUT), range(60)))
+    assert troubles(kept) == []
+
+
+def test_steady_submissions_meanwhile_are_no_failure(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever a pack was read, evidence is written into it, and the record of that into another one."""
+    read, more = _scan.Scan.through_pack, iter(range(60))
+    with (
+        Store({"b": Blocks(path=kept)}) as one,
+        Store({"b": Blocks(path=kept)}) as two,
+        Evidence(one) as here,
+        Evidence(two) as there,
+    ):
+        for evidence in here, there:
+            evidence.submit(os.urandom(3000), ABOUT)
+        first = min((kept / "packs").glob("*.car"))
+        whole = first.read_bytes()
+        one.put(b"whose pack is the first?")
+        store, evidence = (two, here) if first.read_bytes() == whole else (one, there)
+
+        def through(scan: _scan.Scan, *given: Any) -> Iterator[_scan.Read]:
+            yield from read(scan, *given)
+            if next(more, None) is not None:
+                letter = os.urandom(5000)
+                store.put(letter)
+                evidence.submit(letter, ABOUT)
+
+        monkeypatch.setattr(_scan.Scan, "through_pack", through)
+        assert [str(check) for check in verify(kept) if check.status == "fails"] == []
+    monkeypatch.undo()
     assert troubles(kept) == []
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
+from math import inf
 from pathlib import Path
 
 from pointsman import BackendError, InvalidRequestError
@@ -68,9 +69,12 @@ class Files:
         yield from index_checks(path / "evidence.sqlite", self._records, kept)
 
     def _packs(self, folder: Path) -> Iterator[Check]:
-        """Read all packs, and anew those that others have changed meanwhile: what one has may link to another one."""
+        """Read all packs, and anew those that others have changed meanwhile: what one has may link to another one.
+
+        Where they go on and on, the last round takes only blocks of what is new: others may link to them.
+        """
         states, told = dict[Path, tuple[int, ...]](), dict[Path, list[Check | Damage]]()
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
             now = dict(_states(folder))
             for gone in told.keys() - now.keys():  # a collection has moved what was in it to another one
                 self._found.forget(gone)
@@ -80,9 +84,10 @@ class Files:
             if not changed:
                 break
             for pack in changed:
+                until = self._scan.counted.get(pack, 0) if number == _ROUNDS - 1 else inf
                 with suppress(FileNotFoundError):
                     told[pack] = []
-                    told[pack] += self._read(self._scan.through_pack(pack))
+                    told[pack] += self._read(self._scan.through_pack(pack, until))
         for one in chain(*told.values()):
             yield one if isinstance(one, Check) else self._mended(one) or _failed(one)
 

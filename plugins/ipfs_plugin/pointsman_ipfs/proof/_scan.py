@@ -5,15 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import BinaryIO
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from pointsman import UnusableAnswer
 
 from ..dag import car
 from ..dag.cid import DAG_CBOR, codec_of, inline_of
-from ..embedded._packs import HEADER, mark_in
+from ..embedded._packs import HEADER, Mark, mark_in
 from ..evidence._locked import locks
 from ._found import Found
 
@@ -43,6 +44,7 @@ class Scan:
 
     found: Found
     progress: Callable[[int], object]
+    counted: dict[Path, int] = field(init=False, factory=dict)  #: how far each pack counted when it was read
 
     def through_car(self, path: Path) -> Iterator[Read]:
         """Read a CAR file through. Raises OSError."""
@@ -60,8 +62,11 @@ class Scan:
             if not reader.framed:
                 yield Damage(f"{path}, byte {reader.begin}", "nothing can be read from here on")
 
-    def through_pack(self, path: Path) -> Iterator[Read]:
-        """Read a pack of the embedded store through: what counts, and what is pinned. Raises OSError."""
+    def through_pack(self, path: Path, until: float = inf) -> Iterator[Read]:
+        """Read a pack of the embedded store through: what counts, and what is pinned. Raises OSError.
+
+        :param until: of what stands behind this place, blocks are noted as found, and no more.
+        """
         with path.open("rb", buffering=0) as file:
             live, end = _has_writer(file), os.fstat(file.fileno()).st_size
             if os.pread(file.fileno(), len(HEADER), 0) != HEADER:
@@ -73,23 +78,28 @@ class Scan:
                 if isinstance(one, Damage):
                     damaged.append(one)
                     continue
-                mark = mark_in(one[1], one[0], path.stem, reader.begin)
+                mark, late = mark_in(one[1], one[0], path.stem, reader.begin), reader.end > until
                 if mark is None:
-                    yield one
+                    yield from () if late else (one,)
                     continue
                 if codec_of(one[0]) != DAG_CBOR:
                     damaged.append(Damage(f"{path}, byte {reader.begin}", "found a mark under a CID of another codec"))
                     continue
                 yield from damaged
                 counts, damaged = reader.end, []
-                for root, pinned in mark.said():
-                    self.found.say(root, mark.seq, pinned=pinned)
+                if not late:
+                    self._count(path, counts, mark)
             if not reader.framed and not any(any(piece) for piece in _pieces(file, end, reader.begin)):
                 damaged = damaged[:-1]  # what was no block is room for others
             if reader.end > counts:
                 text = f"found {reader.end - counts} bytes without a mark: they never counted, or it is damaged"
                 damaged.append(Damage(f"{path}, byte {counts}", text))
             yield from (evolve(one, is_live=live) for one in damaged)
+
+    def _count(self, path: Path, end: int, mark: Mark) -> None:
+        self.counted[path] = end
+        for root, pinned in mark.said():
+            self.found.say(root, mark.seq, pinned=pinned)
 
     def _pieces(self, file: BinaryIO, end: int) -> Iterator[bytes]:
         for piece in _pieces(file, end):
