@@ -56,7 +56,7 @@ def test_steady_submissions_meanwhile_are_no_failure(kept: Path, monkeypatch: py
         def through(scan: _scan.Scan, *given: Any) -> Iterator[_scan.Read]:
             yield from read(scan, *given)
             if next(more, None) is not None:
-                letter = os.urandom(5000)
+                letter = os.urandom(5 << 20)
                 store.put(letter)
                 evidence.submit(letter, ABOUT)
 
