@@ -143,7 +143,7 @@ class Post(Shared):
                     yield entry.cid
 
         for cid in pinned():
-            if cid not in here | new and "unpin" not in [waits.what for waits in self.waiting(cid)]:
+            if cid not in here and cid not in new and "unpin" not in [waits.what for waits in self.waiting(cid)]:
                 self.send(cid, [target[0].id])
                 new.add(cid)
         for cid in new and new.difference(pinned()):  # unpinned since

@@ -45,7 +45,7 @@ class Opened:
             text = f"{root} cannot be used as a store: {error.strerror or error}{where}; choose another path"
             raise UnavailableError(text, retry_same=False) from error
         self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
-        self.writer = Writer(self.places, self.shelf)
+        self.writer = Writer(self.places, self.shelf, self._reserve)
 
     def usable(self, *, writing: bool) -> bool:
         """Whether it is of this process, and its index is sound; to write, whether a store is there at all.

@@ -79,7 +79,7 @@ class Places:
         with self._lock:  # empty, unless the disk is full
             waiting = {cid for one in self._waiting for cid, _ in one.mark.said()}
         yield from (cid for cid in self.index.pins() if cid not in waiting)
-        yield from filter(self.pinned, waiting)  # others may have said more of these since
+        yield from self.pinned_of(waiting)  # others may have said more of these since
 
     def pinned(self, cid: bytes) -> bool:
         """Whether a root is known to be pinned, and so whole."""

@@ -75,16 +75,19 @@ class Shelf:
 
     def check(self, name: str) -> Iterator[tuple[bytes, str]]:
         """Read a pack through; put aside what is wrong, and yield it with the reason."""
+        for cid, place in self._standing(name):
+            if self.at(cid, place) is None:
+                yield cid, f"its bytes in {name}.car are not those of its CID{self._aside(cid)}"
+
+    def _standing(self, name: str) -> Iterator[tuple[bytes, Place]]:
+        """Yield the blocks that are read from a pack, and where each stands."""
         seen = 0
         for record in self.records(name):
             place = Place(name, record.offset, record.length)
             if self._places.index.place(record.cid[-32:]) == place:
                 seen += 1
-                if self.at(record.cid, place) is None:
-                    yield record.cid, f"its bytes in {name}.car are not those of its CID{self._aside(record.cid)}"
-        for cid, place in self.hidden(name, seen):
-            if self.at(cid, place) is None:
-                yield cid, f"its bytes in {name}.car are not those of its CID{self._aside(cid)}"
+                yield record.cid, place
+        yield from self.hidden(name, seen)
 
     def hidden(self, name: str, seen: int) -> Iterator[tuple[bytes, Place]]:
         """Yield the blocks of a pack that only the index knows: what stands before them is damaged.

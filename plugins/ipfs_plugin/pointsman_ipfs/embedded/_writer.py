@@ -45,10 +45,10 @@ class _Entry(NamedTuple):
 class Writer:
     """Adds blocks to the packs of one store. Thread-safe; not to be used in a forked child."""
 
-    def __init__(self, places: Places, shelf: Shelf) -> None:
+    def __init__(self, places: Places, shelf: Shelf, reserve: Reserve) -> None:
         self._places, self._index, self._shelf = places, places.index, shelf
         self._together = Together(self._write_batch, self._fitting)
-        self._reserve, self._full = Reserve(places.folder.parent), False
+        self._reserve, self._full = reserve, False
         self._pack: Pack | None = None
         self._last = places.index.last_mark()
 
