@@ -377,3 +377,23 @@ def _interrupted(work: Callable[[], object], after: int, counts: Callable[[CodeT
 def interrupted() -> Callable[..., bool]:
     """A function that does something, and is interrupted: `(work, after, counts)`; it says whether that came to be."""
     return _interrupted
+
+
+def _forked(work: Callable[[], object]) -> int:
+    """Do something in a child, and return its process. It ends with 0, and otherwise if that fails, or takes 30 s."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(30)  # rather than wait for ever
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+@pytest.fixture
+def forked() -> Callable[[Callable[[], object]], int]:
+    """A function that does something in a child, and returns its process."""
+    return _forked

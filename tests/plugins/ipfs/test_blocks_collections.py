@@ -97,6 +97,18 @@ class Collection(threading.Thread):
         self.join(20)
 
 
+def before_the_next_write(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Let something come before what is written next, once."""
+    add = _writer.Writer.add
+
+    def beaten(*arguments: Any) -> None:
+        monkeypatch.setattr(_writer.Writer, "add", add)
+        work()
+        add(*arguments)
+
+    monkeypatch.setattr(_writer.Writer, "add", beaten)
+
+
 @pytest.mark.parametrize("way", ["import_car", "pin"])
 @pytest.mark.parametrize("moment", ["before", "between"])
 def test_what_is_pinned_beside_a_collection_stays(
@@ -134,15 +146,7 @@ def test_a_collection_that_was_faster_is_told(
     """What was removed between the look and the pin is an error, and nothing stays pinned that is not whole."""
     cid = store.put(b"what goes", pin=False).cid
     root = node({"data": Ref(cids.parse(cid))})
-    add = _writer.Writer.add
-
-    def beaten(*arguments: Any) -> None:
-        monkeypatch.setattr(_writer.Writer, "add", add)
-        list(other.ls())  # so that the index knows all of it
-        other.gc()
-        add(*arguments)
-
-    monkeypatch.setattr(_writer.Writer, "add", beaten)
+    before_the_next_write(monkeypatch, lambda: (list(other.ls()), other.gc()))  # listed: the index knows all of it
     pin = (lambda: store.pin(cid)) if way == "pin" else (lambda: kept(store, root))
     with pytest.raises(ContentNotFoundError):
         pin()
@@ -155,15 +159,7 @@ def test_what_was_pinned_before_stays_so_where_a_collection_was_faster(
     """A CAR with two roots cannot be kept whole; one of them was pinned before, and nobody has unpinned that."""
     before = store.put(b"pinned before").cid
     lost = node({"data": Ref(cids.parse(store.put(b"what goes", pin=False).cid))})
-    add = _writer.Writer.add
-
-    def beaten(*arguments: Any) -> None:
-        monkeypatch.setattr(_writer.Writer, "add", add)
-        list(other.ls())  # so that the index knows all of it
-        other.gc()
-        add(*arguments)
-
-    monkeypatch.setattr(_writer.Writer, "add", beaten)
+    before_the_next_write(monkeypatch, lambda: (list(other.ls()), other.gc()))  # listed: the index knows all of it
     with pytest.raises(ContentNotFoundError):
         store.import_car(b"".join(car.write([cids.parse(before), lost[0]], [lost])))
     assert [entry.cid for entry in store.ls()] == [before]
@@ -178,16 +174,13 @@ def test_what_was_pinned_and_is_unpinned_meanwhile(
     kept(store, first)
     list(store.ls())  # so that the index knows it
     second = node({"previous": Ref(first[0])})
-    add = _writer.Writer.add
 
-    def beaten(*arguments: Any) -> None:
-        monkeypatch.setattr(_writer.Writer, "add", add)
+    def unpinned() -> None:
         other.unpin(cids.to_text(first[0]))
         if collects:
             other.gc()
-        add(*arguments)
 
-    monkeypatch.setattr(_writer.Writer, "add", beaten)
+    before_the_next_write(monkeypatch, unpinned)
     if collects:
         with pytest.raises(ContentNotFoundError):
             kept(store, second)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,6 +88,7 @@ def grown(path, **keys):
 """
 
 Start = Callable[[str], "subprocess.Popen[str]"]
+Forked = Callable[[Callable[[], object]], int]
 Killed = Callable[[str, Path, Iterable[float]], Iterator[str]]
 #: Submits three records, and is killed when the store has the last one, and the index not yet.
 DYING = """
@@ -282,18 +284,15 @@ def test_threads_of_one_process_wait_for_the_disk_together(tmp_path: Path) -> No
         assert len(followed(one, {record.record_cid: record for record in records})) == 160
 
 
-def test_a_forked_child_submits_on_its_own(tmp_path: Path) -> None:
+def test_a_forked_child_submits_on_its_own(tmp_path: Path, forked: Forked) -> None:
     """With connections of its own, to the log of its parent."""
+
+    def work() -> None:
+        assert evidence.submit(b"of the child", About("text")).record.previous
+
     with opened(tmp_path / "store") as evidence:
         first = evidence.submit(b"before", About("text")).record
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                code = 0 if evidence.submit(b"of the child", About("text")).record.previous else 2
-            finally:
-                os._exit(code)
-        assert os.waitpid(child, 0)[1] == 0
+        assert os.waitpid(forked(work), 0)[1] == 0
         after = evidence.submit(b"after", About("text")).record
         found = list(evidence.records())
         assert [one.record_cid for one in found][::2] == [first.record_cid, after.record_cid]
@@ -301,23 +300,21 @@ def test_a_forked_child_submits_on_its_own(tmp_path: Path) -> None:
         assert after.previous == (found[1].record_cid,)
 
 
-def test_what_a_child_submits_stays_when_its_parent_ends(tmp_path: Path) -> None:
+def test_what_a_child_submits_stays_when_its_parent_ends(tmp_path: Path, forked: Forked) -> None:
     """The parent closes the index before the child, which goes on with it; both have submitted."""
     (reader, writer), (told, tell) = os.pipe(), os.pipe()
+
+    def work() -> None:
+        os.close(writer)
+        evidence.submit(b"of the child", About("text"))
+        os.write(tell, b".")
+        os.read(reader, 1)  # until its parent has closed it
+        evidence.submit(b"of the child, later", About("text"))
+        assert len(list(evidence.records())) == 3
+
     with opened(tmp_path / "store") as evidence:
         evidence.submit(b"before", About("text"))
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.close(writer)
-                evidence.submit(b"of the child", About("text"))
-                os.write(tell, b".")
-                os.read(reader, 1)  # until its parent has closed it
-                evidence.submit(b"of the child, later", About("text"))
-                code = 0 if len(list(evidence.records())) == 3 else 2
-            finally:
-                os._exit(code)
+        child = forked(work)
         os.close(tell)
         os.read(told, 1)
     for end in (writer, reader, told):
@@ -350,7 +347,7 @@ with Mediator(path=sys.argv[1]) as mediator:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
-def test_a_child_of_a_process_whose_threads_submit_can_submit(tmp_path: Path) -> None:
+def test_a_child_of_a_process_whose_threads_submit_can_submit(tmp_path: Path, forked: Forked) -> None:
     """It has none of these threads, and waits for nothing that they were doing when it was forked."""
 
     def work(number: int) -> None:
@@ -362,17 +359,7 @@ def test_a_child_of_a_process_whose_threads_submit_can_submit(tmp_path: Path) ->
         running = [threading.Thread(target=work, args=(number,)) for number in range(8)]
         for thread in running:
             thread.start()
-        children = list[int]()
-        for n in range(10):
-            if not (child := os.fork()):
-                signal.alarm(30)  # rather than wait for ever
-                code = 1
-                try:
-                    evidence.submit(b"child %d" % n, About("text"))
-                    code = 0
-                finally:
-                    os._exit(code)
-            children.append(child)
+        children = [forked(partial(evidence.submit, b"child %d" % n, About("text"))) for n in range(10)]
         for thread in running:
             thread.join()
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10

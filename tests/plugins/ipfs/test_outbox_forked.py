@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -16,6 +17,8 @@ import pytest
 from pointsman import Store, UnavailableError, forks
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.evidence import About, Evidence
+
+Forked = Callable[[Callable[[], object]], int]
 
 
 @pytest.fixture
@@ -25,24 +28,21 @@ def opened(tmp_path: Path) -> Callable[[], Store]:
     return lambda: Store({"home": Blocks(path=tmp_path / "home"), "office": Blocks(path=tmp_path / "office")})
 
 
-def test_what_a_child_puts_waits_when_its_parent_ends(opened: Callable[[], Store]) -> None:
+def test_what_a_child_puts_waits_when_its_parent_ends(opened: Callable[[], Store], forked: Forked) -> None:
     """The parent closes the store before the child, which goes on with it; both have put."""
     (reader, writer), (told, tell) = os.pipe(), os.pipe()
+
+    def work() -> None:
+        os.close(writer)
+        store.put(b"of the child")
+        os.write(tell, b".")
+        os.read(reader, 1)  # until its parent has closed it
+        store.put(b"of the child, later")
+        store.close()
+
     with opened() as store:
         store.put(b"before")
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.close(writer)
-                store.put(b"of the child")
-                os.write(tell, b".")
-                os.read(reader, 1)  # until its parent has closed it
-                store.put(b"of the child, later")
-                store.close()
-                code = 0
-            finally:
-                os._exit(code)
+        child = forked(work)
         os.close(tell)
         os.read(told, 1)
     for end in (writer, reader, told):
@@ -54,43 +54,36 @@ def test_what_a_child_puts_waits_when_its_parent_ends(opened: Callable[[], Store
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it is what is tested here
-def test_a_child_of_a_process_whose_threads_put_can_put(opened: Callable[[], Store]) -> None:
+def test_a_child_of_a_process_whose_threads_put_can_put(opened: Callable[[], Store], forked: Forked) -> None:
     """It waits for nothing that they were doing when it was forked; and what all of them put waits."""
 
     def work(number: int) -> None:
         for n in range(40):
             store.put(b"%d-%d" % (number, n))
 
+    def of_the_child(n: int) -> None:
+        store.put(b"child %d" % n)
+        store.close()
+
     with opened() as store:
         store.put(b"before")
         running = [threading.Thread(target=work, args=(number,)) for number in range(4)]
         for thread in running:
             thread.start()
-        children = list[int]()
-        for n in range(8):
-            if not (child := os.fork()):
-                signal.alarm(30)  # rather than wait for ever
-                code = 1
-                try:
-                    store.put(b"child %d" % n)
-                    store.close()
-                    code = 0
-                finally:
-                    os._exit(code)
-            children.append(child)
+        children = [forked(partial(of_the_child, n)) for n in range(8)]
         for thread in running:
             thread.join()
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
         assert len(store.waiting()) == 1 + 4 * 40 + 8
 
 
-@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("after_a_fork", [False, True])
 def test_an_outbox_that_is_opened_is_waited_for_no_longer_than_the_call_may_take(
-    opened: Callable[[], Store], tmp_path: Path, forked: bool
+    opened: Callable[[], Store], tmp_path: Path, after_a_fork: bool
 ) -> None:
     """It is opened for the first time, or again after a fork, while another process keeps it."""
     with opened() as store:
-        if forked:
+        if after_a_fork:
             store.put(b"before")
             if not (child := os.fork()):
                 os._exit(0)
