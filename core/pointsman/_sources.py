@@ -112,14 +112,16 @@ class Replayed(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes.
+        """Read up to `size` bytes, or all that is left.
 
         :raises InvalidRequestError: it cannot be read.
         """
+        if size is None or size < 0:  # here a piece is no end: a pipe gives what it has
+            return self.readall()
         if self._kept is None:
             return self._read(size)
         if self._again:
-            if data := self._kept.read(size):
+            if (data := self._kept.read(size)) or not size:
                 return data
             self._again = False
         data = self._read(size)
@@ -223,6 +225,7 @@ class Content(Pieces):
             yield bytes(self._rest)
             self._rest = memoryview(b"")
         yield from self._pieces
+        self._checkClosed()  # no end, but that of who reads on after it was closed
 
 
 @contextmanager
