@@ -22,6 +22,8 @@ from .scope import Scope
 
 #: Of a call that takes as long as it takes.
 _FOREVER = Scope()
+#: What a store is asked for a job; for all others, to take content.
+_HOOKS = {"unpin": "unpin", "pin": "pin", "compare": "entries"}
 #: Seconds for which many puts take as known whether it exists.
 _LATE_S = 1.0
 
@@ -118,8 +120,9 @@ class Post(Shared):
         """
         storing = self._storing()
         target = [one for one in storing.registry.backends if one.id == job.store]
-        if not target:
-            raise BackendError("no store of this id is configured")
+        asked = storing.task(_HOOKS.get(job.what, "import_car"))
+        if why := storing.gate.never(target[0], asked) if target else "no store of this id is configured":
+            raise BackendError(why)
         if job.what == "compare":
             self._compare(target, scope, renew)
             return
