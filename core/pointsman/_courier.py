@@ -14,6 +14,9 @@ from ._outbox import LEASE_S, Outbox, Waiting
 from .errors import ContentNotFoundError, PointsmanError
 from .scope import Scope
 
+#: Seconds for which stores are waited for that are to let go what they are being brought.
+_ENDING_S = 10.0
+
 
 class Courier:
     """Works through an outbox. Thread-safe.
@@ -71,7 +74,7 @@ class Courier:
                 one.result()
 
     def close(self) -> None:
-        """End the threads; what they were bringing waits for the next time."""
+        """End the threads; what they were bringing waits for the next time. One that does not end is left behind."""
         with self._lock:
             self._closed = True
             running, threads = list(self._running), list(self._threads.values())
@@ -79,8 +82,9 @@ class Courier:
                 bell.set()
         for scope in running:
             scope.cancel()
+        ends = monotonic() + _ENDING_S
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, ends - monotonic()))
         with suppress(PointsmanError):
             self._outbox.let_go()
 

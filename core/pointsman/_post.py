@@ -166,7 +166,10 @@ class Post(Shared):
     ) -> None:
         storing, failure = self._storing(), list[BackendError]()
         export = evolve(storing.task("export_car", cid=cid), scope=scope)
-        pieces = storing.bytes_of(export, ([one for one in storing.able(export) if one is not target[0]], []))
+        others = [one for one in storing.able(export) if one is not target[0]]
+        if not others:
+            raise BackendError("no other store is configured that could give it out")
+        pieces = storing.bytes_of(export, (others, []))
 
         def brought() -> Iterator[bytes]:
             try:

@@ -131,8 +131,7 @@ class Replayed(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         """Read on. Where that failed it fails ever after: what would come next is not what belongs there."""
         if self._broken is None:
-            if self._scope.left() <= 0:
-                raise BackendTimeout("the time was up while the content was read; give a longer timeout")
+            check_time(self._scope.left(), "while the content was read")
             try:
                 return _bytes_of(self._some(size))
             except Exception as error:
@@ -176,6 +175,12 @@ def file_of(given: Given) -> BinaryIO | Path:
     raise InvalidRequestError(
         f"content: found {type(given).__name__}, expected bytes, a path, a binary file, or bytes in pieces"
     )
+
+
+def check_time(left: float, when: str) -> None:
+    """Raise BackendTimeout, which says when that was, if no second is left."""
+    if left <= 0:
+        raise BackendTimeout(f"the time was up {when}; give a longer timeout")
 
 
 def _bytes_of(data: Any) -> bytes:

@@ -17,7 +17,7 @@ from ._breaker import Breaker
 from ._discovery import Catalogue
 from ._health import Monitor
 from ._settings import Policy
-from ._sources import Held, Replayed
+from ._sources import Held, Replayed, check_time
 from ._stores import StoreBackend, StoreGate, Stores, Task
 from ._structure import misfits
 from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError, UnavailableError, UnusableAnswer
@@ -88,7 +88,7 @@ class Storing:
         """Return the same, asked of the CID that its path leads to, as stores write it; if none can tell, as it is."""
         asked = evolve(task, hook="resolve")
         for backend in chain(*self.gate.sorted_out(asked)):
-            with suppress(Exception):  # what is wrong with it, the task itself will show
+            with suppress(Exception, SystemExit):  # what is wrong with it, the task itself will show
                 return evolve(task, arguments={"cid": self.registry.ask(backend, asked)})
         return task
 
@@ -137,6 +137,7 @@ class Storing:
                 first, rest = answered.answer
                 try:
                     for piece in _chained(first, rest):
+                        check_time(task.scope.remaining(), "before the end of the content")
                         given += len(piece)
                         if whole:
                             hashed.update(piece)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 from attrs import define
-from pointsman import Scope, Store, StoreBackend, UnavailableError, hookimpl
+from pointsman import Scope, Store, StoreBackend, UnavailableError, _courier, hookimpl
 from pointsman._outbox import Outbox, Waiting
 from pointsman.content import Stored
 from pointsman_ipfs import Blocks
@@ -108,6 +108,39 @@ def test_a_store_that_is_turned_off_is_asked_for_nothing(tmp_path: Path) -> None
     office = StoreBackend(Failing([]), id="office", enabled=False)
     with Store([StoreBackend(home, id="home"), office]) as store:
         assert [one.reason for one in store.sync()] == ["disabled in the configuration"]
+
+
+def test_a_store_that_hangs_keeps_nobody_from_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plugin does not heed that nobody waits any more: it is left behind, and what it was to get waits."""
+    monkeypatch.setattr(_courier, "_ENDING_S", 0.1)
+    begun, may_end = threading.Event(), threading.Event()
+
+    @define(eq=False)
+    class Hanging(Failing):
+        @hookimpl
+        def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
+            begun.set()
+            may_end.wait(30)
+            return []
+
+    home = Blocks(path=tmp_path / "home")
+    with Store({"home": home, "office": Hanging([])}) as store:
+        cid = store.put(b"x").cid
+        assert begun.wait(20)
+    (left,) = [one for one in threading.enumerate() if one.name == "outbox of office"]
+    with Store({"home": home}) as store:
+        assert [(one.store, one.cid) for one in store.waiting()] == [("office", cid)]
+    may_end.set()
+    left.join(20)
+
+
+def test_what_no_store_can_give_out_waits_with_the_reason(tmp_path: Path) -> None:
+    """As where the store that has it was turned off since."""
+    home, office = Blocks(path=tmp_path / "home"), Failing([UnavailableError("away")])
+    with Store({"home": home, "office": office}) as store:
+        store.put(b"x")
+    with Store([StoreBackend(home, id="home", enabled=False), StoreBackend(office, id="office")]) as store:
+        assert [one.reason for one in store.sync()] == ["no other store is configured that could give it out"]
 
 
 def test_where_no_thread_can_be_started_the_next_put_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

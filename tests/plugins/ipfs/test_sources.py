@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 from attrs import define
-from pointsman import BackendTimeout, ConfigError, InvalidRequestError, Scope, Store, UnavailableError, hookimpl
+from pointsman import (
+    BackendError,
+    BackendTimeout,
+    ConfigError,
+    InvalidRequestError,
+    Scope,
+    Store,
+    UnavailableError,
+    hookimpl,
+)
 from pointsman.content import Source, Stored
 from pointsman_ipfs import Blocks
 
@@ -206,10 +215,47 @@ def test_who_reads_without_a_size_gets_all_of_it(before: dict[str, Any], form: s
 
     writer = threading.Thread(target=write)
     writer.start()
-    with os.fdopen(end, "rb") as pipe, Store({**before, "whole": (whole := Whole())}) as store:
-        store.put({"pipe": pipe, "pieces": iter([b"Dear Sir ", b"or Madam"]), "bytes": b"Dear Sir or Madam"}[form])
+    whole = Whole()
+    stores: dict[str, object] = {**before, "whole": whole}
+    with os.fdopen(end, "rb") as pipe, Store(stores) as store:
+        given: dict[str, Any] = {"pipe": pipe, "pieces": iter([b"Dear Sir ", b"or Madam"])}
+        store.put(given.get(form, b"Dear Sir or Madam"))
         writer.join()
     assert whole.got == b"Dear Sir or Madam"
+
+
+@define(eq=False)
+class Dripping:
+    """A store whose plugin heeds no limits, and ends its program where it is to say what a CID is."""
+
+    @hookimpl
+    def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
+        while True:
+            sleep(0.01)
+            yield b"x"
+
+    @hookimpl
+    def resolve(self, cid: str, scope: Scope) -> str:
+        raise SystemExit(7)
+
+    @hookimpl
+    def pin(self, cid: str, scope: Scope) -> None:
+        raise SystemExit(7)
+
+
+def test_content_that_only_drips_is_given_up_in_time() -> None:
+    """Though its plugin does not look at the time: it is looked at between two pieces."""
+    with Store([Dripping()]) as store:
+        began = monotonic()
+        with pytest.raises(BackendTimeout, match="the time was up before the end of the content"):
+            store.get("cid", timeout=0.2)
+        assert monotonic() - began < 10
+
+
+def test_no_plugin_ends_the_program() -> None:
+    """Not where it only names what is asked for, either."""
+    with Store([Dripping()]) as store, pytest.raises(BackendError, match="the plugin failed with SystemExit: 7"):
+        store.pin("cid")
 
 
 def test_content_that_is_closed_is_not_at_its_end(two: Store) -> None:
