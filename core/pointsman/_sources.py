@@ -69,6 +69,11 @@ class Held(io.BytesIO):
         """Begin anew."""
         self.seek(0)
 
+    def close(self) -> None:
+        """Keep it: a plugin, or a library of its, that closes what it has read keeps no other store from it."""
+
+    let_go = close
+
 
 class Replayed(io.RawIOBase):
     """A file that can be read again from where it stood. What it could not read once it does not try again.
@@ -139,10 +144,12 @@ class Replayed(io.RawIOBase):
         raise _unreadable(self._broken) from self._broken
 
     def close(self) -> None:
+        """Keep it, as `Held` does."""
+
+    def let_go(self) -> None:
         """Let go what was kept; the file itself is its owner's."""
         if self._kept is not None:
             self._kept.close()
-        super().close()
 
 
 def file_of(given: Given) -> BinaryIO | Path:

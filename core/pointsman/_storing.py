@@ -112,10 +112,13 @@ class Storing:
     def replayed(self, file: BinaryIO, task: Task, as_source: Callable[[Any], object]) -> Got:
         """Do as `run` with what a file holds, as its `source`: each store that is asked reads it from the start."""
         order = self._candidates(task)
-        with file if isinstance(file, Held) else Replayed(file, task.scope, keep=sum(map(len, order)) > 1) as source:
+        source = file if isinstance(file, Held) else Replayed(file, task.scope, keep=sum(map(len, order)) > 1)
+        try:
             task.arguments["source"], task.reads = as_source(source), source
             task.max_retries = None if source.again else 0
             return self.run(task, order)
+        finally:
+            source.let_go()
 
     def bytes_of(self, task: Task, order: Order | None = None) -> Iterator[bytes]:
         """Give out a file, or a CAR. Where a store fails in the middle, the next one goes on.

@@ -201,7 +201,18 @@ class Half:
         raise UnavailableError("it is away", retry_same=False)
 
 
-@pytest.mark.parametrize("before", [{}, {"half": Half()}], ids=["first", "again"])
+@define(eq=False)
+class Closing(Half):
+    """A store that closes what it has read some of, as libraries do that send files."""
+
+    @hookimpl
+    def store(self, source: Source, scope: Scope) -> Stored:
+        assert source.file is not None
+        with source.file:
+            return super().store(source, scope)
+
+
+@pytest.mark.parametrize("before", [{}, {"half": Half()}, {"closing": Closing()}], ids=["first", "again", "closed"])
 @pytest.mark.parametrize("form", ["pipe", "pieces", "bytes"])
 def test_who_reads_without_a_size_gets_all_of_it(before: dict[str, Any], form: str) -> None:
     """As of every file of Python, though a pipe has less at once, or another store has read some of it."""
