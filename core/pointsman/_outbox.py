@@ -174,6 +174,7 @@ class Outbox(Shared):
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
         :param within: seconds for which others who use the file are waited for, at most.
         """
+        cid = _text(cid)
         mine = _Wishes([(store, cid, what, time()) for store in stores], (kept, cid))
         self._adding.append(mine)
         while not mine.written:  # else the thread before us has written ours too
@@ -200,7 +201,7 @@ class Outbox(Shared):
         :param store: forget what this one was to do, and no other.
         """
         mine = f"WHERE {_OF} AND store=ifnull(:store, store) AND (what='put' OR NOT :puts)"
-        given = {"cid": cid, "store": store, "puts": puts_only, "now": time()}
+        given = {"cid": _text(cid), "store": store, "puts": puts_only, "now": time()}
         with self._changing(durable=True, within=within) as db:
             db.execute(f"DELETE FROM jobs {mine} AND lease<=:now", given)  # noqa: S608 - ours
             db.execute(f"UPDATE jobs SET what='unpin', tries=0, due=0 {mine}", given)  # noqa: S608 - ours
@@ -230,8 +231,7 @@ class Outbox(Shared):
         wait = min(wait, _LONGEST_S) if after is None else min(max(_FIRST_S, after), LONG)
         sql = """UPDATE jobs SET tries=tries+1, due=?, lease=0, owner='', reason=?
             WHERE store=? AND cid=? AND owner=?"""
-        text = reason[:1000].encode("utf-8", "replace").decode()  # a path in it need not be a text
-        self._run(sql, (time() + wait, text, job.store, job.cid, self._me))
+        self._run(sql, (time() + wait, _text(reason[:1000]), job.store, job.cid, self._me))
 
     def let_go(self, store: str | None = None) -> None:
         """Let others have what this object has taken: all, or for this store. It counts as if it was not tried."""
@@ -239,7 +239,7 @@ class Outbox(Shared):
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
-        return [Waiting(*row) for row in self._run(_SHOW.format(_OF if cid else "1"), {"cid": cid})]
+        return [Waiting(*row) for row in self._run(_SHOW.format(_OF if cid else "1"), {"cid": cid and _text(cid)})]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:
         """Return of each store that has something to do: how many jobs, since when, and why one of them failed."""
@@ -293,3 +293,8 @@ class Outbox(Shared):
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
         return UnavailableError(what, retry_same=False)
+
+
+def _text(given: str) -> str:
+    """Return what the file can hold: the name of a file, in a path or what somebody asks for, need not be a text."""
+    return str(given).encode("utf-8", "replace").decode()
