@@ -207,8 +207,8 @@ def test_the_core_stays_small() -> None:
     """The core has at most 6,150 lines of code, without testing/ and cli/; a larger number wants a reason.
 
     4,300 of them ask models; the rest is `Store`: its loop, its outbox, the streams that its hooks move, which
-    go on in another store where one breaks; what is given to it is looked at; stores that fail oddly; and, for plugins too, what holds locks
-    or connections when a process forks.
+    go on in another store where one breaks; what is given to it is looked at; stores that fail oddly; and, for plugins
+    too, what holds locks or connections when a process forks.
     """
     files = [path for path in CORE.rglob("*.py") if not {"testing", "cli"} & set(path.relative_to(CORE).parts)]
     sizes = {path.name: code_lines(path) for path in files}
