@@ -98,7 +98,10 @@ class Post(Shared):
         return self._open()[0].seen(usable)
 
     def close(self) -> None:
-        """End what is being brought, and let the file go."""
+        """End what is being brought, and let the file go; what is still being put does not open it any more."""
+        with self._lock:
+            if self.opened is None:
+                self._storing().closed = True
         if self.opened is not None:
             outbox, courier = self.opened
             courier.close()

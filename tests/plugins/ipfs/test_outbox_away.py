@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 from attrs import define
-from pointsman import Scope, Store, StoreBackend, UnavailableError, _courier, hookimpl
+from pointsman import ConfigError, Scope, Store, StoreBackend, UnavailableError, _courier, hookimpl
 from pointsman._outbox import Outbox, Waiting
 from pointsman.content import Stored
 from pointsman_ipfs import Blocks
@@ -132,6 +132,23 @@ def test_a_store_that_hangs_keeps_nobody_from_closing(tmp_path: Path, monkeypatc
         assert [(one.store, one.cid) for one in store.waiting()] == [("office", cid)]
     may_end.set()
     left.join(20)
+
+
+def test_a_put_that_ends_after_the_store_was_closed_opens_no_outbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would close it again, nor end the thread that brings what waits there."""
+    store = Store({"home": Blocks(path=tmp_path / "home"), "office": Blocks(path=tmp_path / "office")})
+    close = store._post.close
+
+    def closed() -> None:
+        close()
+        with pytest.raises(ConfigError, match="this store is closed"):
+            store.put(b"x")
+
+    monkeypatch.setattr(store._post, "close", closed)
+    store.close()
+    assert not (tmp_path / "home" / "outbox.sqlite").exists()
 
 
 def test_what_no_store_can_give_out_waits_with_the_reason(tmp_path: Path) -> None:
