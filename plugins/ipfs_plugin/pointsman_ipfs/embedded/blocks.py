@@ -239,9 +239,9 @@ class Blocks:
             except UnavailableError as error:
                 return Health.unavailable(error.message)
         there = self.path
-        while not there.exists() and there != there.parent:
+        while not os.path.exists(there) and there != there.parent:
             there = there.parent
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
             return Health.unavailable(f"{there} is no folder that can be written; choose another path")
         free = os.statvfs(there)
         if free.f_bavail * free.f_frsize < _FREE:
