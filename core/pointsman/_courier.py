@@ -14,6 +14,9 @@ from ._outbox import LEASE_S, Outbox, Waiting
 from .errors import ContentNotFoundError, PointsmanError
 from .scope import Scope
 
+#: Seconds for which stores are waited for that are to let go what they are being brought.
+_ENDING_S = 10.0
+
 
 class Courier:
     """Works through an outbox. Thread-safe.
@@ -41,8 +44,9 @@ class Courier:
                 self._bells.setdefault(store, threading.Event()).set()
                 if store not in self._threads:
                     thread = threading.Thread(None, self._run, f"outbox of {store}", (store,), daemon=True)
-                    self._threads[store] = thread
-                    thread.start()
+                    with suppress(RuntimeError):  # there is no room for one now: the next call tries it again
+                        thread.start()
+                        self._threads[store] = thread
 
     def drain(self, stores: Iterable[str], scope: Scope, patience: float | None = None) -> None:
         """Try everything that waits for these stores once, whenever it is due, and return when that is done.
@@ -70,7 +74,7 @@ class Courier:
                 one.result()
 
     def close(self) -> None:
-        """End the threads; what they were bringing waits for the next time."""
+        """End the threads; what they were bringing waits for the next time. One that does not end is left behind."""
         with self._lock:
             self._closed = True
             running, threads = list(self._running), list(self._threads.values())
@@ -78,8 +82,9 @@ class Courier:
                 bell.set()
         for scope in running:
             scope.cancel()
+        ends = monotonic() + _ENDING_S
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, ends - monotonic()))
         with suppress(PointsmanError):
             self._outbox.let_go()
 
@@ -92,12 +97,12 @@ class Courier:
                 while self._one(store, Scope()):
                     pass
                 wait = self._outbox.next_due(store)
-            except PointsmanError as error:
+            except Exception as error:
                 _log.failed("outbox", error, store=store)
                 wait = LEASE_S
             with self._lock:
                 if self._closed or (wait is None and not bell.is_set()):
-                    del self._threads[store]
+                    self._threads.pop(store, None)
                     return
             bell.wait(wait)
 
@@ -128,9 +133,9 @@ class Courier:
                     scope.cancel()
                 self._deliver(job, scope, renew)
                 self._outbox.done(job)
-            except Exception as raised:
+            except BaseException as raised:  # no Ctrl-C comes to a thread of ours, and nobody begins another one
                 error = translated(raised)
-                if scope.cancelled:  # that says nothing against anybody
+                if scope.cancelled and isinstance(raised, Exception):  # that says nothing against anybody
                     self._outbox.let_go(store)
                 else:
                     self._outbox.failed(job, str(error), error.retry_after)

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from time import time
 from typing import Any, Literal, TypeAlias
@@ -22,7 +23,7 @@ from uuid import uuid4
 from attrs import define, frozen
 
 from . import _log
-from .errors import ConfigError, UnavailableError
+from .errors import LONG, ConfigError, UnavailableError
 from .forks import Lock, Shared
 from .scope import Scope
 
@@ -44,13 +45,18 @@ CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY 
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
     DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0"""
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
-    (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
+    (SELECT store, cid FROM jobs WHERE store=:store AND due<=:until AND lease<=:now AND (due<=:now OR tried<:before)
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
+#: Of those that are due first; few of them others have taken.
+_NEXT = "SELECT min(max(due, lease)) FROM (SELECT due, lease FROM jobs WHERE store=? ORDER BY due LIMIT 100)"
 #: Who is about to let it go does so, and then it is pinned.
 _KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND what='unpin'"
+#: What all stores have to do with some content, however much else waits: each is looked up by the key of the table.
+_OF = """cid=:cid AND store IN (WITH RECURSIVE one(store) AS (SELECT min(store) FROM jobs UNION ALL
+    SELECT (SELECT min(store) FROM jobs WHERE store>one.store) FROM one WHERE store NOT NULL) SELECT store FROM one)"""
 _SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease > strftime('%s', 'now') + 0,
     'a process is bringing it; if it was killed, another one does within a minute', reason)
-    FROM jobs WHERE cid=ifnull(?, cid) ORDER BY since"""
+    FROM jobs WHERE {} ORDER BY since"""
 _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
 LEASE_S = 60.0
@@ -168,6 +174,7 @@ class Outbox(Shared):
         :param kept: the store that has just pinned it: an older wish that it lets it go counts no more.
         :param within: seconds for which others who use the file are waited for, at most.
         """
+        cid = _text(cid)
         mine = _Wishes([(store, cid, what, time()) for store in stores], (kept, cid))
         self._adding.append(mine)
         while not mine.written:  # else the thread before us has written ours too
@@ -193,16 +200,17 @@ class Outbox(Shared):
 
         :param store: forget what this one was to do, and no other.
         """
-        mine = "WHERE cid=:cid AND store=ifnull(:store, store) AND (what='put' OR NOT :puts)"
-        given = {"cid": cid, "store": store, "puts": puts_only, "now": time()}
+        mine = f"WHERE {_OF} AND store=ifnull(:store, store) AND (what='put' OR NOT :puts)"
+        given = {"cid": _text(cid), "store": store, "puts": puts_only, "now": time()}
         with self._changing(durable=True, within=within) as db:
             db.execute(f"DELETE FROM jobs {mine} AND lease<=:now", given)  # noqa: S608 - ours
             db.execute(f"UPDATE jobs SET what='unpin', tries=0, due=0 {mine}", given)  # noqa: S608 - ours
-            return db.execute("SELECT 1 FROM jobs WHERE what='compare'").fetchone() is not None
+            return db.execute(f"SELECT 1 FROM jobs WHERE {_OF}", {"cid": "*"}).fetchone() is not None  # noqa: S608 - ours
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""
         given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
+        given["until"] = inf if tried_before else given["now"]
         return next((Waiting(*row) for row in self._run(_TAKE, given)), None)
 
     def renew(self, job: Waiting) -> bool:
@@ -218,11 +226,12 @@ class Outbox(Shared):
             db.execute(f"UPDATE jobs SET lease=0, owner='' {mine}", given)  # noqa: S608 - ours
 
     def failed(self, job: Waiting, reason: str, after: float | None = None) -> None:
-        """Let a job be tried again: after so many seconds, else the longer the more often it has failed."""
-        wait = min(_FIRST_S * 2.0 ** min(job.tries, 20), _LONGEST_S) if after is None else after
+        """Let a job be tried again after so many seconds, an hour at most; else the longer the more often it failed."""
+        wait = _FIRST_S * 2.0 ** min(job.tries, 20)
+        wait = min(wait, _LONGEST_S) if after is None else min(max(_FIRST_S, after), LONG)
         sql = """UPDATE jobs SET tries=tries+1, due=?, lease=0, owner='', reason=?
             WHERE store=? AND cid=? AND owner=?"""
-        self._run(sql, (time() + wait, reason[:1000], job.store, job.cid, self._me))
+        self._run(sql, (time() + wait, _text(reason[:1000]), job.store, job.cid, self._me))
 
     def let_go(self, store: str | None = None) -> None:
         """Let others have what this object has taken: all, or for this store. It counts as if it was not tried."""
@@ -230,7 +239,7 @@ class Outbox(Shared):
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
-        return [Waiting(*row) for row in self._run(_SHOW, (cid,))]
+        return [Waiting(*row) for row in self._run(_SHOW.format(_OF if cid else "1"), {"cid": cid and _text(cid)})]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:
         """Return of each store that has something to do: how many jobs, since when, and why one of them failed."""
@@ -239,7 +248,7 @@ class Outbox(Shared):
 
     def next_due(self, store: str) -> float | None:
         """Return in how many seconds something of this store is due; None if nothing waits."""
-        ((due,),) = self._run("SELECT min(max(due, lease)) FROM jobs WHERE store=?", (store,))
+        ((due,),) = self._run(_NEXT, (store,))
         return None if due is None else max(0.0, due - time())
 
     def seen(self, stores: Iterable[str]) -> set[str]:
@@ -284,3 +293,8 @@ class Outbox(Shared):
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
         return UnavailableError(what, retry_same=False)
+
+
+def _text(given: str) -> str:
+    """Return what the file can hold: the name of a file, in a path or what somebody asks for, need not be a text."""
+    return str(given).encode("utf-8", "replace").decode()

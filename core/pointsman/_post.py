@@ -22,6 +22,8 @@ from .scope import Scope
 
 #: Of a call that takes as long as it takes.
 _FOREVER = Scope()
+#: What a store is asked for a job; for all others, to take content.
+_HOOKS = {"unpin": "unpin", "pin": "pin", "compare": "entries"}
 #: Seconds for which many puts take as known whether it exists.
 _LATE_S = 1.0
 
@@ -96,7 +98,10 @@ class Post(Shared):
         return self._open()[0].seen(usable)
 
     def close(self) -> None:
-        """End what is being brought, and let the file go."""
+        """End what is being brought, and let the file go; what is still being put does not open it any more."""
+        with self._lock:
+            if self.opened is None:
+                self._storing().closed = True
         if self.opened is not None:
             outbox, courier = self.opened
             courier.close()
@@ -118,8 +123,9 @@ class Post(Shared):
         """
         storing = self._storing()
         target = [one for one in storing.registry.backends if one.id == job.store]
-        if not target:
-            raise BackendError("no store of this id is configured")
+        asked = storing.task(_HOOKS.get(job.what, "import_car"))
+        if why := storing.gate.never(target[0], asked) if target else "no store of this id is configured":
+            raise BackendError(why)
         if job.what == "compare":
             self._compare(target, scope, renew)
             return
@@ -163,7 +169,10 @@ class Post(Shared):
     ) -> None:
         storing, failure = self._storing(), list[BackendError]()
         export = evolve(storing.task("export_car", cid=cid), scope=scope)
-        pieces = storing.bytes_of(export, ([one for one in storing.able(export) if one is not target[0]], []))
+        others = [one for one in storing.able(export) if one is not target[0]]
+        if not others:
+            raise BackendError("no other store is configured that could give it out")
+        pieces = storing.bytes_of(export, (others, []))
 
         def brought() -> Iterator[bytes]:
             try:

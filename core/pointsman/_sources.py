@@ -69,6 +69,11 @@ class Held(io.BytesIO):
         """Begin anew."""
         self.seek(0)
 
+    def close(self) -> None:
+        """Keep it: a plugin, or a library of its, that closes what it has read keeps no other store from it."""
+
+    let_go = close
+
 
 class Replayed(io.RawIOBase):
     """A file that can be read again from where it stood. What it could not read once it does not try again.
@@ -112,14 +117,16 @@ class Replayed(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes.
+        """Read up to `size` bytes, or all that is left.
 
         :raises InvalidRequestError: it cannot be read.
         """
+        if size is None or size < 0:  # here a piece is no end: a pipe gives what it has
+            return self.readall()
         if self._kept is None:
             return self._read(size)
         if self._again:
-            if data := self._kept.read(size):
+            if (data := self._kept.read(size)) or not size:
                 return data
             self._again = False
         data = self._read(size)
@@ -129,8 +136,7 @@ class Replayed(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         """Read on. Where that failed it fails ever after: what would come next is not what belongs there."""
         if self._broken is None:
-            if self._scope.left() <= 0:
-                raise BackendTimeout("the time was up while the content was read; give a longer timeout")
+            check_time(self._scope.left(), "while the content was read")
             try:
                 return _bytes_of(self._some(size))
             except Exception as error:
@@ -138,10 +144,12 @@ class Replayed(io.RawIOBase):
         raise _unreadable(self._broken) from self._broken
 
     def close(self) -> None:
+        """Keep it, as `Held` does."""
+
+    def let_go(self) -> None:
         """Let go what was kept; the file itself is its owner's."""
         if self._kept is not None:
             self._kept.close()
-        super().close()
 
 
 def file_of(given: Given) -> BinaryIO | Path:
@@ -174,6 +182,12 @@ def file_of(given: Given) -> BinaryIO | Path:
     raise InvalidRequestError(
         f"content: found {type(given).__name__}, expected bytes, a path, a binary file, or bytes in pieces"
     )
+
+
+def check_time(left: float, when: str) -> None:
+    """Raise BackendTimeout, which says when that was, if no second is left."""
+    if left <= 0:
+        raise BackendTimeout(f"the time was up {when}; give a longer timeout")
 
 
 def _bytes_of(data: Any) -> bytes:
@@ -223,6 +237,7 @@ class Content(Pieces):
             yield bytes(self._rest)
             self._rest = memoryview(b"")
         yield from self._pieces
+        self._checkClosed()  # no end, but that of who reads on after it was closed
 
 
 @contextmanager

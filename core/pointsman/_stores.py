@@ -135,8 +135,14 @@ def check_folders(stores: Iterable[StoreBackend]) -> None:
 
 
 def outbox_path(stores: Iterable[StoreBackend]) -> Path:
-    """Return where the outbox is if nobody says: beside the content of the first store that has a path to write to."""
+    """Return where the outbox is if nobody says: beside the content of the first store that has a path to write to.
+
+    :raises ConfigError: there is none, and the user has no home.
+    """
     for one in stores:
         if one.folder is not None and one.writable:
             return one.folder / "outbox.sqlite"
-    return Path.home() / ".local" / "share" / "pointsman" / "outbox.sqlite"
+    try:
+        return Path.home() / ".local" / "share" / "pointsman" / "outbox.sqlite"
+    except RuntimeError:
+        raise ConfigError("found no folder of a store, and no home of this user: set HOME or POINTSMAN_STORE") from None

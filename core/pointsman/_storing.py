@@ -17,7 +17,7 @@ from ._breaker import Breaker
 from ._discovery import Catalogue
 from ._health import Monitor
 from ._settings import Policy
-from ._sources import Held, Replayed
+from ._sources import Held, Replayed, check_time
 from ._stores import StoreBackend, StoreGate, Stores, Task
 from ._structure import misfits
 from .errors import AllBackendsFailed, BackendError, ConfigError, ContentNotFoundError, UnavailableError, UnusableAnswer
@@ -88,7 +88,7 @@ class Storing:
         """Return the same, asked of the CID that its path leads to, as stores write it; if none can tell, as it is."""
         asked = evolve(task, hook="resolve")
         for backend in chain(*self.gate.sorted_out(asked)):
-            with suppress(Exception):  # what is wrong with it, the task itself will show
+            with suppress(Exception, SystemExit):  # what is wrong with it, the task itself will show
                 return evolve(task, arguments={"cid": self.registry.ask(backend, asked)})
         return task
 
@@ -112,10 +112,13 @@ class Storing:
     def replayed(self, file: BinaryIO, task: Task, as_source: Callable[[Any], object]) -> Got:
         """Do as `run` with what a file holds, as its `source`: each store that is asked reads it from the start."""
         order = self._candidates(task)
-        with file if isinstance(file, Held) else Replayed(file, task.scope, keep=sum(map(len, order)) > 1) as source:
+        source = file if isinstance(file, Held) else Replayed(file, task.scope, keep=sum(map(len, order)) > 1)
+        try:
             task.arguments["source"], task.reads = as_source(source), source
             task.max_retries = None if source.again else 0
             return self.run(task, order)
+        finally:
+            source.let_go()
 
     def bytes_of(self, task: Task, order: Order | None = None) -> Iterator[bytes]:
         """Give out a file, or a CAR. Where a store fails in the middle, the next one goes on.
@@ -137,6 +140,7 @@ class Storing:
                 first, rest = answered.answer
                 try:
                     for piece in _chained(first, rest):
+                        check_time(task.scope.remaining(), "before the end of the content")
                         given += len(piece)
                         if whole:
                             hashed.update(piece)

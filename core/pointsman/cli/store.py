@@ -303,8 +303,13 @@ def _bringing(
 
 def _say_where_none_is(kept: Store, store_id: str | None) -> None:
     for one in kept.stores:
-        if one.enabled and store_id in (None, one.id) and one.folder is not None and not one.folder.exists():
-            note(in_a_line(f"{one.id}: there is no store at {one.folder} yet; the first put makes it"))
+        if one.enabled and store_id in (None, one.id) and one.folder is not None:
+            try:
+                one.folder.stat()
+            except FileNotFoundError:
+                note(in_a_line(f"{one.id}: there is no store at {one.folder} yet; the first put makes it"))
+            except OSError:  # the store itself tells why it cannot be looked at
+                pass
 
 
 def _show(rows: list[dict[str, Any]], columns: Iterable[str], as_json_: bool, empty: str) -> None:

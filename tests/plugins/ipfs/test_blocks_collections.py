@@ -333,7 +333,7 @@ def test_what_is_in_the_way_of_a_store_is_named(tmp_path: Path) -> None:
     """The file of it that cannot be opened, beside the folder."""
     with Store([Blocks(path=tmp_path)]) as store:
         store.put(b"hello")
-    wrong = tmp_path / "packs" / "wrong.car"
+    wrong = tmp_path / "packs" / f"{0:032x}.car"
     wrong.mkdir()
     with Store([Blocks(path=tmp_path)]) as store, pytest.raises(UnavailableError, match=f"Is a directory .{wrong}"):
         list(store.ls())

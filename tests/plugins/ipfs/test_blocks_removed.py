@@ -78,3 +78,23 @@ def test_of_a_pack_that_is_gone_nothing_is_put_aside(store: Store, path: Path) -
         store.get(cid)
     assert not (path / "quarantine").exists()
     assert {found.cid for found in store.verify()} == {cid}
+
+
+def test_what_somebody_else_has_put_beside_the_packs_is_left_alone(path: Path) -> None:
+    """A CAR file, a pack under another name, any file: nothing of it counts as ours, is cut, or taken away."""
+    with Store([Blocks(path=path)]) as store:
+        kept = store.put(b"hello").cid
+        (pack,) = (path / "packs").iterdir()
+        letter = b"".join(store.export_car(kept))
+    theirs = {"letter.car": letter, "backup of a pack.car": pack.read_bytes(), "notes.new": b"mine"}
+    for name, data in theirs.items():
+        (path / "packs" / name).write_bytes(data)
+    pack.unlink()
+    with Store([Blocks(path=path)]) as store:
+        store.put(b"another")
+        store.gc()
+        assert len(list(store.verify())) == 1  # the block that is gone
+        for name in ("letter.car", "backup of a pack.car"):
+            store.import_car(path / "packs" / name)
+            assert store.get(kept) == b"hello"
+    assert {name: (path / "packs" / name).read_bytes() for name in theirs} == theirs

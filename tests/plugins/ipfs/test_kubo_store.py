@@ -336,6 +336,26 @@ def test_threads_and_processes_share_nothing(store: Kubo) -> None:
     assert b"".join(store.fetch(cid, 0, None, limits())) == b"forked"
 
 
+def test_a_child_waits_for_no_thread_of_its_parent(store: Kubo, forked: Callable[[Callable[[], object]], int]) -> None:
+    """A fork may come while another thread looks at who pins what: that thread is not in the child."""
+    cid = put(store, b"looked at").cid
+    held, done = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with store._rpc._free:
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert held.wait(20)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(forked(lambda: store.pin(cid, limits())), 0)[1]) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
 #: Three threads put, and print the CID of each put that was acknowledged.
 PUTS = """
 import os, random, threading

@@ -21,10 +21,11 @@ from pointsman_ipfs import Blocks, Receipts
 from pointsman_ipfs.dag.cid import raw_cid, to_text
 from pointsman_ipfs.evidence import About, Evidence
 
-#: Root may write whatever the modes say, until it has let go of that right (CAP_DAC_OVERRIDE, of capabilities(7)).
+#: Root may read and write whatever the modes say, until it has let go of these rights (CAP_DAC_OVERRIDE and
+#: CAP_DAC_READ_SEARCH, of capabilities(7)).
 _AS_ANYBODY = """
 import ctypes, os, sys
-if os.geteuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0):
+if os.geteuid() == 0 and any(ctypes.CDLL(None).prctl(24, one, 0, 0, 0) for one in (1, 2)):
     sys.exit("root cannot let go of its rights here")
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
@@ -436,3 +437,30 @@ def test_where_no_store_is_reading_makes_none(tmp_path: Path) -> None:
         assert store.get(first) == b"there"
         assert other.get(store.put(b"here").cid) == b"here"
         assert len(list(store.ls())) == 2
+
+
+def test_a_store_in_a_folder_that_cannot_be_entered_is_told(tmp_path: Path) -> None:
+    """By every command, with the path: somebody else's home, say. It is not called absent."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with Store([Blocks(path=home / "store")]) as store:
+        cid = store.put(b"x").cid
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps({"STORES": [{"id": "home", "type": "blocks", "path": str(home / "store")}]}))
+    home.chmod(0)
+    try:
+        for command in ("ls", "get", "put", "verify", "status"):
+            given = {"get": [cid], "put": [str(config)]}.get(command, [])
+            arguments = [sys.executable, "-c", _AS_ANYBODY, "-m", "pointsman", "store", command, *given]
+            done = subprocess.run(
+                [*arguments, "--config", str(config)], capture_output=True, text=True, check=False, timeout=60
+            )
+            assert done.returncode in (1, 3), done.stderr
+            said = done.stdout + done.stderr
+            assert str(home) in said
+            assert "cannot be" in said or "is no folder that can be written" in said
+            assert "Traceback" not in said
+            assert "there is no store" not in said
+            assert "PermissionError" not in said
+    finally:
+        home.chmod(0o700)

@@ -12,7 +12,18 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from pointsman import BackendTimeout, ConfigError, InvalidRequestError, Store, UnavailableError
+from attrs import define
+from pointsman import (
+    BackendError,
+    BackendTimeout,
+    ConfigError,
+    InvalidRequestError,
+    Scope,
+    Store,
+    UnavailableError,
+    hookimpl,
+)
+from pointsman.content import Source, Stored
 from pointsman_ipfs import Blocks
 
 
@@ -163,6 +174,109 @@ def test_a_part_is_given_in_whole_numbers(two: Store, part: dict[str, Any]) -> N
     letter = two.put(b"Dear Sir").cid
     with pytest.raises(InvalidRequestError, match=r"offset .*, length .*: expected whole numbers"):
         two.open(letter, **part)
+
+
+@define(eq=False)
+class Whole:
+    """A store whose plugin reads everything at once, after it has read nothing."""
+
+    got: bytes = b""
+
+    @hookimpl
+    def store(self, source: Source, scope: Scope) -> Stored:
+        assert source.file is not None
+        assert source.file.read(0) == b""
+        self.got = source.file.read()
+        return Stored("cid", len(self.got))
+
+
+@define(eq=False)
+class Half:
+    """A store that fails when it has read some of it."""
+
+    @hookimpl
+    def store(self, source: Source, scope: Scope) -> Stored:
+        assert source.file is not None
+        source.file.read(6)
+        raise UnavailableError("it is away", retry_same=False)
+
+
+@define(eq=False)
+class Closing(Half):
+    """A store that closes what it has read some of, as libraries do that send files."""
+
+    @hookimpl
+    def store(self, source: Source, scope: Scope) -> Stored:
+        assert source.file is not None
+        with source.file:
+            return super().store(source, scope)
+
+
+@pytest.mark.parametrize("before", [{}, {"half": Half()}, {"closing": Closing()}], ids=["first", "again", "closed"])
+@pytest.mark.parametrize("form", ["pipe", "pieces", "bytes"])
+def test_who_reads_without_a_size_gets_all_of_it(before: dict[str, Any], form: str) -> None:
+    """As of every file of Python, though a pipe has less at once, or another store has read some of it."""
+    end, begin = os.pipe()
+
+    def write() -> None:
+        for piece in (b"Dear Sir ", b"or Madam"):
+            os.write(begin, piece)
+            sleep(0.05)
+        os.close(begin)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    whole = Whole()
+    stores: dict[str, object] = {**before, "whole": whole}
+    with os.fdopen(end, "rb") as pipe, Store(stores) as store:
+        given: dict[str, Any] = {"pipe": pipe, "pieces": iter([b"Dear Sir ", b"or Madam"])}
+        store.put(given.get(form, b"Dear Sir or Madam"))
+        writer.join()
+    assert whole.got == b"Dear Sir or Madam"
+
+
+@define(eq=False)
+class Dripping:
+    """A store whose plugin heeds no limits, and ends its program where it is to say what a CID is."""
+
+    @hookimpl
+    def fetch(self, cid: str, offset: int, length: int | None, scope: Scope) -> Iterator[bytes]:
+        while True:
+            sleep(0.01)
+            yield b"x"
+
+    @hookimpl
+    def resolve(self, cid: str, scope: Scope) -> str:
+        raise SystemExit(7)
+
+    @hookimpl
+    def pin(self, cid: str, scope: Scope) -> None:
+        raise SystemExit(7)
+
+
+def test_content_that_only_drips_is_given_up_in_time() -> None:
+    """Though its plugin does not look at the time: it is looked at between two pieces."""
+    with Store([Dripping()]) as store:
+        began = monotonic()
+        with pytest.raises(BackendTimeout, match="the time was up before the end of the content"):
+            store.get("cid", timeout=0.2)
+        assert monotonic() - began < 10
+
+
+def test_no_plugin_ends_the_program() -> None:
+    """Not where it only names what is asked for, either."""
+    with Store([Dripping()]) as store, pytest.raises(BackendError, match="the plugin failed with SystemExit: 7"):
+        store.pin("cid")
+
+
+def test_content_that_is_closed_is_not_at_its_end(two: Store) -> None:
+    """Who reads on is told, as of every file of Python: what came before is not all."""
+    with two.open(two.put(bytes(3 << 20)).cid) as content:
+        pieces = iter(content)
+        assert next(pieces)
+    for rest in pieces, content:
+        with pytest.raises(ValueError, match="closed file"):
+            list(rest)
 
 
 @pytest.mark.parametrize("timeout", ["1", float("nan"), -1, [], True, 10**400])

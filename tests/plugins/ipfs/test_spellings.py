@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_what_is_damaged_is_mended(two: Store, folder: Path, tmp_path: Path, spe
     assert two.get(first, store="home") == b"Dear Sir"
 
 
-@pytest.mark.parametrize("path", ["nothing", "letters/second", "letters/first/page", "../case"])
+@pytest.mark.parametrize("path", ["nothing", "letters/second", "letters/first/page", "../case", "caf\udce9"])
 def test_a_path_that_leads_to_nothing_is_not_there(two: Store, folder: Path, tmp_path: Path, path: str) -> None:
     """In a folder or under a file: who asks whether it is there hears no, and who wants it that it is not."""
     nowhere = f"{two.put(folder).cid}/{path}"
@@ -118,7 +119,8 @@ def test_a_path_that_leads_to_nothing_is_not_there(two: Store, folder: Path, tmp
 
 @pytest.mark.parametrize("call", ["get", "has", "pin", "unpin", "status"])
 def test_what_is_no_cid_is_told_and_waits_for_no_store(two: Store, call: str) -> None:
-    """In the outbox it would wait for ever: no store can ever do what is asked."""
-    with pytest.raises(InvalidRequestError, match="'bad': found none"):
-        getattr(two, call)("bad")
+    """In the outbox it would wait for ever: no store can ever do what is asked. It need not even be a text."""
+    for bad in "bad", "caf\udce9":
+        with pytest.raises(InvalidRequestError, match=re.escape(f"{bad!r}: found none")):
+            getattr(two, call)(bad)
     assert two.waiting() == ()

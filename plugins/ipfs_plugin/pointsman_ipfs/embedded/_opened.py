@@ -85,4 +85,4 @@ def _is_absent(root: Path) -> bool:
 
 def is_read_only(root: Path) -> bool:
     """Whether a store is there that cannot be written."""
-    return (root / "packs").is_dir() and _sqlite.is_read_only(root, root / "packs")
+    return os.path.isdir(root / "packs") and _sqlite.is_read_only(root, root / "packs")

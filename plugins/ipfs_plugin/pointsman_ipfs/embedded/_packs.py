@@ -34,6 +34,7 @@ _PLAIN = b"\x01\x55\x12\x20"  # bytes, SHA-256
 _ROOM = 1 << 20  #: zeros behind the end, at most
 _LONGEST = 4 << 20  #: bytes of a record; a block of Kubo's has 2 MiB at most
 _END = ".car"
+_NAME = "[0-9a-f]" * 32  #: of a pack: what is called otherwise somebody else has put there
 
 
 class Record(NamedTuple):
@@ -332,17 +333,17 @@ def cut(path: Path, file: int, counts: int) -> None:
 
 
 def packs_in(folder: Path) -> Iterable[Path]:
-    """Return the packs in a folder, and take away those that were never finished.
+    """Return the packs in a folder, and take away those that were never finished. All else there is left alone.
 
     :raises UnavailableError: it cannot be read.
     """
     try:
-        for unseen in folder.glob("*.new"):
+        for unseen in folder.glob(f"{_NAME}.new"):
             if not is_read_only(folder, folder.parent) and (file := locked(unseen)) is not None:
                 with suppress(OSError):
                     unseen.unlink()
                 os.close(file)
-        return sorted(folder.glob(f"*{_END}"))
+        return sorted(folder.glob(f"{_NAME}{_END}"))
     except OSError as error:
         raise UnavailableError(f"{folder} cannot be read: {error.strerror}") from error
 

@@ -160,8 +160,10 @@ class Places:
         with self._lock:
             self._remember(Written(pack, size, records, mark))
             if self._thread is None and not self._ending.is_set():
-                self._thread = threading.Thread(target=self._enter_soon, name="pointsman-blocks", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._enter_soon, name="pointsman-blocks", daemon=True)
+                with suppress(RuntimeError):  # there is no room for one now: the next put tries it again
+                    thread.start()
+                    self._thread = thread
         if not self._wanted.is_set():
             self._wanted.set()
 

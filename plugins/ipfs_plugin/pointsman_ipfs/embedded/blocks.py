@@ -13,6 +13,7 @@ from attrs import field, frozen, validators
 from pointsman import (
     BackendError,
     BackendTimeout,
+    ConfigError,
     ContentNotFoundError,
     Health,
     Scope,
@@ -43,10 +44,16 @@ _CANNOT = "{} cannot be written, and is only read; make it writable, or name ano
 
 
 def default_path() -> Path:
-    """Return where the store is if nobody says: POINTSMAN_STORE, else a folder for the data of programs."""
+    """Return where the store is if nobody says: POINTSMAN_STORE, else a folder for the data of programs.
+
+    :raises ConfigError: nobody says, and the user has no home.
+    """
     named = os.environ.get("POINTSMAN_STORE", "").strip()
-    data = os.environ.get("XDG_DATA_HOME", "").strip()
-    return _placed(named or (Path(data) if data else Path.home() / ".local" / "share") / "pointsman" / "store")
+    data = os.environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share"
+    try:
+        return _placed(named or Path(data) / "pointsman" / "store")
+    except ValueError as error:
+        raise ConfigError(f"{error}; set POINTSMAN_STORE") from None
 
 
 def _placed(path: str | os.PathLike[str]) -> Path:
@@ -232,9 +239,9 @@ class Blocks:
             except UnavailableError as error:
                 return Health.unavailable(error.message)
         there = self.path
-        while not there.exists() and there != there.parent:
+        while not os.path.exists(there) and there != there.parent:
             there = there.parent
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
             return Health.unavailable(f"{there} is no folder that can be written; choose another path")
         free = os.statvfs(there)
         if free.f_bavail * free.f_frsize < _FREE:

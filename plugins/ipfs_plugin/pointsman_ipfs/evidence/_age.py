@@ -9,6 +9,7 @@ Source: https://age-encryption.org/v1
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -212,7 +213,7 @@ def _read(one: object) -> Secret:
     if not isinstance(one, Path):
         raise ConfigError(f"identity: found {type(one).__name__}, expected a private key, or the path of one")
     try:
-        return Secret(one.expanduser().read_text("utf-8"))
+        return Secret(Path(os.path.expanduser(one)).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         raise ConfigError(f"identity: {one} cannot be read: {why}") from None

@@ -76,7 +76,7 @@ def host_of(url: str) -> str | None:
 def _told(url: str | None) -> Sequence[tuple[str, str]]:
     if url is not None:
         return [(text_of(url).strip() or "''", "url")]
-    home = Path(os.environ.get("IPFS_PATH") or "~/.ipfs").expanduser() / "api"
+    home = Path(os.path.expanduser(os.environ.get("IPFS_PATH") or "~/.ipfs")) / "api"  # there may be no home
     try:
         running = home.read_text("utf-8", "replace")
     except OSError:

@@ -46,15 +46,18 @@ class Library(Rpc):
             what = f"found 'ipfshttpclient', which is not installed ({error})"
             raise ConfigError(f'transport: {what}: pip install "pointsman-ipfs[ipfshttpclient]"') from error
         self._package, self._address, self._headers = ipfshttpclient, address, headers
-        self._lock, self._opened = threading.Lock(), dict[int, Any]()
+
+    def begin(self) -> None:
+        super().begin()
+        self._lock, self._opened = threading.Lock(), list[Any]()  #: the package's client of this process, once made
 
     def close(self) -> None:
         """Close idle connections."""
         super().close()
         with self._lock:
-            opened, self._opened = self._opened, {}
-        if os.getpid() in opened:
-            opened[os.getpid()].close()
+            opened, self._opened = self._opened, []
+        for library in opened:
+            library.close()
 
     def version(self, scope: Scope) -> str:
         """Return the node's version."""
@@ -139,9 +142,9 @@ class Library(Rpc):
     def _library(self) -> Any:
         """Return the package's client of this process."""
         with self._lock:
-            if (pid := os.getpid()) not in self._opened:
-                self._opened = {pid: self._connected()}
-            return self._opened[pid]
+            if not self._opened:
+                self._opened.append(self._connected())
+            return self._opened[0]
 
     def _connected(self) -> Any:
         headers = {

@@ -9,7 +9,6 @@ Source: https://docs.ipfs.tech/reference/kubo/rpc/, and Kubo 0.42's core/command
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from pointsman import (
     UnavailableError,
     UnusableAnswer,
 )
+from pointsman.forks import Shared
 from pointsman.http import Body, Client, classify, promised_form
 
 from ..dag import cid as cids
@@ -74,13 +74,17 @@ def _text(body: bytes) -> str:
     return f"{text or 'without an explanation':.500}"
 
 
-class Rpc:
+class Rpc(Shared):
     """Calls of one node. Thread-safe. What goes wrong is raised as the `BackendError` that says what follows."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self.host = client.host
-        self._free, self._busy = threading.Condition(), set[tuple[int, bytes]]()
+        self.begin()
+        super().__init__()
+
+    def begin(self) -> None:
+        self._free, self._busy = threading.Condition(), set[bytes]()  #: roots that threads of this process pin
 
     def close(self) -> None:
         """Close idle connections."""
@@ -137,7 +141,7 @@ class Rpc:
 
         :param known: returns the bytes of a root, or None. Without, the node looks at everything twice.
         """
-        mine = {(os.getpid(), root) for root in roots}  # of a forked child they are its own
+        mine = set(roots)
         with self._free:
             while mine & self._busy:
                 check(scope)
