@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
@@ -67,7 +68,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
 
 def _text(body: bytes) -> str:
     try:
-        text = json.loads(body)["Message"]
+        text = str(json.loads(body)["Message"])
     except (ValueError, LookupError, TypeError, RecursionError):
         text = body[:2048].decode("utf-8", "replace").strip()
         text = "an HTML page" if text.startswith("<") else text
@@ -96,7 +97,8 @@ class Rpc:
     def is_full(self, scope: Scope) -> bool:
         """Whether it keeps as much as it was told to keep at most."""
         stat = self._one("repo/stat", scope, **{"size-only": "true"})
-        return int(self._field(stat, "RepoSize")) >= int(self._field(stat, "StorageMax"))
+        with promised_form():
+            return bool(self._field(stat, "RepoSize") >= self._field(stat, "StorageMax"))
 
     def block(self, cid: bytes, scope: Scope, *, search: bool = False) -> bytes:
         """Return the bytes of a block, unverified."""
@@ -156,7 +158,8 @@ class Rpc:
     def is_pinned(self, cid: bytes, scope: Scope) -> bool:
         """Whether a CID is pinned with all that is under it, and not only by what is above it."""
         try:
-            return cids.to_text(cid) in self._pin_of(cid, scope)
+            with promised_form():
+                return cids.to_text(cid) in self._pin_of(cid, scope)
         except UnavailableError as error:
             if _NOT_PINNED in error.message:
                 return False
@@ -233,9 +236,10 @@ class Rpc:
         return self._client.open("POST", f"{name}?{urlencode(arguments, True)}" if arguments else name, scope)
 
     def _one(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: _Option) -> Mapping[str, Any]:
-        found = list(self._lines(name, scope, cid, **options))
+        found = list(islice(self._lines(name, scope, cid, **options), 2))  # there may be lines without end
         if len(found) != 1:
-            raise UnusableAnswer(f"{self.host}: {name} answered {len(found)} values, expected one: is it Kubo's RPC?")
+            what = "more than one value" if found else "nothing"
+            raise UnusableAnswer(f"{self.host}: {name} answered {what}, expected one value: is it Kubo's RPC?")
         return found[0]
 
     def _last(self, name: str, scope: Scope, cid: bytes, /, **options: str) -> Mapping[str, Any]:

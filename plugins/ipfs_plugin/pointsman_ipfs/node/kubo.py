@@ -220,26 +220,28 @@ class Kubo(Reading):
 
         :raises ConfigError: an option is wrong, or its package is not installed.
         """
-        headers, named = {**self.headers, **self._login()}, self._address.told_by or "url"
+        auth, named = self._login(), self._address.told_by or "url"
         base, proxied = f"{self._address.url}/api/v0", not self._address.is_local
-        client = Client(base, headers=headers, refusal=refusal, named=named, proxied=proxied)
+        client = Client(base, headers=self.headers, auth=auth, refusal=refusal, named=named, proxied=proxied)
         if self.transport == "http":
             return Rpc(client)
         from ._ipfshttpclient import Library
 
-        return Library(client, self._address, headers)
+        name, scheme, key = auth
+        login = {name: Secret(scheme + key.reveal())} if key else {}
+        return Library(client, self._address, {**self.headers, **login})
 
-    def _login(self) -> Mapping[str, Secret]:
+    def _login(self) -> tuple[str, str, Secret | None]:
         if self.token and (self.username or self.password):
             raise ConfigError("token: found one beside a username or password; the node takes one of them")
         if self.token:
-            return {"authorization": Secret(f"Bearer {self.token.reveal()}")}
+            return "authorization", "Bearer ", self.token
         if not self.username and not self.password:
-            return {}
+            return "authorization", "", None
         if not self.username or not self.password:
             raise ConfigError("username: expected both it and password, or neither")
         both = b64encode(f"{self.username}:{self.password.reveal()}".encode()).decode()
-        return {"authorization": Secret(f"Basic {both}")}
+        return "authorization", "Basic ", Secret(both)
 
 
 def usual_node(timeout: float = 1.0) -> Kubo | None:
