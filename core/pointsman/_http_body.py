@@ -39,8 +39,8 @@ class Body(Iterator[bytes]):
         exchange.step_by, exchange.late = idle(exchange), "stopped in the middle of its answer"
         if piece := exchange.read():
             return piece
-        trailers = self._chunks.trailers if self._chunks else {}
-        if trailers.get("x-stream-error"):  # no variable here holds what it says, which may be an echo of a key
+        # no variable here holds what it says, which may be an echo of a key
+        if self._chunks and (trailers := self._chunks.trailers).get("x-stream-error"):
             raise self._refusal(200, self.headers, trailers["x-stream-error"].encode("latin-1"), where=exchange.host)
         raise StopIteration
 

@@ -97,7 +97,7 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
                     write_bytes(piece)
                     seen.add(len(piece))
         else:
-            kept.extract(cid, str(output), timeout=how["timeout"])
+            kept.extract(cid, str(output), store=how["store_id"], timeout=how["timeout"])
     return 0
 
 
