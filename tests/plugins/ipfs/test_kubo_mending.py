@@ -141,3 +141,26 @@ def test_a_pin_that_could_not_be_set_again_is_left(content: Content) -> None:
     content.mend()
     assert content.found() == set()
     assert content.pinned() == content.pins
+
+
+@over_both
+@pytest.mark.parametrize("call", ["put", "pin"])
+def test_a_damaged_block_of_our_own_keeps_nothing_from_being_pinned(content: Content, noise: Any, call: str) -> None:
+    """The block that stands in for a root while that is pinned is removed if it is damaged: the next try writes it."""
+    data, blocks = noise(1000, f"{call} {content.store.transport}"), content.kubo.home / "blocks"
+
+    def put() -> str:
+        return content.store.store(Source(file=io.BytesIO(data)), Scope(60)).cid
+
+    before = set(blocks.glob("*/*.data"))
+    cid = put()
+    (own,) = (path for path in set(blocks.glob("*/*.data")) - before if b"to be pinned" in path.read_bytes())
+    content.kubo.run("pin", "rm", cid)
+    own.chmod(0o600)
+    own.write_bytes(b"\xff" + own.read_bytes()[1:])
+    again: Callable[[], object] = put if call == "put" else lambda: content.store.pin(cid, Scope(60))
+    with pytest.raises(BackendError):
+        again()
+    again()
+    assert cid in content.pinned()
+    content.kubo.run("pin", "rm", cid)

@@ -140,16 +140,21 @@ class Rpc:
         :param known: returns the bytes of a root, or None. Without, the node looks at everything twice.
         """
         mine = {(os.getpid(), root) for root in roots}  # of a forked child they are its own
+        blocks = dict[bytes, Block]()
         with self._free:
             while mine & self._busy:
                 check(scope)
                 self._free.wait(0.1)
             self._busy |= mine
         try:
-            blocks = {root: _stand_in(root, known(root)) for root in roots if not self.is_pinned(root, scope)}
+            blocks |= {root: _stand_in(root, known(root)) for root in roots if not self.is_pinned(root, scope)}
             yield list(blocks.values())
             for root, (stand_in, _) in blocks.items():
                 self._move_pin(stand_in, root, scope)
+        except (ContentNotFoundError, UnavailableError, UnusableAnswer):
+            for block in blocks.values():
+                self._remove_damaged(block, scope)
+            raise
         finally:
             with self._free:
                 self._busy -= mine
@@ -170,6 +175,13 @@ class Rpc:
         with suppress(ContentNotFoundError, UnusableAnswer):
             self._take_back(_stand_in(cid, verified(cid, self.block(cid, scope)))[0], scope)
         self._take_back(cid, scope)
+
+    def _remove_damaged(self, block: Block, scope: Scope) -> None:
+        """Let a block that stands in for a root be written anew if it is damaged: no store could bring it back."""
+        cid, data = block
+        with suppress(BackendError):
+            if self.block(cid, scope) != data:
+                self.remove(cid, scope)
 
     def _take_back(self, cid: bytes, scope: Scope) -> None:
         try:
