@@ -129,6 +129,19 @@ def test_pins_come_back_after_an_interruption(content: Content, noise: Any) -> N
 
 
 @over_both
+def test_what_is_unpinned_does_not_come_back(content: Content) -> None:
+    """It was unpinned after a mending had been interrupted: the next one does not set its pin again."""
+    other = content.store.store(Source(file=io.BytesIO(b"other")), Scope(60)).cid
+    content.damage(content.leaves[1])
+    with pytest.raises(BackendError):
+        content.mend(content.car[:-1])
+    assert content.folder not in content.pinned()
+    content.store.unpin(content.folder, Scope(60))
+    content.mend(b"".join(content.store.export_car(other, Scope(60))))
+    assert content.pinned() == {cid: name for cid, name in content.pins.items() if cid != content.folder} | {other: ""}
+
+
+@over_both
 def test_a_pin_that_could_not_be_set_again_is_left(content: Content) -> None:
     """Something that is pinned has the damaged block, and lacks others that do not come: nothing is touched."""
     one = b"".join(content.store.export_car(content.leaves[1], Scope(60)))

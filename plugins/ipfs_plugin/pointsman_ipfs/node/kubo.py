@@ -28,7 +28,7 @@ from ..dag import cid as cids
 from ..dag.block import Verified, verified
 from ..dag.unixfs import PROFILES
 from ._address import Address, address_of
-from ._mending import Mending
+from ._mending import Mending, forget
 from ._reading import Reading
 from ._rpc import NO_RPC, Rpc, refusal
 from ._source import added, reading
@@ -122,7 +122,9 @@ class Kubo(Reading):
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let the node's own collection take what is under `cid`."""
-        self._rpc.unpin(self._resolved(cid, scope), scope)
+        root = self._resolved(cid, scope)
+        forget(self._rpc, root, scope)
+        self._rpc.unpin(root, scope)
 
     @hookimpl
     def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
