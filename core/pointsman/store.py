@@ -179,7 +179,7 @@ class Store:
         """Keep what a CAR file holds, and return its roots, as `put` does.
 
         :raises InvalidRequestError: it cannot be read, or is no CAR, or cut or altered.
-        :raises UnusableAnswer: pinned, each root must be there with all that it links to, and something is not.
+        :raises UnusableAnswer: pinned, it must be whole: a root, or what any of its blocks links to, is not there.
         """
         task, given = self._storing.task("import_car", store, timeout, moving=True, pin=pin), file_of(content)
         with open_file(given) as file:
