@@ -245,8 +245,10 @@ def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_k
         assert run("sync").stderr == b"nothing waits\n"
         assert [row["status"] for row in json.loads(run("status", one["cid"], "--json").stdout)] == ["kept", "kept"]
         assert run("get", f"{one['cid']}/a.txt", "--store", "node").stdout == b"hello world"
-        at_once = run("put", "-", stdin=b"brought before it ends").stdout.decode().split()[0]
-        assert [row["status"] for row in json.loads(run("status", at_once, "--json").stdout)] == ["kept", "kept"]
+        for more, code in ((), 0), (("nowhere",), 1):  # what comes after it may fail
+            put = run("put", "-", *more, stdin=b"brought before it ends %d" % code, code=code)
+            at_once = run("status", put.stdout.decode().split()[0], "--json").stdout
+            assert [row["status"] for row in json.loads(at_once)] == ["kept", "kept"]
         assert one["cid"] in run("ls", "--store", "node").stdout.decode()
         assert run("ls", one["cid"], "--store", "node").stdout == run("ls", one["cid"], "--store", "home").stdout
         exported = run("export", one["cid"], "-o", "-", "--store", "node").stdout
