@@ -70,7 +70,8 @@ def _checked(url: str) -> str:
     bare = text_of(url).strip()
     if not bare.lower().startswith(("http://", "https://")) or not host_of(bare):
         raise ConfigError(f"url: found {shown_url(url)}, expected the http(s)://HOST of a gateway")
-    return bare.rstrip("/").removesuffix("/ipfs")
+    address, mark, query = bare.partition("?")
+    return address.rstrip("/").removesuffix("/ipfs") + mark + query
 
 
 @frozen(kw_only=True)
@@ -78,13 +79,21 @@ class Gateway(Reading):
     """Reads content through a trustless gateway, from the gateway's own blocks or from wherever it finds them."""
 
     #: Its address, without `/ipfs/`. It must answer under that path: one that redirects to `CID.ipfs.HOST` will not do.
-    url: str = field(converter=_checked)
+    #: A query in it, which may be a key, is sent with every request.
+    url: str = field(converter=_checked, repr=shown_url)
     #: Sent as `Authorization: Bearer`.
     token: Secret | None = field(default=None, converter=as_secret)
     #: Sent with every request.
     headers: Mapping[str, str | Secret] = field(factory=dict, converter=masked)
     _client: Client = field(
         init=False, eq=False, repr=False, default=Factory(lambda self: self._connected(), takes_self=True)
+    )
+    #: Of `url`: masked where the gateway repeats it, as long as it is held.
+    _query: Secret = field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=Factory(lambda self: Secret(self.url.partition("?")[2]), takes_self=True),
     )
     _has_no_car: list[bool] = field(init=False, eq=False, repr=False, factory=list)
 
