@@ -156,6 +156,18 @@ def test_a_pin_that_could_not_be_set_again_is_left(content: Content) -> None:
     assert content.pinned() == content.pins
 
 
+def test_damage_that_no_pin_keeps_is_told_with_what_to_do(content: Content) -> None:
+    """No store may have that any more; unless something that is pinned is damaged, which may have led to it."""
+    loose = content.store.store(Source(file=io.BytesIO(b"loose"), pin=False), Scope(60)).cid
+    content.damage(loose)
+    (found,) = content.store.verify(None, Scope(60))
+    assert (found.cid, "no pin keeps it: `ipfs repo gc` removes it" in found.problem) == (loose, True)
+    content.damage(content.file)
+    told = [found.problem for found in content.store.verify(None, Scope(60))]
+    assert len(told) == 2
+    assert not any("no pin keeps it" in problem for problem in told)
+
+
 @over_both
 @pytest.mark.parametrize("call", ["put", "pin"])
 def test_a_damaged_block_of_our_own_keeps_nothing_from_being_pinned(content: Content, noise: Any, call: str) -> None:

@@ -34,6 +34,8 @@ from ._rpc import NO_RPC, Rpc, refusal
 from ._source import added, reading
 
 _READ = 1 << 20
+#: What is said of a damaged block beside all that is pinned.
+_UNKEPT = "; no pin keeps it: `ipfs repo gc` removes it"
 
 
 @frozen(kw_only=True)
@@ -133,13 +135,17 @@ class Kubo(Reading):
         if cid is not None:
             yield from _findings(reader.unsound(get, reader.resolve(get, cid)))
             return
+        unkept = _UNKEPT
         for text in self._rpc.pins(scope):
             try:
                 root = cids.parse(text)
             except InvalidRequestError as error:  # of another hash function: nobody here can verify it
+                unkept = ""
                 yield Finding(text, error.message, unchecked=True)
                 continue
-            yield from _findings(reader.unsound(get, root, seen))
+            for finding in _findings(reader.unsound(get, root, seen)):
+                unkept = ""  # what is under that may not have been seen
+                yield finding
         digests = {cids.digest_of(known) for known in seen}
         for text in self._rpc.blocks(scope):
             try:
@@ -147,7 +153,7 @@ class Kubo(Reading):
             except InvalidRequestError:
                 continue
             if cids.digest_of(block) not in digests:
-                yield from _findings(reader.unsound(get, block))
+                yield from _findings((found, problem + unkept) for found, problem in reader.unsound(get, block))
 
     @hookimpl
     def health(self) -> Health:
