@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import ClassVar
 
@@ -116,7 +117,7 @@ class Gateway(Reading):
 
         try:
             found = reader.reachable(get, reader.resolve(get, cid))
-            with ThreadPoolExecutor(_AT_ONCE, "pointsman-gateway") as pool:
+            with ThreadPoolExecutor(_AT_ONCE, "pointsman-gateway") as pool, _let_go(scope):
                 while some := list(islice(found, 8 * _AT_ONCE)):
                     list(pool.map(is_there, some))
         except ContentNotFoundError:
@@ -182,6 +183,16 @@ class Gateway(Reading):
         auth = ("Authorization", "Bearer ", self.token)
         proxied = not self.local
         return Client(self.url, headers=self.headers, auth=auth, refusal=refusal, named="url", proxied=proxied)
+
+
+@contextmanager
+def _let_go(scope: Scope) -> Iterator[None]:
+    """Cancel a call at an interrupt, whose threads would be waited for else."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        scope.cancel()
+        raise
 
 
 def _path(cid: bytes, form: str) -> str:
