@@ -12,7 +12,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, TypeAlias
@@ -152,8 +152,7 @@ class Rpc:
             for root, (stand_in, _) in blocks.items():
                 self._move_pin(stand_in, root, scope)
         except (ContentNotFoundError, UnavailableError, UnusableAnswer):
-            for block in blocks.values():
-                self._remove_damaged(block, scope)
+            self._remove_damaged(blocks.values(), scope)
             raise
         finally:
             with self._free:
@@ -176,12 +175,13 @@ class Rpc:
             self._take_back(_stand_in(cid, verified(cid, self.block(cid, scope)))[0], scope)
         self._take_back(cid, scope)
 
-    def _remove_damaged(self, block: Block, scope: Scope) -> None:
-        """Let a block that stands in for a root be written anew if it is damaged: no store could bring it back."""
-        cid, data = block
-        with suppress(BackendError):
-            if self.block(cid, scope) != data:
-                self.remove(cid, scope)
+    def _remove_damaged(self, blocks: Iterable[Block], scope: Scope) -> None:
+        """Let blocks that stand in for roots be written anew if they are damaged: no store could bring them back."""
+        with suppress(BackendError):  # the node has gone
+            for cid, data in blocks:
+                with suppress(ContentNotFoundError):
+                    if self.block(cid, scope) != data:
+                        self.remove(cid, scope)
 
     def _take_back(self, cid: bytes, scope: Scope) -> None:
         try:
