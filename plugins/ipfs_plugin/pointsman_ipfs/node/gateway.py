@@ -90,11 +90,11 @@ class Gateway(Reading):
         init=False, eq=False, repr=False, default=Factory(lambda self: self._connected(), takes_self=True)
     )
     #: Of `url`: masked where the gateway repeats it, as long as it is held.
-    _query: Secret = field(
+    _query: Secret | None = field(
         init=False,
         eq=False,
         repr=False,
-        default=Factory(lambda self: Secret(self.url.partition("?")[2]), takes_self=True),
+        default=Factory(lambda self: Secret.of(self.url.partition("?")[2]), takes_self=True),
     )
     _has_no_car: list[bool] = field(init=False, eq=False, repr=False, factory=list)
 
