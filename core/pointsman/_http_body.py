@@ -39,8 +39,9 @@ class Body(Iterator[bytes]):
         exchange.step_by, exchange.late = idle(exchange), "stopped in the middle of its answer"
         if piece := exchange.read():
             return piece
-        if self._chunks is not None and (told := self._chunks.trailers.get("x-stream-error", "")):
-            raise self._refusal(200, self.headers, told.encode("latin-1", "replace"), where=exchange.host)
+        # no variable here holds what it says, which may be an echo of a key
+        if self._chunks and (trailers := self._chunks.trailers).get("x-stream-error"):
+            raise self._refusal(200, self.headers, trailers["x-stream-error"].encode("latin-1"), where=exchange.host)
         raise StopIteration
 
     def read_all(self, most: int = MAX_BODY) -> bytes:

@@ -86,8 +86,7 @@ class Store:
         from .config import load, sealed
 
         source, catalogue = sealed(source), Catalogue()
-        settings = load(source, catalogue=catalogue)
-        return cls(settings.stores or None, _catalogue=catalogue)
+        return cls(load(source, catalogue=catalogue).stores or None, _catalogue=catalogue)
 
     @property
     def stores(self) -> tuple[StoreBackend, ...]:
@@ -163,9 +162,11 @@ class Store:
         pieces = self._storing.bytes_of(task)
         return Content(with_first(pieces, next(pieces, b"")))
 
-    def extract(self, cid: str, target: str | os.PathLike[str], *, timeout: float | None = None) -> None:
+    def extract(
+        self, cid: str, target: str | os.PathLike[str], *, store: str | None = None, timeout: float | None = None
+    ) -> None:
         """Write a file or a folder to a path where nothing is: whole and verified, or not at all. Raises as `get`."""
-        self._storing.run(self._storing.task("extract", None, timeout, moving=True, cid=cid, target=Path(target)))
+        self._storing.run(self._storing.task("extract", store, timeout, moving=True, cid=cid, target=Path(target)))
 
     def export_car(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
         """Give out all that is under a CID as a CAR file of version 1, in pieces. Raises as `open`."""
@@ -178,7 +179,7 @@ class Store:
         """Keep what a CAR file holds, and return its roots, as `put` does.
 
         :raises InvalidRequestError: it cannot be read, or is no CAR, or cut or altered.
-        :raises UnusableAnswer: pinned, each root must be there with all that it links to, and something is not.
+        :raises UnusableAnswer: pinned, it must be whole: a root, or what any of its blocks links to, is not there.
         """
         task, given = self._storing.task("import_car", store, timeout, moving=True, pin=pin), file_of(content)
         with open_file(given) as file:
@@ -262,8 +263,7 @@ class Store:
         for one in self._able(task):
             try:
                 for found in self._storing.given_out(task, ([one], [])):
-                    mended = repair and self._post.mend(found.cid, one.id)
-                    yield evolve(found, store=one.id, mended=mended)
+                    yield evolve(found, store=one.id, mended=repair and self._post.mend(found.cid, one.id))
             except InvalidRequestError:
                 raise
             except BackendError as error:

@@ -461,8 +461,7 @@ def test_two_stores_of_one_outbox_do_each_thing_once(make: Make) -> None:
     stores = [make(a, b) for _ in range(3)]
     cids = {stores[n % 3].put(bytes([n])).cid for n in range(60)}
     until(lambda: b.pinned == cids)
-    for store in stores:
-        assert store.sync() == ()
+    until(lambda: all(store.sync() == () for store in stores))  # one may be about to note that the last one is done
     assert b.asked.count("import_car") == 60
 
 

@@ -38,6 +38,8 @@ def settle_output() -> None:
 
     With PYTHONUNBUFFERED, Python's own stdout drops what a pipe or a disk does not take in one piece.
     """
+    if sys.stderr is None:  # it is closed, and what is opened next would be in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     if isinstance(raw := getattr(sys.stdout, "buffer", None), io.RawIOBase):
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), sys.stdout.encoding, write_through=True)
     for stream in (sys.stdout, sys.stderr):

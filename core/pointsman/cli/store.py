@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -21,6 +21,7 @@ from ._router import config_option, json_option, store_of
 if TYPE_CHECKING:
     from pointsman import Store
     from pointsman.content import Stored
+    from pointsman.store import Waiting
 
     Rows: TypeAlias = Sequence[dict[str, Any]]
 
@@ -97,7 +98,7 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
                     write_bytes(piece)
                     seen.add(len(piece))
         else:
-            kept.extract(cid, str(output), timeout=how["timeout"])
+            kept.extract(cid, str(output), store=how["store_id"], timeout=how["timeout"])
     return 0
 
 
@@ -271,34 +272,54 @@ def _bringing(
 ) -> Iterator[Store]:
     """Give the store of the configuration, and bring to other stores what waits for them before it is closed.
 
+    What is done with it may fail: then what was kept before that is brought, and nothing that waited already.
+
     :param only_mended: only if something damaged was found that another store gets back.
     :param timeout: seconds for all of it.
     :param rows: of what was kept: they then say where it is.
     """
     began = time()
-    with store_of(config_file) as kept:
-        yield kept
-        waiting, left = kept.waiting(), None if timeout is None else max(0.001, began + timeout - time())
-        if any(not only_mended or (one.what == "mend" and one.since >= began) for one in waiting):
-            why = dict[str, list[str]]()
-            try:
-                waiting = kept.sync(timeout=left, patience=_PATIENCE)
-            except BackendError as error:  # of the outbox: what was put is kept
-                note(in_a_line(f"the outbox cannot be used now: {error}"))
-                return
-            for one in waiting:
-                why.setdefault(one.store, []).append(one.reason)
-            told = [
-                f"{len(reasons)} for {store}: {max(reasons) or f'nothing moved for {_PATIENCE:.0f} s'}"
-                for store, reasons in why.items()
-            ]
-            if told:
-                note(in_a_line(f"in the outbox wait {'; '.join(told)}; `pointsman store sync` brings it"))
+
+    def is_new(one: Waiting) -> bool:
+        return one.since >= began and (not only_mended or one.what == "mend")
+
+    def bring(counts: Callable[[Waiting], bool]) -> None:
+        waiting: Sequence[Waiting] = kept.waiting()
+        if any(map(counts, waiting)):
+            waiting = _brought(kept, None if timeout is None else max(0.001, began + timeout - time()), waiting)
         late = {(one.store, one.cid) for one in waiting}
         for row in rows:
             there = [store for store in row["waiting_for"] if (store, row["cid"]) not in late]
             row["stored_in"] += there
             row["waiting_for"] = [store for store in row["waiting_for"] if store not in there]
+
+    with store_of(config_file) as kept:
+        try:
+            yield kept
+        except (BackendError, click.ClickException):
+            with suppress(BackendError):
+                bring(is_new)
+            raise
+        bring(lambda one: not only_mended or is_new(one))
+
+
+def _brought(kept: Store, timeout: float | None, waiting: Sequence[Waiting]) -> Sequence[Waiting]:
+    """Bring what waits, and return what waits on, once it is told."""
+    why = dict[str, list[str]]()
+    try:
+        waiting = kept.sync(timeout=timeout, patience=_PATIENCE)
+    except BackendError as error:  # of the outbox: what was put is kept
+        note(in_a_line(f"the outbox cannot be used now: {error}"))
+        return waiting
+    for one in waiting:
+        why.setdefault(one.store, []).append(one.reason)
+    told = [
+        f"{len(reasons)} for {store}: {max(reasons) or f'nothing moved for {_PATIENCE:.0f} s'}"
+        for store, reasons in why.items()
+    ]
+    if told:
+        note(in_a_line(f"in the outbox wait {'; '.join(told)}; `pointsman store sync` brings it"))
+    return waiting
 
 
 def _say_where_none_is(kept: Store, store_id: str | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman import ConfigError
+from pointsman import ConfigError, UnavailableError
 from pointsman.secret import Secret
 from pointsman_ipfs import Gateway, Kubo
 from pointsman_ipfs.node._address import address_of
@@ -131,6 +131,7 @@ def test_a_gateway_by_its_url() -> None:
     """With or without the path of its content; on this machine or not; read only."""
     for url in "https://gateway.example", "https://gateway.example/", "https://gateway.example/ipfs/":
         assert Gateway(url=url).url == "https://gateway.example"
+        assert Gateway(url=f"{url}?a=b/ipfs").url == "https://gateway.example?a=b/ipfs"
     assert (Gateway(url="http://127.0.0.1:8080").local, Gateway(url="https://gateway.example").local) == (True, False)
     assert Gateway.read_only == "a gateway only gives out; name another store to keep things in"
 
@@ -141,5 +142,7 @@ def test_keys_are_not_shown() -> None:
         Kubo(token="t0ken-of-nobody", headers={"X-Api-Key": "k3y-of-nobody"}),
         Kubo(username="anna", password="pa55-of-nobody"),
         Gateway(url="http://127.0.0.1:8080", token="t0ken-of-nobody", headers={"X-Api-Key": "k3y-of-nobody"}),
+        Gateway(url="https://gateway.example/ipfs?token=qu3ry-of-nobody"),
     ):
         assert "of-nobody" not in repr(store) + str(vars(store) if hasattr(store, "__dict__") else "")
+    assert "of-nobody" not in str(UnavailableError("cannot GET /ipfs/bafkqaaa?format=raw&token=qu3ry-of-nobody"))

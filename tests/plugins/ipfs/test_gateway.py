@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import signal
+import socket
 import threading
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -318,6 +323,51 @@ def test_blocks_that_come_too_early_are_bounded() -> None:
     assert got == []
     assert ahead(cids[0]) == data[0]
     assert got == [cids[0]]
+
+
+def test_an_interrupt_ends_has_at_once() -> None:
+    """A gateway that never answers: its threads are not waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        gateway = Gateway(url=f"http://127.0.0.1:{hangs.getsockname()[1]}")
+
+        def interrupt() -> None:
+            with hangs.accept()[0] as asked:
+                asked.recv(1)
+                os.kill(os.getpid(), signal.SIGINT)
+                ended.wait(20)
+
+        ended, thread = threading.Event(), threading.Thread(target=interrupt)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            gateway.has(to_text(raw_cid(b"x")), limits())
+        took = time.monotonic() - began
+        ended.set()
+        thread.join(10)
+        gateway.close()
+    assert took < 15
+
+
+@pytest.mark.parametrize("without_end", ["the same block", "an empty block", "small blocks"])
+def test_a_car_without_end_is_left(without_end: str) -> None:
+    """Blocks that nobody asked for, without end, take some memory and some time; what is asked for is got by itself."""
+    wanted, read = raw_cid(b"wanted"), 0
+
+    def stream() -> Iterator[tuple[bytes, bytes]]:
+        nonlocal read
+        while True:
+            read += 1
+            assert read < 1_000_000
+            data = b"%d" % read if without_end == "small blocks" else b"" if "empty" in without_end else b"same" * 99
+            yield raw_cid(data), data
+
+    ahead = Ahead(stream(), lambda cid: {wanted: b"wanted"}[cid])
+    tracemalloc.start()
+    try:
+        assert ahead(wanted) == b"wanted"
+        assert tracemalloc.get_traced_memory()[1] < 64 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_a_gateway_has_can_be_pinned_at_home(double: Double, blocks: Any, folder: Path, tmp_path: Path) -> None:

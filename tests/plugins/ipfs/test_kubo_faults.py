@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from pointsman import BackendError, BackendTimeout, Scope, Store, UnavailableError, UnusableAnswer
+from pointsman import AuthenticationError, BackendError, BackendTimeout, Scope, Store, UnavailableError, UnusableAnswer
 from pointsman.content import Source
 from pointsman.testing.leaks import leaks_since, resources
 from pointsman_ipfs import Blocks, Gateway, Kubo
@@ -276,6 +277,57 @@ def check(fault: str, told: dict[str, BackendError], count: int) -> None:
         assert len(told) == count
     if fault in ("alters the answer", "alters a long answer", "alters a long request"):
         assert all(isinstance(error, UnavailableError | UnusableAnswer) for error in told.values()), told
+
+
+def without_end(wire: Wire) -> None:
+    wire.client.recv(65536)
+    wire.client.sendall(b"HTTP/1.1 200 OK\r\nX-Chunked-Output: 1\r\n\r\n")
+    while True:
+        wire.client.sendall(b'{"Version": "0.42.0", "Keys": {}}\n' * 1000)
+
+
+JSON = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n" + b'{"Keys": 7, "RepoSize": "a", "StorageMax": 1, "Version": {}}'
+)
+LIST = b'HTTP/1.1 500 Oh\r\nContent-Length: 19\r\n\r\n{"Message": [4, 5]}'
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "health"),
+    [
+        (without_end, UnusableAnswer, "unconfigured"),
+        (spoken(JSON), UnusableAnswer, "unconfigured"),
+        (spoken(LIST), UnavailableError, "unavailable"),
+    ],
+    ids=["without end", "other JSON", "a list"],
+)
+def test_what_is_no_answer_is_told_at_once(kubo: Any, fault: Any, error: type[BackendError], health: str) -> None:
+    """Lines without end take neither memory nor time; values of other types are an error that says what they are."""
+    proxy = Proxy(kubo.api, fault)
+    store = Kubo(url=proxy.url)
+    try:
+        with within(GRACE):
+            for pin in True, False:
+                with pytest.raises(error, match=r"Kubo's RPC\?|promises|HTTP 500 .*4, 5|taken"):
+                    store.store(Source(file=io.BytesIO(b"a few bytes"), pin=pin), Scope(30))
+            assert store.health().status == health
+    finally:
+        store.close()
+        proxy.stop()
+
+
+def test_a_login_is_masked_in_what_comes_back(kubo: Any) -> None:
+    """The password, and what it is sent as, are not shown, though a server repeats them."""
+    sent = b64encode(b"bob:correct horse battery").decode()
+    body = f"{sent} is no login, nor is correct horse battery".encode()
+    proxy = Proxy(kubo.api, spoken(b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n" % len(body) + body))
+    store = Kubo(url=proxy.url, username="bob", password="correct horse battery")
+    try:
+        with pytest.raises(AuthenticationError, match=r"\*\*\* is no login, nor is \*\*\*"):
+            store.has("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e", Scope(30))
+    finally:
+        store.close()
+        proxy.stop()
 
 
 @pytest.mark.parametrize("fault", ["alters the request", "alters a long request", "ends a long request", "resets"])

@@ -129,6 +129,19 @@ def test_pins_come_back_after_an_interruption(content: Content, noise: Any) -> N
 
 
 @over_both
+def test_what_is_unpinned_does_not_come_back(content: Content) -> None:
+    """It was unpinned after a mending had been interrupted: the next one does not set its pin again."""
+    other = content.store.store(Source(file=io.BytesIO(b"other")), Scope(60)).cid
+    content.damage(content.leaves[1])
+    with pytest.raises(BackendError):
+        content.mend(content.car[:-1])
+    assert content.folder not in content.pinned()
+    content.store.unpin(content.folder, Scope(60))
+    content.mend(b"".join(content.store.export_car(other, Scope(60))))
+    assert content.pinned() == {cid: name for cid, name in content.pins.items() if cid != content.folder} | {other: ""}
+
+
+@over_both
 def test_a_pin_that_could_not_be_set_again_is_left(content: Content) -> None:
     """Something that is pinned has the damaged block, and lacks others that do not come: nothing is touched."""
     one = b"".join(content.store.export_car(content.leaves[1], Scope(60)))
@@ -141,3 +154,38 @@ def test_a_pin_that_could_not_be_set_again_is_left(content: Content) -> None:
     content.mend()
     assert content.found() == set()
     assert content.pinned() == content.pins
+
+
+def test_damage_that_no_pin_keeps_is_told_with_what_to_do(content: Content) -> None:
+    """No store may have that any more; unless something that is pinned is damaged, which may have led to it."""
+    loose = content.store.store(Source(file=io.BytesIO(b"loose"), pin=False), Scope(60)).cid
+    content.damage(loose)
+    (found,) = content.store.verify(None, Scope(60))
+    assert (found.cid, "no pin keeps it: `ipfs repo gc` removes it" in found.problem) == (loose, True)
+    content.damage(content.file)
+    told = [found.problem for found in content.store.verify(None, Scope(60))]
+    assert len(told) == 2
+    assert not any("no pin keeps it" in problem for problem in told)
+
+
+@over_both
+@pytest.mark.parametrize("call", ["put", "pin"])
+def test_a_damaged_block_of_our_own_keeps_nothing_from_being_pinned(content: Content, noise: Any, call: str) -> None:
+    """The block that stands in for a root while that is pinned is removed if it is damaged: the next try writes it."""
+    data, blocks = noise(1000, f"{call} {content.store.transport}"), content.kubo.home / "blocks"
+
+    def put() -> str:
+        return content.store.store(Source(file=io.BytesIO(data)), Scope(60)).cid
+
+    before = set(blocks.glob("*/*.data"))
+    cid = put()
+    (own,) = (path for path in set(blocks.glob("*/*.data")) - before if b"to be pinned" in path.read_bytes())
+    content.kubo.run("pin", "rm", cid)
+    own.chmod(0o600)
+    own.write_bytes(b"\xff" + own.read_bytes()[1:])
+    again: Callable[[], object] = put if call == "put" else lambda: content.store.pin(cid, Scope(60))
+    with pytest.raises(BackendError):
+        again()
+    again()
+    assert cid in content.pinned()
+    content.kubo.run("pin", "rm", cid)

@@ -245,8 +245,10 @@ def test_a_node_among_the_stores(run: Run, folder: Path, tmp_path: Path, spare_k
         assert run("sync").stderr == b"nothing waits\n"
         assert [row["status"] for row in json.loads(run("status", one["cid"], "--json").stdout)] == ["kept", "kept"]
         assert run("get", f"{one['cid']}/a.txt", "--store", "node").stdout == b"hello world"
-        at_once = run("put", "-", stdin=b"brought before it ends").stdout.decode().split()[0]
-        assert [row["status"] for row in json.loads(run("status", at_once, "--json").stdout)] == ["kept", "kept"]
+        for more, code in ((), 0), (("nowhere",), 1):  # what comes after it may fail
+            put = run("put", "-", *more, stdin=b"brought before it ends %d" % code, code=code)
+            at_once = run("status", put.stdout.decode().split()[0], "--json").stdout
+            assert [row["status"] for row in json.loads(at_once)] == ["kept", "kept"]
         assert one["cid"] in run("ls", "--store", "node").stdout.decode()
         assert run("ls", one["cid"], "--store", "node").stdout == run("ls", one["cid"], "--store", "home").stdout
         exported = run("export", one["cid"], "-o", "-", "--store", "node").stdout
@@ -359,6 +361,29 @@ def test_closed_streams_and_full_disks_are_told(run: Run, tmp_path: Path, line: 
     assert done.returncode == code
     assert says in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize("line", ["put -", "verify", "get none"])
+def test_a_closed_standard_error_changes_nothing(run: Run, tmp_path: Path, line: str) -> None:
+    """Who starts it may have closed it: what is done, printed and returned is the same."""
+    told = run(*line.split(), stdin=b"hello world", code=int("none" in line))
+    environment = {**os.environ, "POINTSMAN_STORE": str(tmp_path / "kept"), "HOME": str(tmp_path), "IPFS_API": "none"}
+    command = ["sh", "-c", f"exec {sys.executable} -m pointsman store {line} 2>&-"]
+    given: Any = {"input": b"hello world", "stdout": subprocess.PIPE}
+    done = subprocess.run(command, **given, cwd=tmp_path, env=environment, timeout=120)
+    assert (done.returncode, done.stdout) == (told.returncode, told.stdout)
+
+
+def test_only_the_store_that_is_named_gives_it_out(run: Run, tmp_path: Path) -> None:
+    """To the standard output and to a path: another one that has it is not asked."""
+    (tmp_path / "two.toml").write_text(
+        "".join(f'[[STORES]]\nid = "{name}"\ntype = "blocks"\npath = "{name}"\n' for name in ("one", "other"))
+    )
+    run("put", "--config", "two.toml", "--store", "one", "-", stdin=b"hello world")
+    for output in "-", "out":
+        done = run("get", "--config", "two.toml", "--store", "other", "-o", output, HELLO, code=1)
+        assert b"other: " in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

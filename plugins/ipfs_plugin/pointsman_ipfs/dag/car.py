@@ -150,7 +150,8 @@ def complete(
     linked = {cid: None for cid in linked if not known(cid)}
     if linked:
         names = ", ".join(to_text(cid) for cid in islice(linked, 3))
-        raise UnusableAnswer(f"a CAR: {len(linked)} blocks are not there that others link to, among them {names}")
+        found = f"{len(linked)} blocks are not there that others link to, among them {names}"
+        raise UnusableAnswer(f"a CAR: {found}: get all of it, or import it without a pin")
 
 
 def _expect(cid: bytes, linked: dict[bytes, None], there: set[bytes]) -> None:

@@ -10,6 +10,8 @@ from ..dag.block import Get
 
 #: Bytes of blocks that came before they were asked for, and of those that may be asked for again.
 _AHEAD, _AGAIN = 32 << 20, 4 << 20
+#: Bytes that a block costs beside its own.
+_BESIDE = 256
 
 
 class Ahead:
@@ -41,7 +43,11 @@ class Ahead:
         return data
 
     def _found(self, wanted: bytes) -> bytes | None:
-        """Read on until the block comes, as far as memory may be taken for others."""
+        """Read on until the block comes, as far as memory may be taken for others.
+
+        A stream is left that has nothing but what came before, for as long as that: it need not have an end.
+        """
+        again = 0
         while wanted not in self._gone and self._waiting.size < _AHEAD:
             try:
                 cid, data = next(self._stream)
@@ -50,8 +56,10 @@ class Ahead:
                 return None
             if cid == wanted:
                 return data
-            if cid not in self._gone:
+            if cid not in self._gone and self._waiting.get(cid) is None:
                 self._waiting.put(cid, data)
+            elif (again := again + len(data) + _BESIDE) > _AHEAD:
+                self._stream = iter(())
         return None
 
 
@@ -67,13 +75,14 @@ class _Shelf:
 
     def take(self, cid: bytes) -> bytes | None:
         data = self._blocks.pop(cid, None)
-        self.size -= len(data or b"")
+        if data is not None:
+            self.size -= len(data) + _BESIDE
         return data
 
     def put(self, cid: bytes, data: bytes) -> None:
         self.take(cid)
         self._blocks[cid] = data
-        self.size += len(data)
+        self.size += len(data) + _BESIDE
 
     def shrink(self, most: int) -> None:
         while self.size > most and len(self._blocks) > 1:

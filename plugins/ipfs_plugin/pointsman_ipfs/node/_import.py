@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import chain
+from itertools import chain, islice
 from secrets import token_hex
 from typing import Any, Protocol, TypeAlias
 
@@ -135,7 +135,7 @@ class Import:
 
     def _check(self, told: Iterable[Mapping[str, Any]], roots: Sequence[bytes]) -> None:
         host, pinned, count = self._client.host, set[str](), None
-        for line in told:
+        for line in islice(told, len(roots) + 2):  # there may be lines without end
             if "Root" in line:
                 if why := line["Root"]["PinErrorMsg"]:
                     raise UnavailableError(f"{host}: what was put was not pinned: {why}")

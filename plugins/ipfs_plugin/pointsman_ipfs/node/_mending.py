@@ -18,6 +18,7 @@ from ..dag import cid as cids
 from ..dag import reader
 from ..dag.block import Verified, links_of, verified
 from ..dag.cbor import decode, encode
+from ._import import Block
 from ._rpc import Rpc
 
 #: The name of such a pin.
@@ -102,12 +103,21 @@ class Mending:
 
     def _let_go(self, root: bytes) -> None:
         """Take a pin away, once it is noted that it is to come back."""
-        data = encode({"cid": cids.to_text(root), "name": self._rpc.name_of_pin(root, self._scope)})
-        note = cids.cbor_cid(data)
+        note, data = _note_of(root, self._rpc.name_of_pin(root, self._scope))
         self._rpc.put(note, data, self._scope)
         self._rpc.pin(note, self._scope, name=_NOTE)
         self._notes.add(note)
         self._rpc.unpin(root, self._scope)
+
+
+def forget(rpc: Rpc, root: bytes, scope: Scope) -> None:
+    """Let no mending that was interrupted be the reason why a root of ours is pinned again: it is being unpinned."""
+    rpc.unpin(_note_of(root, "")[0], scope)
+
+
+def _note_of(root: bytes, name: str) -> Block:
+    data = encode({"cid": cids.to_text(root), "name": name})
+    return cids.cbor_cid(data), data
 
 
 def _ours(text: str) -> bytes | None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
@@ -67,7 +68,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
 
 def _text(body: bytes) -> str:
     try:
-        text = json.loads(body)["Message"]
+        text = str(json.loads(body)["Message"])
     except (ValueError, LookupError, TypeError, RecursionError):
         text = body[:2048].decode("utf-8", "replace").strip()
         text = "an HTML page" if text.startswith("<") else text
@@ -100,7 +101,8 @@ class Rpc(Shared):
     def is_full(self, scope: Scope) -> bool:
         """Whether it keeps as much as it was told to keep at most."""
         stat = self._one("repo/stat", scope, **{"size-only": "true"})
-        return int(self._field(stat, "RepoSize")) >= int(self._field(stat, "StorageMax"))
+        with promised_form():
+            return bool(self._field(stat, "RepoSize") >= self._field(stat, "StorageMax"))
 
     def block(self, cid: bytes, scope: Scope, *, search: bool = False) -> bytes:
         """Return the bytes of a block, unverified."""
@@ -141,17 +143,20 @@ class Rpc(Shared):
 
         :param known: returns the bytes of a root, or None. Without, the node looks at everything twice.
         """
-        mine = set(roots)
+        mine, blocks = set(roots), dict[bytes, Block]()
         with self._free:
             while mine & self._busy:
                 check(scope)
                 self._free.wait(0.1)
             self._busy |= mine
         try:
-            blocks = {root: _stand_in(root, known(root)) for root in roots if not self.is_pinned(root, scope)}
+            blocks |= {root: _stand_in(root, known(root)) for root in roots if not self.is_pinned(root, scope)}
             yield list(blocks.values())
             for root, (stand_in, _) in blocks.items():
                 self._move_pin(stand_in, root, scope)
+        except (ContentNotFoundError, UnavailableError, UnusableAnswer):
+            self._remove_damaged(blocks.values(), scope)
+            raise
         finally:
             with self._free:
                 self._busy -= mine
@@ -160,7 +165,8 @@ class Rpc(Shared):
     def is_pinned(self, cid: bytes, scope: Scope) -> bool:
         """Whether a CID is pinned with all that is under it, and not only by what is above it."""
         try:
-            return cids.to_text(cid) in self._pin_of(cid, scope)
+            with promised_form():
+                return cids.to_text(cid) in self._pin_of(cid, scope)
         except UnavailableError as error:
             if _NOT_PINNED in error.message:
                 return False
@@ -171,6 +177,14 @@ class Rpc(Shared):
         with suppress(ContentNotFoundError, UnusableAnswer):
             self._take_back(_stand_in(cid, verified(cid, self.block(cid, scope)))[0], scope)
         self._take_back(cid, scope)
+
+    def _remove_damaged(self, blocks: Iterable[Block], scope: Scope) -> None:
+        """Let blocks that stand in for roots be written anew if they are damaged: no store could bring them back."""
+        with suppress(BackendError):  # the node has gone
+            for cid, data in blocks:
+                with suppress(ContentNotFoundError):
+                    if self.block(cid, scope) != data:
+                        self.remove(cid, scope)
 
     def _take_back(self, cid: bytes, scope: Scope) -> None:
         try:
@@ -237,9 +251,10 @@ class Rpc(Shared):
         return self._client.open("POST", f"{name}?{urlencode(arguments, True)}" if arguments else name, scope)
 
     def _one(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: _Option) -> Mapping[str, Any]:
-        found = list(self._lines(name, scope, cid, **options))
+        found = list(islice(self._lines(name, scope, cid, **options), 2))  # there may be lines without end
         if len(found) != 1:
-            raise UnusableAnswer(f"{self.host}: {name} answered {len(found)} values, expected one: is it Kubo's RPC?")
+            what = "more than one value" if found else "nothing"
+            raise UnusableAnswer(f"{self.host}: {name} answered {what}, expected one value: is it Kubo's RPC?")
         return found[0]
 
     def _last(self, name: str, scope: Scope, cid: bytes, /, **options: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import ClassVar
 
@@ -70,7 +71,8 @@ def _checked(url: str) -> str:
     bare = text_of(url).strip()
     if not bare.lower().startswith(("http://", "https://")) or not host_of(bare):
         raise ConfigError(f"url: found {shown_url(url)}, expected the http(s)://HOST of a gateway")
-    return bare.rstrip("/").removesuffix("/ipfs")
+    address, mark, query = bare.partition("?")
+    return address.rstrip("/").removesuffix("/ipfs") + mark + query
 
 
 @frozen(kw_only=True)
@@ -78,13 +80,21 @@ class Gateway(Reading):
     """Reads content through a trustless gateway, from the gateway's own blocks or from wherever it finds them."""
 
     #: Its address, without `/ipfs/`. It must answer under that path: one that redirects to `CID.ipfs.HOST` will not do.
-    url: str = field(converter=_checked)
+    #: A query in it, which may be a key, is sent with every request.
+    url: str = field(converter=_checked, repr=shown_url)
     #: Sent as `Authorization: Bearer`.
     token: Secret | None = field(default=None, converter=as_secret)
     #: Sent with every request.
     headers: Mapping[str, str | Secret] = field(factory=dict, converter=masked)
     _client: Client = field(
         init=False, eq=False, repr=False, default=Factory(lambda self: self._connected(), takes_self=True)
+    )
+    #: Of `url`: masked where the gateway repeats it, as long as it is held.
+    _query: Secret | None = field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=Factory(lambda self: Secret.of(self.url.partition("?")[2]), takes_self=True),
     )
     _has_no_car: list[bool] = field(init=False, eq=False, repr=False, factory=list)
 
@@ -107,7 +117,7 @@ class Gateway(Reading):
 
         try:
             found = reader.reachable(get, reader.resolve(get, cid))
-            with ThreadPoolExecutor(_AT_ONCE, "pointsman-gateway") as pool:
+            with ThreadPoolExecutor(_AT_ONCE, "pointsman-gateway") as pool, _let_go(scope):
                 while some := list(islice(found, 8 * _AT_ONCE)):
                     list(pool.map(is_there, some))
         except ContentNotFoundError:
@@ -173,6 +183,16 @@ class Gateway(Reading):
         auth = ("Authorization", "Bearer ", self.token)
         proxied = not self.local
         return Client(self.url, headers=self.headers, auth=auth, refusal=refusal, named="url", proxied=proxied)
+
+
+@contextmanager
+def _let_go(scope: Scope) -> Iterator[None]:
+    """Cancel a call at an interrupt, whose threads would be waited for else."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        scope.cancel()
+        raise
 
 
 def _path(cid: bytes, form: str) -> str:

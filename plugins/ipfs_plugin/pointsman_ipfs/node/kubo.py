@@ -28,12 +28,14 @@ from ..dag import cid as cids
 from ..dag.block import Verified, verified
 from ..dag.unixfs import PROFILES
 from ._address import Address, address_of
-from ._mending import Mending
+from ._mending import Mending, forget
 from ._reading import Reading
 from ._rpc import NO_RPC, Rpc, refusal
 from ._source import added, reading
 
 _READ = 1 << 20
+#: What is said of a damaged block beside all that is pinned.
+_UNKEPT = "; no pin keeps it: `ipfs repo gc` removes it"
 
 
 @frozen(kw_only=True)
@@ -122,7 +124,9 @@ class Kubo(Reading):
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let the node's own collection take what is under `cid`."""
-        self._rpc.unpin(self._resolved(cid, scope), scope)
+        root = self._resolved(cid, scope)
+        forget(self._rpc, root, scope)
+        self._rpc.unpin(root, scope)
 
     @hookimpl
     def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
@@ -131,13 +135,17 @@ class Kubo(Reading):
         if cid is not None:
             yield from _findings(reader.unsound(get, reader.resolve(get, cid)))
             return
+        unkept = _UNKEPT
         for text in self._rpc.pins(scope):
             try:
                 root = cids.parse(text)
             except InvalidRequestError as error:  # of another hash function: nobody here can verify it
+                unkept = ""
                 yield Finding(text, error.message, unchecked=True)
                 continue
-            yield from _findings(reader.unsound(get, root, seen))
+            for finding in _findings(reader.unsound(get, root, seen)):
+                unkept = ""  # what is under that may not have been seen
+                yield finding
         digests = {cids.digest_of(known) for known in seen}
         for text in self._rpc.blocks(scope):
             try:
@@ -145,7 +153,7 @@ class Kubo(Reading):
             except InvalidRequestError:
                 continue
             if cids.digest_of(block) not in digests:
-                yield from _findings(reader.unsound(get, block))
+                yield from _findings((found, problem + unkept) for found, problem in reader.unsound(get, block))
 
     @hookimpl
     def health(self) -> Health:
@@ -220,26 +228,28 @@ class Kubo(Reading):
 
         :raises ConfigError: an option is wrong, or its package is not installed.
         """
-        headers, named = {**self.headers, **self._login()}, self._address.told_by or "url"
+        auth, named = self._login(), self._address.told_by or "url"
         base, proxied = f"{self._address.url}/api/v0", not self._address.is_local
-        client = Client(base, headers=headers, refusal=refusal, named=named, proxied=proxied)
+        client = Client(base, headers=self.headers, auth=auth, refusal=refusal, named=named, proxied=proxied)
         if self.transport == "http":
             return Rpc(client)
         from ._ipfshttpclient import Library
 
-        return Library(client, self._address, headers)
+        name, scheme, key = auth
+        login = {name: Secret(scheme + key.reveal())} if key else {}
+        return Library(client, self._address, {**self.headers, **login})
 
-    def _login(self) -> Mapping[str, Secret]:
+    def _login(self) -> tuple[str, str, Secret | None]:
         if self.token and (self.username or self.password):
             raise ConfigError("token: found one beside a username or password; the node takes one of them")
         if self.token:
-            return {"authorization": Secret(f"Bearer {self.token.reveal()}")}
+            return "authorization", "Bearer ", self.token
         if not self.username and not self.password:
-            return {}
+            return "authorization", "", None
         if not self.username or not self.password:
             raise ConfigError("username: expected both it and password, or neither")
         both = b64encode(f"{self.username}:{self.password.reveal()}".encode()).decode()
-        return {"authorization": Secret(f"Basic {both}")}
+        return "authorization", "Basic ", Secret(both)
 
 
 def usual_node(timeout: float = 1.0) -> Kubo | None:
