@@ -15,12 +15,12 @@ from operator import itemgetter
 from pathlib import Path
 from time import monotonic, sleep, time_ns
 
-from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
+from pointsman import UnavailableError, UnusableAnswer
 from pointsman.content import Collected
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
-from ..dag.reader import reachable
+from ._holding import lacking
 from ._index import Place, Sweep, Written
 from ._packs import Mark, Pack, head_of, locked, marked
 from ._places import Places
@@ -73,24 +73,22 @@ def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callab
     What is missing may have been unpinned and collected by others since the pins were listed. And a put whose blocks
     were just collected by somebody else writes them again, after its pin: under a new pin they are looked for again.
     """
+
+    def get(cid: bytes) -> bytes:
+        alive()
+        return shelf.get(cid)
+
     ends = monotonic() + _PATIENCE_S
-    while True:
-        found = _Found(sweep)
-        try:
-            for _ in reachable(Verified(shelf.get), root, found):
-                alive()
-        except (ContentNotFoundError, UnusableAnswer) as error:
-            places.catch_up_wholly()
-            pin = next(iter(places.index.said_of([root])), None)
-            if pin is None or not pin.kept:
-                return
-            if monotonic() > ends or time_ns() - pin.seq > _PATIENCE_S * 1e9:
-                text = f"nothing was removed: {to_text(root)} is pinned and not whole: {error}; mend or unpin it first"
-                raise UnusableAnswer(text, retry_same=False, try_next=False) from error
-            sleep(_PAUSE_S)
-        else:
-            found.settle()
+    while why := lacking(places, root, Verified(get), found := _Found(sweep)):
+        places.catch_up_wholly()
+        pin = next(iter(places.index.said_of([root])), None)
+        if pin is None or not pin.kept:
             return
+        if monotonic() > ends or time_ns() - pin.seq > _PATIENCE_S * 1e9:
+            text = f"nothing was removed: {to_text(root)} is pinned and not whole: {why}; mend or unpin it first"
+            raise UnusableAnswer(text, retry_same=False, try_next=False)
+        sleep(_PAUSE_S)
+    found.settle()
 
 
 class _Found:

@@ -9,14 +9,17 @@ from pointsman import ContentNotFoundError, UnusableAnswer
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
-from ..dag.reader import reachable
+from ..dag.reader import Seen, reachable
 from ._places import Places
 
 
-def lacking(places: Places, root: bytes, get: Verified) -> str:
-    """Say what is not here of all that is under a root ("" if it is whole). Blocks without links are not read."""
+def lacking(places: Places, root: bytes, get: Verified, seen: Seen | None = None) -> str:
+    """Say what is not here of all that is under a root ("" if it is whole). Blocks without links are not read.
+
+    :param seen: the CIDs that are passed over, with all below them; those that are looked at are added.
+    """
     try:
-        for some in _by_thousands(reachable(get, root)):
+        for some in _by_thousands(reachable(get, root, seen)):
             known = places.index.known([cid[-32:] for cid in some])
             for cid in some:
                 if cid[-32:] not in known and places.find(cid[-32:]) is None:

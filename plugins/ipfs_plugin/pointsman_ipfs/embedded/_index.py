@@ -240,6 +240,11 @@ class Index(Database):
             db.execute(f"INSERT OR REPLACE INTO damaged {sql}", (time(), pack))
             _strike_out(db, pack)
 
+    def back(self, pack: str) -> None:
+        """Let a pack that was moved into another one be entered again: it was brought back, or never taken away."""
+        with self.changing() as (db, _):
+            db.execute("DELETE FROM gone WHERE name=?", (pack,))
+
     def sweep(self) -> Sweep:
         """Return what a collection needs."""
         return Sweep(self)

@@ -248,24 +248,31 @@ class Places:
         return grown
 
     def recover(self) -> None:
-        """Bring packs whose writers are gone to their last mark, and the index to where the packs are."""
+        """Bring packs whose writers are gone to their last mark, and the index to where the packs are.
+
+        An index may be older than they are: a power cut takes its last commits back, and a backup has one of its own
+        time. So packs that are gone are struck out first: what they held is found where a collection has moved it.
+        """
         sizes, running = self.index.sizes(), self.index.runs()
-        for path in packs_in(self.folder):
-            known = sizes.pop(path.stem, 0)
-            with suppress(FileNotFoundError):
-                if path.stat().st_size != known:
-                    self._recover(path, known, path.stem in running)
         for gone in sizes:
             if not (self.folder / f"{gone}.car").exists():
                 with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
                     self.index.lost_pack(gone)
+        for path in packs_in(self.folder):
+            known = sizes.get(path.stem, 0)
+            with suppress(FileNotFoundError):
+                if path.stat().st_size != known:
+                    self._recover(path, known, path.stem in running)
 
     def _recover(self, path: Path, known: int, running: bool) -> bool:
         """Enter what a pack has behind `known`, and say whether that was anything; cut it if its writer is gone."""
         file = None if self.read_only else locked(path)
         if file is None:  # its writer lives, or nobody has to care
             return not running and self._read_on(path, known)
-        try:  # nobody else writes it before it is let go
+        try:  # nobody else writes it, or moves what it holds, before it is let go
+            if not known:
+                with suppress(UnavailableError):
+                    self.index.back(path.stem)
             grown = self._read_on(path, known, live=False)
             if running:
                 with suppress(UnavailableError):
