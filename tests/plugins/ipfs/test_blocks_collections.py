@@ -55,6 +55,21 @@ def test_what_was_just_put_without_a_pin_is_collected(store: Store) -> None:
         assert not store.has(cid)
 
 
+def test_the_last_word_on_a_root_is_believed_though_the_clock_was_set_back(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both programs ran before that: what one puts anew after the other one has unpinned it stays."""
+    real = _writer.time_ns
+    other.put(b"before")
+    cid = store.put(b"hello").cid
+    store.unpin(cid)
+    monkeypatch.setattr(_writer, "time_ns", lambda: real() - 3600 * 10**9)
+    assert other.put(b"hello").cid == cid
+    other.gc()
+    assert {entry.cid for entry in store.ls()} >= {cid}
+    assert store.get(cid) == b"hello"
+
+
 @pytest.mark.parametrize("number", range(8))
 def test_a_block_that_is_linked_to_as_bytes_too_keeps_what_it_links_to(store: Store, number: int) -> None:
     """Whichever of its two CIDs a collection meets first, the links of what is pinned as a node are followed."""
