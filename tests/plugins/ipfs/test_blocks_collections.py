@@ -70,6 +70,29 @@ def test_the_last_word_on_a_root_is_believed_though_the_clock_was_set_back(
     assert store.get(cid) == b"hello"
 
 
+def test_what_another_program_has_collected_is_written_again(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was put a moment ago, and this program has not entered that into the index: it may be killed."""
+    monkeypatch.setattr(_places, "_PAUSE_S", 20.0)
+    store.put(b"hello", pin=False)
+    other.gc()
+    cid = store.put(b"hello").cid
+    assert other.get(cid) == b"hello"
+    other.gc()
+    assert other.get(cid) == store.get(cid) == b"hello"
+    assert list(other.verify()) == []
+
+
+def test_what_another_program_has_collected_does_not_come_back(store: Store, other: Store) -> None:
+    """Who put it enters it too late: something that is put then must not rely on a place that may be moved away."""
+    cid = store.put(b"hello", pin=False).cid
+    other.gc()
+    assert list(store.ls()) == []  # it has entered all that it wrote
+    assert not store.has(cid)
+    assert not other.has(cid)
+
+
 @pytest.mark.parametrize("number", range(8))
 def test_a_block_that_is_linked_to_as_bytes_too_keeps_what_it_links_to(store: Store, number: int) -> None:
     """Whichever of its two CIDs a collection meets first, the links of what is pinned as a node are followed."""

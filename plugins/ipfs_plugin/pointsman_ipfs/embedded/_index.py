@@ -118,15 +118,23 @@ class Index(Database):
                     continue
                 known = db.execute("SELECT size FROM packs WHERE name=?", (pack,)).fetchone() or (0,)
                 (id_,) = db.execute(_ENTER_PACK, (pack, max(one.size for one in some))).fetchone()
-                rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
-                db.executemany(_ENTER_BLOCK, rows)
-                new = [one for one in some if not one.size or one.size > known[0]]  # others may have been moved since
+                # what others have entered may have been collected since, or moved: it is not entered twice
+                every = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
+                db.executemany(_ENTER_BLOCK, [row for row in every if row[2] >= known[0]])
+                new = [one for one in some if not one.size or one.size > known[0]]
                 own = [(id_, at, cid[-32:]) for one in new for cid, at, _ in one.records if is_formed(cid)]
                 db.executemany(_PREFER_BLOCK, own)
                 pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
                 db.executemany(_ENTER_PIN, pins)
             db.execute(_MENDED)
         return less
+
+    def found(self, record: Record, pack: str) -> None:
+        """Enter a block that stands in a pack of which all is entered."""
+        with self.changing() as (db, seq):
+            sql = "INSERT OR IGNORE INTO blocks SELECT ?, id, ?, ?, ? FROM packs WHERE name=?"
+            db.execute(sql, (record.cid[-32:], record.offset, record.length, seq, pack))
+            db.execute(_MENDED)
 
     @contextmanager
     def counting(self, pack: str, size: int) -> Iterator[bool]:

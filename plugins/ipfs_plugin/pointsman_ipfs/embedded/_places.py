@@ -44,7 +44,7 @@ class Places:
         self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}  #: of what we have written: puts build upon it
-        self._theirs: dict[bytes, Place] = {}  #: of what others may take back, until the index has it
+        self._theirs: dict[bytes, Place] = {}  #: of what others may take back, or collect, until the index has it
         self._waiting: list[Written] = []
         self._read: dict[str, int] = {}  #: how far packs were read or written here, whether or not the index knows
         self._entering = threading.Lock()
@@ -100,12 +100,16 @@ class Places:
         return generation, {digest for digest in digests if digest in recent}
 
     def _renew(self) -> int:
-        """Forget what may have been collected since; return the generation."""
+        """Forget what may have been collected since; return the generation.
+
+        What waits is read where it is until the index has it. No put builds upon it: others may have entered it first.
+        """
         if (generation := self.generation) != self._seen:
             with self._lock:
                 self._seen = generation
                 waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
-                self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
+                self._theirs |= {digest: place for digest, place in self._recent.items() if digest in waiting}
+                self._recent = {}
         return generation
 
     def forget(self, digest: bytes) -> None:
@@ -134,7 +138,7 @@ class Places:
 
     def found(self, record: Record, pack: str) -> None:
         """Enter a block that stands in a pack which was entered before."""
-        self.index.entered([Written(pack, 0, [record], Mark(0))])
+        self.index.found(record, pack)
 
     @property
     def generation(self) -> int:
