@@ -177,6 +177,27 @@ def test_what_is_pinned_beside_a_collection_stays(
     assert collection.removed == 0
 
 
+def test_what_a_large_put_relies_on_stays_though_it_ends_beside_a_collection(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has looked at all pins before there was this one, and removes what no pin keeps after it."""
+    some = random.Random(3)
+    pieces = [some.randbytes(1 << 20) for _ in range(8)]
+    store.put(pieces, pin=False)
+    collection = Collection(other, monkeypatch)
+
+    def slowly() -> Iterator[bytes]:
+        yield from pieces[:-1]
+        list(store.ls())  # the index knows what was put before
+        collection.look()
+        yield pieces[-1]
+
+    cid = store.put(slowly()).cid
+    collection.end()
+    assert store.get(cid) == b"".join(pieces)
+    assert list(other.verify()) == []
+
+
 @pytest.mark.parametrize("way", ["import_car", "pin"])
 def test_a_collection_that_was_faster_is_told(
     store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, way: str

@@ -3,7 +3,8 @@
 What a put relies on is safe, in this order: a number is taken; the collection is announced (a new generation); what had
 been acknowledged before is entered; then all that is pinned is walked; then what is left goes, but for blocks whose
 number is larger. A put that began before the announcement looks again, when it is written, at what it took to be there;
-one that began after it gives a larger number to what it finds.
+one that began after it gives a larger number to what it finds. A long put says when it began: while it runs, the number
+that is taken is not larger than that.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     places.look()
     places.catch_up_wholly()  # what is entered after the number is taken would be spared
     index = places.index
-    before = index.next_seq()
+    before = index.collecting()
     places.new_generation()
     places.catch_up_wholly()
     sweep = index.sweep()

@@ -70,6 +70,15 @@ class Index(Database):
         with self.changing() as (_, seq):
             return seq
 
+    def collecting(self) -> int:
+        """Return a number for a collection that begins: it takes nothing that was put, or put again, since.
+
+        A long put that runs now holds on to all that was there when it began, also if it ends meanwhile.
+        """
+        with self.changing() as (db, seq):
+            (since,) = db.execute("SELECT min(since) FROM packs").fetchone()
+            return min(seq, since or seq)
+
     # -- blocks ------------------------------------------------------------------------------------
 
     def place(self, digest: bytes) -> Place | None:
@@ -260,8 +269,6 @@ class Index(Database):
     def clear(self, live: Iterable[tuple[bytes]], before: int) -> tuple[int, int]:
         """Strike out all blocks that nobody has put, or put again, since this number, but for these digests.
 
-        A long put that runs holds on to all that was there when it began.
-
         :return: how many, and their bytes.
         """
         with self.alone() as db:
@@ -271,11 +278,10 @@ class Index(Database):
                     db.execute("DELETE FROM live")  # of one that was interrupted
                     db.executemany("INSERT OR IGNORE INTO live VALUES(?)", live)
                 with self.changing():
-                    (since,) = db.execute("SELECT min(since) FROM packs").fetchone()
                     dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
-                    limit = (min(before, since or before),)
-                    blocks, size = db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
-                    db.execute(f"DELETE {dead}", limit)
+                    sql = f"SELECT count(*), coalesce(sum(length), 0) {dead}"
+                    blocks, size = db.execute(sql, (before,)).fetchone()
+                    db.execute(f"DELETE {dead}", (before,))
                     db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
             finally:
                 db.execute("DROP TABLE IF EXISTS live")
