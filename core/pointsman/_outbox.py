@@ -43,9 +43,10 @@ CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY 
 #: what is on its way to a store may come there last.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
     DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0"""
+#: What was tried more than that in the future is due: the clock was set back since, and who had it may be gone.
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
-    (SELECT store, cid FROM jobs WHERE store=:store AND lease<=:now AND (due<=:now OR tried<:before)
-    ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
+    (SELECT store, cid FROM jobs WHERE store=:store AND (lease<=:now AND (due<=:now OR tried<:before)
+        OR tried>:now + :lease) ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
 #: Who is about to let it go does so, and then it is pinned.
 _KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND what='unpin'"
 _SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease > strftime('%s', 'now') + 0,
@@ -239,8 +240,9 @@ class Outbox(Shared):
 
     def next_due(self, store: str) -> float | None:
         """Return in how many seconds something of this store is due; None if nothing waits."""
-        ((due,),) = self._run("SELECT min(max(due, lease)) FROM jobs WHERE store=?", (store,))
-        return None if due is None else max(0.0, due - time())
+        now, sql = time(), "SELECT min(iif(tried>?, 0, max(due, lease))) FROM jobs WHERE store=?"
+        ((due,),) = self._run(sql, (now + LEASE_S, store))
+        return None if due is None else max(0.0, due - now)
 
     def seen(self, stores: Iterable[str]) -> set[str]:
         """Note that these stores have answered once, and return all that ever have."""
