@@ -18,7 +18,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
-from pointsman_ipfs.embedded import _collect, _index, _places, _writer
+from pointsman_ipfs.embedded import _holding, _index, _places, _writer
 from pointsman_ipfs.embedded._packs import HEADER
 from pointsman_ipfs.embedded._places import Places
 
@@ -267,7 +267,7 @@ def test_what_another_collection_has_taken_is_not_missed(
     monkeypatch.setattr(_index.Index, "pins", listed)
     began = monotonic()
     assert store.gc()["blocks"].blocks == 0
-    assert monotonic() - began < _collect._PATIENCE_S
+    assert monotonic() - began < _holding.PATIENCE_S
     assert (store.get(kept_one), store.has(gone)) == (b"stays", False)
 
 
@@ -553,3 +553,16 @@ def test_what_others_unpin_and_collect_during_a_verify_is_not_told(
     monkeypatch.setattr(Places, "pins", meanwhile)
     assert list(store.verify()) == []
     assert not store.has(cid)
+
+
+def test_a_verify_waits_for_what_a_put_writes_again_after_its_pin(store: Store, other: Store, tmp_path: Path) -> None:
+    """Its block was collected after it looked, and before its pin was written: it is not whole for a moment."""
+    blocks, content = Blocks(path=tmp_path), b"collected just now"
+    cid = cids.raw_cid(content)
+    blocks._to_write().writer.add((), (cid,))
+    blocks.close()
+    again = threading.Timer(0.3, lambda: other.put(content))
+    again.start()
+    assert list(store.verify()) == []
+    again.join()
+    assert store.get(cids.to_text(cid)) == content

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pointsman import Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.embedded import _holding
+from pointsman_ipfs.embedded._index import Index
 
 _GONE = "is not what was opened: it was removed, or its disk; bring it back"
 
@@ -122,9 +124,10 @@ def test_a_pack_that_is_there_after_it_was_moved_is_entered_again(path: Path, ke
 
 
 def test_a_collection_takes_nothing_where_the_last_block_of_something_pinned_is_not_here(
-    store: Store, path: Path
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks without links count, too: what is pinned is not whole without them."""
+    monkeypatch.setattr(_holding, "PATIENCE_S", 0.2)  # what was pinned so long ago is not being written
     content = random.Random(1).randbytes(3 << 20)
     cid, of_no_use = store.put(content).cid, store.put(b"of no use", pin=False).cid
     store.put(b"more of it" * 900_000, pin=False)
@@ -140,3 +143,23 @@ def test_a_collection_takes_nothing_where_the_last_block_of_something_pinned_is_
     store.put(content)
     assert store.gc()["blocks"].blocks > 1
     assert store.get(cid) == content
+
+
+def test_an_interrupt_after_blocks_were_moved_takes_none_of_them(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index knows them in the new pack, though the collection does not know that it has entered them."""
+    cid = store.put(b"pinned").cid
+    store.put(bytes(900_000), pin=False)
+    moved: Callable[..., None] = Index.moved
+
+    def interrupted(*arguments: object) -> None:
+        moved(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(Index, "moved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.gc()
+    assert store.get(cid) == b"pinned"
+    check(path, {cid: b"pinned"})

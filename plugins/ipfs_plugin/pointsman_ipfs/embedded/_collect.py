@@ -14,14 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
-from time import monotonic, sleep, time_ns
+from time import monotonic
 
 from pointsman import UnavailableError, UnusableAnswer
 from pointsman.content import Collected
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
-from ._holding import lacking
+from ._holding import PATIENCE_S, lacking, later
 from ._index import Place, Sweep, Written
 from ._packs import Mark, Pack, head_of, locked, marked
 from ._places import Places
@@ -30,9 +30,6 @@ from ._writer import Writer
 
 #: A pack of which a smaller part than this is of use is written anew.
 _WORTH = 0.5
-#: Seconds for which what is missing under a new pin is looked for.
-_PATIENCE_S = 10.0
-_PAUSE_S = 0.05
 
 
 def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], object]) -> Collected:
@@ -71,24 +68,21 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
 def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callable[[], object]) -> None:
     """Let all that is under a root stay.
 
-    What is missing may have been unpinned and collected by others since the pins were listed. And a put whose blocks
-    were just collected by somebody else writes them again, after its pin: under a new pin they are looked for again.
+    What is missing may have been unpinned and collected by others since the pins were listed.
     """
 
     def get(cid: bytes) -> bytes:
         alive()
         return shelf.get(cid)
 
-    ends = monotonic() + _PATIENCE_S
+    ends = monotonic() + PATIENCE_S
     while why := lacking(places, root, Verified(get), found := _Found(sweep)):
         places.catch_up_wholly()
-        pin = next(iter(places.index.said_of([root])), None)
-        if pin is None or not pin.kept:
+        if not places.pinned(root):
             return
-        if monotonic() > ends or time_ns() - pin.seq > _PATIENCE_S * 1e9:
+        if not later(places, root, ends):
             text = f"nothing was removed: {to_text(root)} is pinned and not whole: {why}; mend or unpin it first"
             raise UnusableAnswer(text, retry_same=False, try_next=False)
-        sleep(_PAUSE_S)
     found.settle()
 
 
@@ -124,8 +118,11 @@ class _Mover:
     def __enter__(self) -> _Mover:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._end()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._end()
+        elif self._pack is not None:  # an interrupt: perhaps all is entered; who looks next brings it to its last mark
+            self._pack.close()
 
     def try_to_empty(self, name: str, filled: int) -> None:
         """Empty a pack if that is worth it and nobody writes to it; where there is no room for that, note it."""
