@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .forks import ForkLock, Lock
 from .secret import redact
 
 if TYPE_CHECKING:
@@ -26,6 +28,16 @@ _logger.addHandler(logging.NullHandler())  # without it, the last resort of logg
 
 #: Whether anybody reads lines of level debug.
 wanted = partial(_logger.isEnabledFor, DEBUG)
+
+
+class _Importing(ForkLock):
+    """A fork waits for an import: the child would wait for ever for a thread that it has not."""
+
+    def locks(self) -> Sequence[Lock]:
+        return (self.held,)
+
+
+_importing = _Importing()
 
 
 def attempt(made: Attempt, *, verbose: bool = False, **facts: Any) -> None:
@@ -54,7 +66,8 @@ def write(level: int, event: str, **facts: Any) -> None:
     """Write one line, if anybody reads it."""
     if _logger.isEnabledFor(level):
         try:
-            from structlog.processors import KeyValueRenderer  # costs as much as all of the core: imported when needed
+            with _importing.held:
+                from structlog.processors import KeyValueRenderer  # costs as much as all of the core: when needed
         except OSError:  # no file can be opened just now: the call goes on without this line
             return
         known = {name: fact for name, fact in facts.items() if fact is not None}

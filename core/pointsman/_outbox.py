@@ -44,11 +44,16 @@ CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY 
 #: what is on its way to a store may come there last.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
     DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0"""
+#: What was tried more than that in the future is due, or is to be due later than anything is: the clock was set back
+#: since, and who had it may be gone.
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
-    (SELECT store, cid FROM jobs WHERE store=:store AND due<=:until AND lease<=:now AND (due<=:now OR tried<:before)
+    (SELECT store, cid FROM jobs WHERE store=:store
+        AND due<=iif((SELECT max(due) FROM jobs WHERE store=:store) > :now + :long, 9e999, :until)
+        AND (lease<=:now AND (due<=:now OR tried<:before) OR tried>:now + :lease)
     ORDER BY due LIMIT 1) RETURNING store, cid, what, since, tries, due, reason"""
 #: Of those that are due first; few of them others have taken.
-_NEXT = "SELECT min(max(due, lease)) FROM (SELECT due, lease FROM jobs WHERE store=? ORDER BY due LIMIT 100)"
+_NEXT = """SELECT min(iif(tried>?, 0, max(due, lease)))
+    FROM (SELECT due, lease, tried FROM jobs WHERE store=? ORDER BY due LIMIT 100)"""
 #: Who is about to let it go does so, and then it is pinned.
 _KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND what='unpin'"
 #: What all stores have to do with some content, however much else waits: each is looked up by the key of the table.
@@ -209,8 +214,15 @@ class Outbox(Shared):
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""
-        given = {"now": time(), "lease": LEASE_S, "me": self._me, "store": store, "before": tried_before}
-        given["until"] = inf if tried_before else given["now"]
+        now = time()
+        given = {
+            "now": now,
+            "until": inf if tried_before else now,
+            "lease": LEASE_S,
+            "long": LONG,
+            "before": tried_before,
+        }
+        given |= {"me": self._me, "store": store}
         return next((Waiting(*row) for row in self._run(_TAKE, given)), None)
 
     def renew(self, job: Waiting) -> bool:
@@ -248,8 +260,9 @@ class Outbox(Shared):
 
     def next_due(self, store: str) -> float | None:
         """Return in how many seconds something of this store is due; None if nothing waits."""
-        ((due,),) = self._run(_NEXT, (store,))
-        return None if due is None else max(0.0, due - time())
+        now = time()
+        ((due,),) = self._run(_NEXT, (now + LEASE_S, store))
+        return None if due is None else max(0.0, due - now)
 
     def seen(self, stores: Iterable[str]) -> set[str]:
         """Note that these stores have answered once, and return all that ever have."""

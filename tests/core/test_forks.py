@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -53,3 +55,41 @@ def test_who_holds_what_a_fork_waits_for_may_begin_more() -> None:
     assert os.waitpid(child, 0)[1] == 0
     with first.lock, more[0].lock:  # and both go on
         pass
+
+
+#: A thread writes the first line of the log, whose import takes a while; the process forks meanwhile, and so on.
+_IMPORTING = """
+import os, sys, threading, time
+from importlib.abc import MetaPathFinder
+from pointsman import _log
+
+begun = threading.Event()
+
+class Slow(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "structlog.processors":
+            begun.set()
+            time.sleep(0.5)
+
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=_log.warning, args=("of the parent",))
+thread.start()
+assert begun.wait(20)
+child = os.fork()
+_log.warning("of both")
+if not child:
+    os._exit(0)
+thread.join()
+ends = time.monotonic() + 20
+while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < ends:
+    time.sleep(0.01)
+if not ended[0]:
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+sys.exit(ended != (child, 0))
+"""
+
+
+def test_a_child_writes_to_the_log_though_the_parent_was_importing_what_that_needs() -> None:
+    """Python leaves the lock of an import that another thread was at locked in the child, which waited for ever."""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", _IMPORTING], timeout=60, check=False).returncode == 0

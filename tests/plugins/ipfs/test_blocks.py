@@ -29,7 +29,7 @@ from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.car import Reader, header, record, write
 from pointsman_ipfs.dag.cbor import Ref, encode
 from pointsman_ipfs.dag.unixfs import PROFILES
-from pointsman_ipfs.embedded import _collect
+from pointsman_ipfs.embedded import _holding
 
 Open = Callable[..., Blocks]
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
@@ -374,7 +374,7 @@ def test_nothing_is_collected_while_something_pinned_is_not_whole(
     blocks: Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What belongs to it cannot be known; it is told what to do."""
-    monkeypatch.setattr(_collect, "_PATIENCE_S", 0.2)  # what was pinned so long ago is not being written
+    monkeypatch.setattr(_holding, "PATIENCE_S", 0.2)  # what was pinned so long ago is not being written
     data = noise(LARGE)
     cid = put(blocks, data)
     loose = put(blocks, b"loose", pin=False)

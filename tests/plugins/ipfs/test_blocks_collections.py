@@ -18,7 +18,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
-from pointsman_ipfs.embedded import _collect, _index, _places, _writer
+from pointsman_ipfs.embedded import _holding, _index, _places, _writer
 from pointsman_ipfs.embedded._packs import HEADER
 from pointsman_ipfs.embedded._places import Places
 
@@ -53,6 +53,44 @@ def test_what_was_just_put_without_a_pin_is_collected(store: Store) -> None:
         cid = store.put(data, pin=False).cid
         assert [one.blocks for one in store.gc().values()] == [1]
         assert not store.has(cid)
+
+
+def test_the_last_word_on_a_root_is_believed_though_the_clock_was_set_back(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both programs ran before that: what one puts anew after the other one has unpinned it stays."""
+    real = _writer.time_ns
+    other.put(b"before")
+    cid = store.put(b"hello").cid
+    store.unpin(cid)
+    monkeypatch.setattr(_writer, "time_ns", lambda: real() - 3600 * 10**9)
+    assert other.put(b"hello").cid == cid
+    other.gc()
+    assert {entry.cid for entry in store.ls()} >= {cid}
+    assert store.get(cid) == b"hello"
+
+
+def test_what_another_program_has_collected_is_written_again(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was put a moment ago, and this program has not entered that into the index: it may be killed."""
+    monkeypatch.setattr(_places, "_PAUSE_S", 20.0)
+    store.put(b"hello", pin=False)
+    other.gc()
+    cid = store.put(b"hello").cid
+    assert other.get(cid) == b"hello"
+    other.gc()
+    assert other.get(cid) == store.get(cid) == b"hello"
+    assert list(other.verify()) == []
+
+
+def test_what_another_program_has_collected_does_not_come_back(store: Store, other: Store) -> None:
+    """Who put it enters it too late: something that is put then must not rely on a place that may be moved away."""
+    cid = store.put(b"hello", pin=False).cid
+    other.gc()
+    assert list(store.ls()) == []  # it has entered all that it wrote
+    assert not store.has(cid)
+    assert not other.has(cid)
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -139,6 +177,27 @@ def test_what_is_pinned_beside_a_collection_stays(
     assert collection.removed == 0
 
 
+def test_what_a_large_put_relies_on_stays_though_it_ends_beside_a_collection(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has looked at all pins before there was this one, and removes what no pin keeps after it."""
+    some = random.Random(3)
+    pieces = [some.randbytes(1 << 20) for _ in range(8)]
+    store.put(pieces, pin=False)
+    collection = Collection(other, monkeypatch)
+
+    def slowly() -> Iterator[bytes]:
+        yield from pieces[:-1]
+        list(store.ls())  # the index knows what was put before
+        collection.look()
+        yield pieces[-1]
+
+    cid = store.put(slowly()).cid
+    collection.end()
+    assert store.get(cid) == b"".join(pieces)
+    assert list(other.verify()) == []
+
+
 @pytest.mark.parametrize("way", ["import_car", "pin"])
 def test_a_collection_that_was_faster_is_told(
     store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, way: str
@@ -208,7 +267,7 @@ def test_what_another_collection_has_taken_is_not_missed(
     monkeypatch.setattr(_index.Index, "pins", listed)
     began = monotonic()
     assert store.gc()["blocks"].blocks == 0
-    assert monotonic() - began < _collect._PATIENCE_S
+    assert monotonic() - began < _holding.PATIENCE_S
     assert (store.get(kept_one), store.has(gone)) == (b"stays", False)
 
 
@@ -494,3 +553,16 @@ def test_what_others_unpin_and_collect_during_a_verify_is_not_told(
     monkeypatch.setattr(Places, "pins", meanwhile)
     assert list(store.verify()) == []
     assert not store.has(cid)
+
+
+def test_a_verify_waits_for_what_a_put_writes_again_after_its_pin(store: Store, other: Store, tmp_path: Path) -> None:
+    """Its block was collected after it looked, and before its pin was written: it is not whole for a moment."""
+    blocks, content = Blocks(path=tmp_path), b"collected just now"
+    cid = cids.raw_cid(content)
+    blocks._to_write().writer.add((), (cid,))
+    blocks.close()
+    again = threading.Timer(0.3, lambda: other.put(content))
+    again.start()
+    assert list(store.verify()) == []
+    again.join()
+    assert store.get(cids.to_text(cid)) == content

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pointsman import Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.embedded import _holding
+from pointsman_ipfs.embedded._index import Index
 
 _GONE = "is not what was opened: it was removed, or its disk; bring it back"
 
@@ -98,3 +101,85 @@ def test_what_somebody_else_has_put_beside_the_packs_is_left_alone(path: Path) -
             store.import_car(path / "packs" / name)
             assert store.get(kept) == b"hello"
     assert {name: (path / "packs" / name).read_bytes() for name in theirs} == theirs
+
+
+@pytest.fixture
+def kept(store: Store, path: Path) -> dict[str, bytes]:
+    """Pinned content in a pack that is mostly of no use: a collection moves it into another one."""
+    kept = {store.put(content).cid: content for content in (b"one", b"two", bytes(3 << 20))}
+    for n in range(4):
+        store.put(bytes([n]) * 900_000 + b"of no use", pin=False)
+    store.close()
+    shutil.copytree(path, path.with_name("before"))
+    with Store([Blocks(path=path)]) as store:
+        store.gc()
+    return kept
+
+
+def check(path: Path, kept: dict[str, bytes]) -> None:
+    """All of it is there after collections, and the last one leaves no pack that nobody knows."""
+    with Store([Blocks(path=path)]) as store:
+        store.gc()
+        assert {entry.cid for entry in store.ls()} == kept.keys()
+        assert {cid: store.get(cid) for cid in kept} == kept
+        assert list(store.verify()) == []
+    assert sum(file.stat().st_size for file in (path / "packs").iterdir()) < (3 << 20) + 10_000
+
+
+def test_an_index_that_is_older_than_a_collection_loses_nothing(path: Path, kept: dict[str, bytes]) -> None:
+    """A power cut takes its last commits back, and a backup has one of its own time: the pack that it knows is gone."""
+    for file in path.glob("index.sqlite*"):
+        file.unlink()
+    shutil.copy(path.with_name("before") / "index.sqlite", path)
+    check(path, kept)
+
+
+@pytest.mark.parametrize("new", ["gone", "there"])
+def test_a_pack_that_is_there_after_it_was_moved_is_entered_again(path: Path, kept: dict[str, bytes], new: str) -> None:
+    """From a backup, without the pack that it was moved into; or who moved it was killed before he took it away."""
+    if new == "gone":
+        shutil.rmtree(path / "packs")
+    shutil.copytree(path.with_name("before") / "packs", path / "packs", dirs_exist_ok=True)
+    check(path, kept)
+
+
+def test_a_collection_takes_nothing_where_the_last_block_of_something_pinned_is_not_here(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks without links count, too: what is pinned is not whole without them."""
+    monkeypatch.setattr(_holding, "PATIENCE_S", 0.2)  # what was pinned so long ago is not being written
+    content = random.Random(1).randbytes(3 << 20)
+    cid, of_no_use = store.put(content).cid, store.put(b"of no use", pin=False).cid
+    store.put(b"more of it" * 900_000, pin=False)
+    (pack,) = {file for file in (path / "packs").iterdir() if content[-100:] in file.read_bytes()}
+    damaged = bytearray(pack.read_bytes())
+    damaged[damaged.find(content[-100:])] ^= 1
+    pack.write_bytes(damaged)
+    with pytest.raises(UnusableAnswer, match="damaged"):
+        store.get(cid)
+    with pytest.raises(UnusableAnswer, match=f"nothing was removed: {cid} is pinned and not whole: block"):
+        store.gc()
+    assert store.get(of_no_use) == b"of no use"
+    store.put(content)
+    assert store.gc()["blocks"].blocks > 1
+    assert store.get(cid) == content
+
+
+def test_an_interrupt_after_blocks_were_moved_takes_none_of_them(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index knows them in the new pack, though the collection does not know that it has entered them."""
+    cid = store.put(b"pinned").cid
+    store.put(bytes(900_000), pin=False)
+    moved: Callable[..., None] = Index.moved
+
+    def interrupted(*arguments: object) -> None:
+        moved(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(Index, "moved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.gc()
+    assert store.get(cid) == b"pinned"
+    check(path, {cid: b"pinned"})

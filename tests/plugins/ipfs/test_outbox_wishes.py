@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pytest
 from attrs import field, frozen
-from pointsman import Scope, Store, UnavailableError, _post, hookimpl
+from pointsman import Scope, Store, UnavailableError, _outbox, _post, hookimpl
 from pointsman._outbox import Outbox
 from pointsman.content import Stored
 from pointsman_ipfs import Blocks
@@ -194,3 +194,29 @@ def test_a_wish_waits_until_the_older_one_that_is_on_its_way_has_ended(tmp_path:
     assert second.waiting() == []
     for one in first, second:
         one.close()
+
+
+@pytest.mark.parametrize("was", ["killed", "failed"])
+def test_what_waits_is_tried_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: str
+) -> None:
+    """Once: whoever had it may have been killed, and what failed is due by a clock that is far behind."""
+    before, after = Outbox(tmp_path / "outbox"), Outbox(tmp_path / "outbox")
+    before.add("cid", ["remote"])
+    job = before.take("remote")
+    assert job is not None
+    if was == "failed":
+        before.failed(job, "it is away")
+    real = _outbox.time
+    monkeypatch.setattr(_outbox, "time", lambda: real() - 3600)
+    assert after.next_due("remote") == 0.0
+    taken = after.take("remote")
+    assert taken is not None
+    assert taken.cid == "cid"
+    assert after.take("remote") is None
+    assert not before.renew(job)
+    after.failed(taken, "it is away")
+    assert after.take("remote") is None
+    assert 0 < (after.next_due("remote") or 0) < 10
+    before.close()
+    after.close()

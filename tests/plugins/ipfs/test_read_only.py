@@ -239,6 +239,13 @@ def _without(ends: str) -> Callable[[Path], None]:
     return lambda path: Path(f"{path}{ends}").unlink()
 
 
+def _of_a_backup(path: Path) -> None:
+    """Its packs were moved into another one since, as the index says."""
+    if path.name == "index.sqlite":
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript("INSERT INTO gone SELECT name FROM packs; DELETE FROM packs; DELETE FROM blocks;")
+
+
 #: How a medium was made: of a store that was closed, or open; and what has become of its indexes.
 MADE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "closed": ("closed", bool),
@@ -246,6 +253,7 @@ MADE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "without what processes share": ("open", _without("-shm")),
     "of the packs alone": ("closed", _without("")),
     "with indexes that are damaged": ("closed", _overwritten),
+    "with packs of a backup": ("closed", _of_a_backup),
     "with indexes of another version": ("closed", _of_another_version),
 }
 

@@ -3,7 +3,8 @@
 What a put relies on is safe, in this order: a number is taken; the collection is announced (a new generation); what had
 been acknowledged before is entered; then all that is pinned is walked; then what is left goes, but for blocks whose
 number is larger. A put that began before the announcement looks again, when it is written, at what it took to be there;
-one that began after it gives a larger number to what it finds.
+one that began after it gives a larger number to what it finds. A long put says when it began: while it runs, the number
+that is taken is not larger than that.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
-from time import monotonic, sleep, time_ns
+from time import monotonic
 
-from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
+from pointsman import UnavailableError, UnusableAnswer
 from pointsman.content import Collected
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
-from ..dag.reader import reachable
+from ._holding import PATIENCE_S, lacking, later
 from ._index import Place, Sweep, Written
 from ._packs import Mark, Pack, head_of, locked, marked
 from ._places import Places
@@ -29,9 +30,6 @@ from ._writer import Writer
 
 #: A pack of which a smaller part than this is of use is written anew.
 _WORTH = 0.5
-#: Seconds for which what is missing under a new pin is looked for.
-_PATIENCE_S = 10.0
-_PAUSE_S = 0.05
 
 
 def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], object]) -> Collected:
@@ -43,7 +41,7 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     places.look()
     places.catch_up_wholly()  # what is entered after the number is taken would be spared
     index = places.index
-    before = index.next_seq()
+    before = index.collecting()
     places.new_generation()
     places.catch_up_wholly()
     sweep = index.sweep()
@@ -70,27 +68,22 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
 def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callable[[], object]) -> None:
     """Let all that is under a root stay.
 
-    What is missing may have been unpinned and collected by others since the pins were listed. And a put whose blocks
-    were just collected by somebody else writes them again, after its pin: under a new pin they are looked for again.
+    What is missing may have been unpinned and collected by others since the pins were listed.
     """
-    ends = monotonic() + _PATIENCE_S
-    while True:
-        found = _Found(sweep)
-        try:
-            for _ in reachable(Verified(shelf.get), root, found):
-                alive()
-        except (ContentNotFoundError, UnusableAnswer) as error:
-            places.catch_up_wholly()
-            pin = next(iter(places.index.said_of([root])), None)
-            if pin is None or not pin.kept:
-                return
-            if monotonic() > ends or time_ns() - pin.seq > _PATIENCE_S * 1e9:
-                text = f"nothing was removed: {to_text(root)} is pinned and not whole: {error}; mend or unpin it first"
-                raise UnusableAnswer(text, retry_same=False, try_next=False) from error
-            sleep(_PAUSE_S)
-        else:
-            found.settle()
+
+    def get(cid: bytes) -> bytes:
+        alive()
+        return shelf.get(cid)
+
+    ends = monotonic() + PATIENCE_S
+    while why := lacking(places, root, Verified(get), found := _Found(sweep)):
+        places.catch_up_wholly()
+        if not places.pinned(root):
             return
+        if not later(places, root, ends):
+            text = f"nothing was removed: {to_text(root)} is pinned and not whole: {why}; mend or unpin it first"
+            raise UnusableAnswer(text, retry_same=False, try_next=False)
+    found.settle()
 
 
 class _Found:
@@ -125,8 +118,11 @@ class _Mover:
     def __enter__(self) -> _Mover:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._end()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._end()
+        elif self._pack is not None:  # an interrupt: perhaps all is entered; who looks next brings it to its last mark
+            self._pack.close()
 
     def try_to_empty(self, name: str, filled: int) -> None:
         """Empty a pack if that is worth it and nobody writes to it; where there is no room for that, note it."""

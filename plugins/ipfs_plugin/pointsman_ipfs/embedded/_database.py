@@ -57,6 +57,7 @@ class Database(Shared):
         self._write = self._read
         finalize(self, self._read.close)
         self._write.execute("UPDATE packs SET since=NULL")  # what long puts of others write is read here, too
+        self._write.execute("DELETE FROM gone")  # and what is there again
 
     def begin(self) -> None:
         self._reading = threading.RLock()

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from time import monotonic, sleep, time_ns
 
 from pointsman import ContentNotFoundError, UnusableAnswer
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
-from ..dag.reader import reachable
+from ..dag.reader import Seen, reachable
 from ._places import Places
 
+#: Seconds for which what is missing under a new pin is looked for: by who removes what is not found, by who tells.
+PATIENCE_S, _SHORT_S = 10.0, 1.0
+_PAUSE_S = 0.05
 
-def lacking(places: Places, root: bytes, get: Verified) -> str:
-    """Say what is not here of all that is under a root ("" if it is whole). Blocks without links are not read."""
+
+def lacking(places: Places, root: bytes, get: Verified, seen: Seen | None = None) -> str:
+    """Say what is not here of all that is under a root ("" if it is whole). Blocks without links are not read.
+
+    :param seen: the CIDs that are passed over, with all below them; those that are looked at are added.
+    """
     try:
-        for some in _by_thousands(reachable(get, root)):
+        for some in _by_thousands(reachable(get, root, seen)):
             known = places.index.known([cid[-32:] for cid in some])
             for cid in some:
                 if cid[-32:] not in known and places.find(cid[-32:]) is None:
@@ -28,8 +36,25 @@ def lacking(places: Places, root: bytes, get: Verified) -> str:
 
 def lacking_still(places: Places, root: bytes, get: Verified) -> str:
     """Say so of a root that was pinned: others may have unpinned and collected it since, or be writing it again."""
-    places.catch_up()
-    return lacking(places, root, get) if places.pinned(root) else ""
+    ends = monotonic() + _SHORT_S
+    while True:
+        places.catch_up()
+        why = lacking(places, root, get) if places.pinned(root) else ""
+        if not why or not later(places, root, ends):
+            return why
+
+
+def later(places: Places, root: bytes, ends: float) -> bool:
+    """Say, a moment later, whether what is missing under a pin is to be looked for again: the pin is new.
+
+    A put whose blocks were just collected by somebody else writes them again, after its pin.
+
+    :param ends: when the patience ends, by `monotonic`.
+    """
+    if monotonic() > ends or any(time_ns() - pin.seq > PATIENCE_S * 1e9 for pin in places.index.said_of([root])):
+        return False
+    sleep(_PAUSE_S)
+    return True
 
 
 class Held:

@@ -70,6 +70,15 @@ class Index(Database):
         with self.changing() as (_, seq):
             return seq
 
+    def collecting(self) -> int:
+        """Return a number for a collection that begins: it takes nothing that was put, or put again, since.
+
+        A long put that runs now holds on to all that was there when it began, also if it ends meanwhile.
+        """
+        with self.changing() as (db, seq):
+            (since,) = db.execute("SELECT min(since) FROM packs").fetchone()
+            return min(seq, since or seq)
+
     # -- blocks ------------------------------------------------------------------------------------
 
     def place(self, digest: bytes) -> Place | None:
@@ -118,15 +127,23 @@ class Index(Database):
                     continue
                 known = db.execute("SELECT size FROM packs WHERE name=?", (pack,)).fetchone() or (0,)
                 (id_,) = db.execute(_ENTER_PACK, (pack, max(one.size for one in some))).fetchone()
-                rows = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
-                db.executemany(_ENTER_BLOCK, rows)
-                new = [one for one in some if not one.size or one.size > known[0]]  # others may have been moved since
+                # what others have entered may have been collected since, or moved: it is not entered twice
+                every = [(cid[-32:], id_, at, length, seq) for one in some for cid, at, length in one.records]
+                db.executemany(_ENTER_BLOCK, [row for row in every if row[2] >= known[0]])
+                new = [one for one in some if not one.size or one.size > known[0]]
                 own = [(id_, at, cid[-32:]) for one in new for cid, at, _ in one.records if is_formed(cid)]
                 db.executemany(_PREFER_BLOCK, own)
                 pins = [(cid, one.mark.seq, kept) for one in some for cid, kept in one.mark.said()]
                 db.executemany(_ENTER_PIN, pins)
             db.execute(_MENDED)
         return less
+
+    def found(self, record: Record, pack: str) -> None:
+        """Enter a block that stands in a pack of which all is entered."""
+        with self.changing() as (db, seq):
+            sql = "INSERT OR IGNORE INTO blocks SELECT ?, id, ?, ?, ? FROM packs WHERE name=?"
+            db.execute(sql, (record.cid[-32:], record.offset, record.length, seq, pack))
+            db.execute(_MENDED)
 
     @contextmanager
     def counting(self, pack: str, size: int) -> Iterator[bool]:
@@ -240,14 +257,17 @@ class Index(Database):
             db.execute(f"INSERT OR REPLACE INTO damaged {sql}", (time(), pack))
             _strike_out(db, pack)
 
+    def back(self, pack: str) -> None:
+        """Let a pack that was moved into another one be entered again: it was brought back, or never taken away."""
+        with self.changing() as (db, _):
+            db.execute("DELETE FROM gone WHERE name=?", (pack,))
+
     def sweep(self) -> Sweep:
         """Return what a collection needs."""
         return Sweep(self)
 
     def clear(self, live: Iterable[tuple[bytes]], before: int) -> tuple[int, int]:
         """Strike out all blocks that nobody has put, or put again, since this number, but for these digests.
-
-        A long put that runs holds on to all that was there when it began.
 
         :return: how many, and their bytes.
         """
@@ -258,11 +278,10 @@ class Index(Database):
                     db.execute("DELETE FROM live")  # of one that was interrupted
                     db.executemany("INSERT OR IGNORE INTO live VALUES(?)", live)
                 with self.changing():
-                    (since,) = db.execute("SELECT min(since) FROM packs").fetchone()
                     dead = "FROM blocks WHERE seq < ? AND digest NOT IN (SELECT digest FROM live)"
-                    limit = (min(before, since or before),)
-                    blocks, size = db.execute(f"SELECT count(*), coalesce(sum(length), 0) {dead}", limit).fetchone()
-                    db.execute(f"DELETE {dead}", limit)
+                    sql = f"SELECT count(*), coalesce(sum(length), 0) {dead}"
+                    blocks, size = db.execute(sql, (before,)).fetchone()
+                    db.execute(f"DELETE {dead}", (before,))
                     db.execute("DELETE FROM damaged")  # what was pinned is whole, so they are of no use to anybody
             finally:
                 db.execute("DROP TABLE IF EXISTS live")

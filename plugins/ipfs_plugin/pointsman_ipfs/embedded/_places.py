@@ -44,7 +44,7 @@ class Places:
         self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}  #: of what we have written: puts build upon it
-        self._theirs: dict[bytes, Place] = {}  #: of what others may take back, until the index has it
+        self._theirs: dict[bytes, Place] = {}  #: of what others may take back, or collect, until the index has it
         self._waiting: list[Written] = []
         self._read: dict[str, int] = {}  #: how far packs were read or written here, whether or not the index knows
         self._entering = threading.Lock()
@@ -100,12 +100,16 @@ class Places:
         return generation, {digest for digest in digests if digest in recent}
 
     def _renew(self) -> int:
-        """Forget what may have been collected since; return the generation."""
+        """Forget what may have been collected since; return the generation.
+
+        What waits is read where it is until the index has it. No put builds upon it: others may have entered it first.
+        """
         if (generation := self.generation) != self._seen:
             with self._lock:
                 self._seen = generation
                 waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
-                self._recent = {digest: place for digest, place in self._recent.items() if digest in waiting}
+                self._theirs |= {digest: place for digest, place in self._recent.items() if digest in waiting}
+                self._recent = {}
         return generation
 
     def forget(self, digest: bytes) -> None:
@@ -134,7 +138,7 @@ class Places:
 
     def found(self, record: Record, pack: str) -> None:
         """Enter a block that stands in a pack which was entered before."""
-        self.index.entered([Written(pack, 0, [record], Mark(0))])
+        self.index.found(record, pack)
 
     @property
     def generation(self) -> int:
@@ -250,24 +254,31 @@ class Places:
         return grown
 
     def recover(self) -> None:
-        """Bring packs whose writers are gone to their last mark, and the index to where the packs are."""
+        """Bring packs whose writers are gone to their last mark, and the index to where the packs are.
+
+        An index may be older than they are: a power cut takes its last commits back, and a backup has one of its own
+        time. So packs that are gone are struck out first: what they held is found where a collection has moved it.
+        """
         sizes, running = self.index.sizes(), self.index.runs()
-        for path in packs_in(self.folder):
-            known = sizes.pop(path.stem, 0)
-            with suppress(FileNotFoundError):
-                if path.stat().st_size != known:
-                    self._recover(path, known, path.stem in running)
         for gone in sizes:
             if not (self.folder / f"{gone}.car").exists():
                 with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
                     self.index.lost_pack(gone)
+        for path in packs_in(self.folder):
+            known = sizes.get(path.stem, 0)
+            with suppress(FileNotFoundError):
+                if path.stat().st_size != known:
+                    self._recover(path, known, path.stem in running)
 
     def _recover(self, path: Path, known: int, running: bool) -> bool:
         """Enter what a pack has behind `known`, and say whether that was anything; cut it if its writer is gone."""
         file = None if self.read_only else locked(path)
         if file is None:  # its writer lives, or nobody has to care
             return not running and self._read_on(path, known)
-        try:  # nobody else writes it before it is let go
+        try:  # nobody else writes it, or moves what it holds, before it is let go
+            if not known:
+                with suppress(UnavailableError):
+                    self.index.back(path.stem)
             grown = self._read_on(path, known, live=False)
             if running:
                 with suppress(UnavailableError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import itemgetter
 from queue import SimpleQueue
-from time import time_ns
+from time import monotonic_ns, time_ns
 from typing import NamedTuple, TypeAlias
 
 from pointsman import UnavailableError
@@ -51,6 +51,7 @@ class Writer:
         self._reserve, self._full = reserve, False
         self._pack: Pack | None = None
         self._last = places.index.last_mark()
+        self._ahead = max(self._last, time_ns()) - monotonic_ns()  #: of that clock, which nobody sets back
 
     def add(self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
         """Make these blocks durable, with their pins: all of it or nothing.
@@ -73,8 +74,8 @@ class Writer:
         return Large(pack, self._places, self._shelf, self, self._reserve)
 
     def next_mark(self) -> int:
-        """Return a number for the next mark: larger than any before, also of others as far as clocks go."""
-        self._last = max(self._last + 1, time_ns())
+        """Return a number for the next mark: larger than any before, also of others, though the clock is set back."""
+        self._last = max(self._last + 1, time_ns(), monotonic_ns() + self._ahead)
         return self._last
 
     def let_go(self) -> None:
