@@ -214,15 +214,8 @@ class Outbox(Shared):
 
     def take(self, store: str, *, tried_before: float = 0.0) -> Waiting | None:
         """Return a job of this store that is due, or was last tried before this time; keep others from it a while."""
-        now = time()
-        given = {
-            "now": now,
-            "until": inf if tried_before else now,
-            "lease": LEASE_S,
-            "long": LONG,
-            "before": tried_before,
-        }
-        given |= {"me": self._me, "store": store}
+        given = {"store": store, "me": self._me, "now": (now := time()), "lease": LEASE_S, "long": LONG}
+        given |= {"before": tried_before, "until": inf if tried_before else now}
         return next((Waiting(*row) for row in self._run(_TAKE, given)), None)
 
     def renew(self, job: Waiting) -> bool:
