@@ -14,8 +14,8 @@ from ..dag.cid import RAW, codec_of, digest_of, inline_of, to_text, version_1
 #: SQLite keeps it in memory up to this size (KiB), and the rest in a file without a name.
 _TABLES = """
 PRAGMA cache_size=-32768; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN;
-CREATE TABLE blocks(digest BLOB, kind BLOB, file INTEGER, offset INTEGER, length INTEGER, PRIMARY KEY(digest, kind))
-    WITHOUT ROWID;
+CREATE TABLE blocks(digest BLOB, kind BLOB, file INTEGER, offset INTEGER, length INTEGER,
+    PRIMARY KEY(digest, kind, file)) WITHOUT ROWID;
 CREATE TABLE roots(cid BLOB PRIMARY KEY, seq INTEGER, pinned INTEGER, file INTEGER) WITHOUT ROWID;
 """
 _SAY = """INSERT INTO roots VALUES(?, ?, ?, ?) ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, pinned=excluded.pinned,
@@ -38,18 +38,19 @@ class Found:
         return self._place(cid) is not None
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM blocks").fetchone()[0])
+        return int(self._db.execute("SELECT count(*) FROM (SELECT DISTINCT digest, kind FROM blocks)").fetchone()[0])
 
     def close(self) -> None:
         """Let the database go."""
         self._db.close()
 
     def begin(self, path: Path) -> None:
-        """Begin another file."""
+        """Begin another file, or one anew."""
+        self.forget(path)
         self._files.append(path)
 
     def forget(self, path: Path) -> None:
-        """Forget the blocks of a file that is gone."""
+        """Forget the blocks of a file that is gone. Others may have the same ones."""
         numbers = [(number,) for number, one in enumerate(self._files) if one == path]
         self._db.executemany("DELETE FROM blocks WHERE file=?", numbers)
 
