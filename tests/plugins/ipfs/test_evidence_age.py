@@ -335,7 +335,7 @@ def test_what_no_key_here_opens_is_tried_once(open_: Open, monkeypatch: pytest.M
     """Lists and counts of a store that is shared ask for the same records again and again."""
     for _ in range(3):
         open_(BOB.to_public()).submit(b"sealed", ABOUT)
-    evidence, tried, decrypt = open_(ALICE, identity=str(ALICE)), list[str](), Keys.decrypt
+    evidence, tried, decrypt = open_(identity=str(ALICE)), list[str](), Keys.decrypt
     evidence.submit(b"mine", ABOUT)
 
     def counted(keys: Keys, sealed: bytes, what: str) -> bytes:
