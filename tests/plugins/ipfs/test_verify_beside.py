@@ -111,7 +111,8 @@ def test_a_block_that_two_packs_have_is_found_when_one_of_them_goes(tmp_path: Pa
         found = Found()
         for pack in packs:
             pack.write_bytes(b"......letter")
-            found.begin(pack)
+            with pack.open("rb") as file:
+                found.begin(pack, file.fileno())
             found.add(cids.raw_cid(b"letter"), 6, 6)
         assert len(found) == 1
         found.forget(packs[first])
@@ -120,6 +121,21 @@ def test_a_block_that_two_packs_have_is_found_when_one_of_them_goes(tmp_path: Pa
         found.forget(packs[1 - first])
         assert cids.raw_cid(b"letter") not in found
         found.close()
+
+
+def test_what_is_collected_while_it_is_judged_is_read(kept: Path) -> None:
+    """A collection takes packs away that were read through, and to which `verify` comes back: they stay open."""
+    *old, _ = submitted(kept, bytes(1 << 20), b"two", b"three")
+    before = set((kept / "packs").iterdir())
+    with Store([Blocks(path=kept)]) as store:
+        for record in old:
+            store.unpin(record.record_cid)
+        checks = verify(kept)
+        told = [next(checks)]
+        store.gc()
+        assert before.isdisjoint((kept / "packs").iterdir())
+        assert [str(check) for check in [*told, *checks] if check.status == "fails"] == []
+    assert not [link for link in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if "/packs/" in link]
 
 
 # -- what was killed, or cut -----------------------------------------------------------------------------

@@ -18,6 +18,8 @@ CREATE TABLE blocks(digest BLOB, kind BLOB, file INTEGER, offset INTEGER, length
     PRIMARY KEY(digest, kind, file)) WITHOUT ROWID;
 CREATE TABLE roots(cid BLOB PRIMARY KEY, seq INTEGER, pinned INTEGER, file INTEGER) WITHOUT ROWID;
 """
+#: Files that stay open, at most: what a collection takes away meanwhile can still be read.
+_OPEN = 200
 _SAY = """INSERT INTO roots VALUES(?, ?, ?, ?) ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, pinned=excluded.pinned,
     file=excluded.file WHERE excluded.seq >= seq"""
 
@@ -32,7 +34,7 @@ class Found:
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.executescript(_TABLES)
-        self._files = list[Path]()
+        self._files, self._opened = list[Path](), dict[Path, int]()
 
     def __contains__(self, cid: bytes) -> bool:
         return self._place(cid) is not None
@@ -41,16 +43,23 @@ class Found:
         return int(self._db.execute("SELECT count(*) FROM (SELECT DISTINCT digest, kind FROM blocks)").fetchone()[0])
 
     def close(self) -> None:
-        """Let the database go."""
+        """Let the database go, and the files."""
         self._db.close()
+        for file in self._opened.values():
+            os.close(file)
+        self._opened.clear()
 
-    def begin(self, path: Path) -> None:
-        """Begin another file, or one anew."""
+    def begin(self, path: Path, file: int) -> None:
+        """Begin another file, or one anew, which is open."""
         self.forget(path)
         self._files.append(path)
+        if len(self._opened) < _OPEN:
+            self._opened[path] = os.dup(file)
 
     def forget(self, path: Path) -> None:
         """Forget the blocks of a file that is gone. Others may have the same ones."""
+        if path in self._opened:
+            os.close(self._opened.pop(path))
         numbers = [(number,) for number, one in enumerate(self._files) if one == path]
         self._db.executemany("DELETE FROM blocks WHERE file=?", numbers)
 
@@ -69,8 +78,11 @@ class Found:
 
         :raises ContentNotFoundError: it is in none of the files.
         """
-        file, offset, length = self._here(cid)
-        with self._files[file].open("rb", buffering=0) as opened:
+        number, offset, length = self._here(cid)
+        path = self._files[number]
+        if (file := self._opened.get(path)) is not None:
+            return os.pread(file, length, offset)
+        with path.open("rb", buffering=0) as opened:
             return os.pread(opened.fileno(), length, offset)
 
     def file_of(self, cid: bytes) -> Path:

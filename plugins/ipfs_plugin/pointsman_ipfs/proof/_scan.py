@@ -56,7 +56,7 @@ class Scan:
             except UnusableAnswer as error:
                 yield Damage(f"{path}, byte 0", error.message)
                 return
-            self.found.begin(path)
+            self.found.begin(path, file.fileno())
             for root in reader.roots:
                 if inline_of(root) is None:
                     self.found.say(root, 0, pinned=True)
@@ -81,7 +81,7 @@ class Scan:
             if os.pread(file.fileno(), len(HEADER), 0) != HEADER:
                 yield Damage(f"{path}, byte 0", "found another header than every pack has; nothing in it can be read")
                 return
-            self.found.begin(path)
+            self.found.begin(path, file.fileno())
             reader, counts, damaged = car.Reader(self._pieces(file, end)), len(HEADER), list[Damage]()
             for one in self._blocks(path, reader):
                 if isinstance(one, Damage):
