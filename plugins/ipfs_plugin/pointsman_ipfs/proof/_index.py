@@ -141,7 +141,7 @@ def _copied(index: Path, db: sqlite3.Connection) -> tuple[bool, Collection[bytes
 
     :returns: None where it cannot be read.
     """
-    with _nobody_submits(index) as taken, _copying.lock:
+    with _copying.lock, _nobody_submits(index) as taken:  # who waits for a fork holds up nobody whom that waits for
         if (file := reading(index)) is None:
             return None
         with closing(file):
