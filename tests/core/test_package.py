@@ -212,7 +212,7 @@ def test_the_core_stays_small() -> None:
     """
     files = [path for path in CORE.rglob("*.py") if not {"testing", "cli"} & set(path.relative_to(CORE).parts)]
     sizes = {path.name: code_lines(path) for path in files}
-    assert sum(sizes.values()) <= 6120, sizes
+    assert sum(sizes.values()) <= 6123, sizes
 
 
 @pytest.mark.parametrize(("paths", "limit"), [(SOURCES, 400), (TESTS, 600)], ids=["sources", "tests"])
