@@ -57,7 +57,7 @@ def test_who_holds_what_a_fork_waits_for_may_begin_more() -> None:
 
 
 def test_what_is_begun_meanwhile_is_paused_in_its_order() -> None:
-    """Who holds what is new waits for what is of a higher level: the fork, which has that, lets it go and begins anew."""
+    """Who holds what is new waits for what is of a higher level: the fork lets that go, and begins anew."""
     higher, highest, held, more = Noted(1), Noted(2), threading.Event(), list[Noted]()
 
     def work() -> None:
