@@ -7,7 +7,7 @@ import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
@@ -90,18 +90,43 @@ def test_a_child_that_was_forked_meanwhile_holds_up_nobody(kept: Path, monkeypat
 
 @pytest.mark.usefixtures("left_open")
 def test_no_fork_comes_while_the_index_is_open(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who wants to fork waits until the copy is made: the lock that it takes is held as long as the file is open."""
-    reading, free = _index.reading, list[bool]()
+    """Who wants to fork waits until the copy is made: SQLite in the child would count on locks of its parent."""
+    reading, forks = _index.reading, list[Thread]()
 
     def looks(path: Path) -> Any:
-        other = Thread(target=lambda: free.append(_index._copying.locks()[0].acquire(timeout=0)))
-        other.start()
-        other.join()
+        forks.append(Thread(target=lambda: os.waitpid(os.fork() or os._exit(0), 0)))
+        forks[0].start()
+        forks[0].join(0.3)
+        assert forks[0].is_alive()
         return reading(path)
 
     monkeypatch.setattr(_index, "reading", looks)
     assert troubles(kept) == []
-    assert free == [False]
+    forks[0].join(20)
+    assert not forks[0].is_alive()
+
+
+def test_children_that_are_forked_meanwhile_can_use_sqlite(kept: Path, forked: Any) -> None:
+    """A child that comes while SQLite works for `verify` finds none of its locks taken."""
+    submitted(kept, *(b"%d" % number for number in range(50)))
+    ends = Event()
+
+    def verifies() -> None:
+        while not ends.is_set():
+            list(verify(kept))
+
+    threads = [Thread(target=verifies) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(100):
+            with Store([Blocks(path=kept)]) as store:
+                child = forked(lambda store=store, number=number: store.put(b"of a child, %d" % number))
+                assert os.waitpid(child, 0)[1] == 0
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_block_that_two_packs_have_is_found_when_one_of_them_goes(tmp_path: Path) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from pointsman import UnusableAnswer
-from pointsman.forks import Lock, Shared
 
-from .._sqlite import connected, marks_of, reading
+from .._sqlite import Scratch, marks_of, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _is_damage
 from ..evidence._filing import begun_in
@@ -28,6 +26,7 @@ from ._records import Records
 #: Seconds for which a program that submits evidence is waited for, and between two looks.
 _PATIENCE_S, _PAUSE_S = 10.0, 0.005
 _COLUMNS = "place", "cid", "data", "user", "claim", "type", "size", "block", "sealed"
+_PAGE = f"SELECT {', '.join(_COLUMNS)} FROM records WHERE place > ? ORDER BY place LIMIT 100"  # noqa: S608 - ours
 _KILLED = "whoever submitted that was killed before it was entered; whoever submits next enters it"
 _ADVICE = "`pointsman store reindex` makes it anew from the records"
 
@@ -41,13 +40,12 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
     if not path.is_file():
         return
     try:
-        with closing(connected("")) as db:
-            db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
+        with closing(Scratch()) as db:
             if (taken := _copied(path.absolute(), db)) is None:
                 text = "what was entered last is in its log, which only a program that may write can read"
                 yield Check("unchecked", what, f"it could not be looked at: {text}")
                 return
-            if marks_of(db) != MARKS:
+            if db.ask("PRAGMA application_id") != [MARKS[:1]]:  # it was not copied
                 yield Check("unchecked", what, f"it is no index of this version; {_ADVICE}")
                 return
             quiet, begun = taken
@@ -61,13 +59,13 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
 
 
 def _compared(
-    db: sqlite3.Connection, records: Records, kept: Collection[bytes], begun: Collection[bytes], *, quiet: bool
+    db: Scratch, records: Records, kept: Collection[bytes], begun: Collection[bytes], *, quiet: bool
 ) -> Iterator[tuple[Status, str]]:
-    (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    ((sound,),) = db.ask("PRAGMA integrity_check(1)")
     if sound != "ok":
         raise sqlite3.DatabaseError(" ".join(sound.split()))
     there, followed, early, wrong = set[bytes](), set[bytes](), list[tuple[bytes, bytes]](), False
-    for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM records ORDER BY place"):  # noqa: S608 - ours
+    for row in _rows(db):
         if problem := _problem_of(row):
             wrong = True
             yield "fails", f"{problem}; {_ADVICE}"
@@ -112,41 +110,32 @@ def _problem_of(row: tuple[Any, ...]) -> str:
     return f"of record {to_text(cid)} it says another {' and another '.join(other)} than that says" if other else ""
 
 
-def _all(db: sqlite3.Connection, which: str) -> set[bytes]:
-    return {one for (one,) in db.execute(f"SELECT {which}")}
+def _rows(db: Scratch) -> Iterator[tuple[Any, ...]]:
+    last = -(1 << 63)
+    while page := db.ask(_PAGE, (last,)):
+        yield from page
+        last = page[-1][0]
 
 
-class _Copying(Shared):
-    """No fork comes while an index is open here: SQLite in the child would count on locks of its parent."""
-
-    def __init__(self) -> None:
-        self.begin()
-        super().__init__()
-
-    def begin(self) -> None:
-        self.lock = threading.RLock()
-
-    def locks(self) -> Sequence[Lock]:
-        return (self.lock,)
+def _all(db: Scratch, which: str) -> set[bytes]:
+    return {one for (one,) in db.ask(f"SELECT {which}")}
 
 
-_copying = _Copying()
-
-
-def _copied(index: Path, db: sqlite3.Connection) -> tuple[bool, Collection[bytes]] | None:
-    """Copy an index of ours to a database without a file, and return what `_nobody_submits` gives out.
+def _copied(index: Path, db: Scratch) -> tuple[bool, Collection[bytes]] | None:
+    """Copy an index, if it is one of ours, and return what `_nobody_submits` gives out.
 
     It is not open for longer: as long as a connection of this process only reads, SQLite lets no other one write that
     is opened meanwhile (they share one `-shm`).
 
     :returns: None where it cannot be read.
     """
-    with _copying.lock, _nobody_submits(index) as taken:  # who waits for a fork holds up nobody whom that waits for
+    with db.lock, _nobody_submits(index) as taken:  # who waits for a fork holds up nobody whom that waits for
         if (file := reading(index)) is None:
             return None
         with closing(file):
             if marks_of(file) == MARKS:
-                file.backup(db)
+                file.backup(db.db)
+                db.db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
         return taken
 
 
