@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
@@ -17,7 +18,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, Record
-from pointsman_ipfs.proof import _index, verify
+from pointsman_ipfs.proof import _index, _scan, verify
 from pointsman_ipfs.proof._found import Found
 
 ABOUT = About("letter")
@@ -161,6 +162,27 @@ def test_what_is_collected_while_it_is_judged_is_read(kept: Path) -> None:
         assert before.isdisjoint((kept / "packs").iterdir())
         assert [str(check) for check in [*told, *checks] if check.status == "fails"] == []
     assert not [link for link in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if "/packs/" in link]
+
+
+def test_a_pack_that_is_gone_on_with_meanwhile_is_no_failure(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had no writer when it was begun to be read, and zeros behind its end; they are none when that is looked at."""
+    submitted(kept, b"one")
+    (pack,) = (kept / "packs").glob("*.car")
+    counts, pieces = pack.stat().st_size, _scan._pieces
+    os.truncate(pack, counts + 5000)
+    os.utime(pack, (1, 1))
+
+    def meanwhile(file: Any, end: int, start: int = 0) -> Iterator[bytes]:
+        if start:
+            with pack.open("r+b") as other:
+                other.seek(counts)
+                other.write(os.urandom(99))
+        yield from pieces(file, end, start)
+
+    monkeypatch.setattr(_scan, "_pieces", meanwhile)
+    with closing(Found()) as found:
+        read = list(_scan.Scan(found, lambda size: None).through_pack(pack))
+    assert [one.never_counted for one in read if isinstance(one, _scan.Damage)] == [True]
 
 
 # -- what was killed, or cut -----------------------------------------------------------------------------

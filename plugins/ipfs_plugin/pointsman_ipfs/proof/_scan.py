@@ -77,7 +77,8 @@ class Scan:
         :param until: of what stands behind this place, blocks are noted as found, and no more.
         """
         with path.open("rb", buffering=0) as file:
-            live, end = _has_writer(file), os.fstat(file.fileno()).st_size
+            live, before = _has_writer(file), os.fstat(file.fileno())
+            end = before.st_size
             if os.pread(file.fileno(), len(HEADER), 0) != HEADER:
                 yield Damage(f"{path}, byte 0", "found another header than every pack has; nothing in it can be read")
                 return
@@ -107,6 +108,7 @@ class Scan:
             if ends > counts:
                 text = f"found {ends - counts} bytes without a mark: {_BEGUN if begun else _DAMAGED}"
                 damaged.append(Damage(f"{path}, byte {counts}", text))
+            live = live or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns  # somebody has gone on with it
             yield from (evolve(one, never_counted=live or begun) for one in damaged)
 
     def _count(self, path: Path, end: int, mark: Mark) -> None:
