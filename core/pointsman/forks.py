@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
+from time import monotonic
 from typing import Protocol
 from weakref import WeakSet
 
@@ -42,7 +43,7 @@ class Shared:
         return ()
 
     def before_fork(self) -> None:
-        """When all of that is taken: close what no child should inherit."""
+        """When all of that is taken: close what no child should inherit. It may be asked again before the same fork."""
 
     def begin(self) -> None:
         """Begin with locks that nobody holds."""
@@ -87,11 +88,14 @@ def _surely(work: Callable[[], None]) -> None:
 
 def _take() -> None:
     if _taken_now(_forking):
-        paused = list[Shared]()
-        while _taken_now(_adding) and (new := [one for one in _all if one not in paused]):
+        paused, until = set[Shared](), monotonic() + PAUSE_S
+        while _taken_now(_adding) and (new := set(_all) - paused):
             _let_go()
+            if monotonic() < until:  # all anew, in their order: who holds what is new may be waiting for the others
+                new |= paused
+                _release(1)
+            paused |= new
             for one in sorted(new, key=attrgetter("level")):
-                paused.append(one)
                 if all(map(_taken_now, one.locks())):
                     one.before_fork()
 
@@ -110,8 +114,8 @@ def _let_go() -> None:
     _taken.locks.pop()
 
 
-def _release() -> None:
-    while _taken.locks:
+def _release(but: int = 0) -> None:
+    while _taken.locks[but:]:
         _let_go()
 
 

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from time import monotonic
 
 import pytest
-from pointsman.forks import Lock, Shared
+from pointsman.forks import PAUSE_S, Lock, Shared
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork"),
@@ -20,8 +21,8 @@ pytestmark = [
 class Noted(Shared):
     """Notes what it is told."""
 
-    def __init__(self) -> None:
-        self.asked, self.paused = threading.Event(), 0
+    def __init__(self, level: int = 0) -> None:
+        self.asked, self.paused, self.level = threading.Event(), 0, level
         self.begin()
         super().__init__()
 
@@ -50,7 +51,7 @@ def test_who_holds_what_a_fork_waits_for_may_begin_more() -> None:
     thread.start()
     assert held.wait(20)
     if not (child := os.fork()):
-        os._exit([one.paused for one in (first, *more)] != [1, 1])
+        os._exit(not more or not all(one.paused for one in (first, *more)))
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
     with first.lock, more[0].lock:  # and both go on
@@ -93,3 +94,27 @@ sys.exit(ended != (child, 0))
 def test_a_child_writes_to_the_log_though_the_parent_was_importing_what_that_needs() -> None:
     """Python leaves the lock of an import that another thread was at locked in the child, which waited for ever."""
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", _IMPORTING], timeout=60, check=False).returncode == 0
+
+
+def test_what_is_begun_meanwhile_is_paused_in_its_order() -> None:
+    """Who holds what is new waits for what is of a higher level: the fork lets that go, and begins anew."""
+    higher, highest, held, more = Noted(1), Noted(2), threading.Event(), list[Noted]()
+
+    def work() -> None:
+        with highest.lock:
+            held.set()
+            assert highest.asked.wait(20)  # the fork has taken `higher`
+            more.append(Noted(0))
+            more[0].lock.acquire()
+        with higher.lock:
+            more[0].lock.release()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert held.wait(20)
+    before = monotonic()
+    if not (child := os.fork()):
+        os._exit(not more or not all(one.paused for one in (higher, highest, *more)))
+    assert monotonic() - before < PAUSE_S
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

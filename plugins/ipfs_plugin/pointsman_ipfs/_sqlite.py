@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
+from typing import Any
+
+from pointsman.forks import Lock, Shared
 
 #: Seconds for which another process that changes the file is waited for.
 BUSY_S = 60.0
@@ -20,6 +24,36 @@ def connected(path: str | Path) -> sqlite3.Connection:
     """
     uri = str(path).startswith("file:")
     return sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=uri)
+
+
+class Scratch(Shared):
+    """A database of one reader's own, in a file without a name. Not thread-safe; in a forked child it is of no use.
+
+    No fork comes while SQLite works in it: SQLite has locks for a whole process, too, which a child would find taken,
+    for ever.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+        super().__init__()
+        with self.lock:
+            self.db = connected("")
+
+    def begin(self) -> None:
+        self.lock = threading.RLock()  #: whoever uses `db` itself holds it
+
+    def locks(self) -> Sequence[Lock]:
+        return (self.lock,)
+
+    def ask(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        """Do this, and return all rows that it finds."""
+        with self.lock:
+            return self.db.execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        """Let it go."""
+        with self.lock:
+            self.db.close()
 
 
 def is_read_only(*paths: Path) -> bool:

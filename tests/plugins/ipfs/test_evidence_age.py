@@ -18,6 +18,7 @@ from multiformats import CID
 from pointsman import AuthenticationError, ConfigError, Secret, Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, Statistics, reindex
+from pointsman_ipfs.evidence._age import Keys
 from pointsman_ipfs.evidence._records import Envelope
 
 ALICE, BOB = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
@@ -328,3 +329,20 @@ def test_what_fails_while_it_is_encrypted_comes_out_as_it_is(
     with pytest.raises(UnavailableError, match="no room"):
         evidence.submit(path, ABOUT)
     assert threading.active_count() == before
+
+
+def test_what_no_key_here_opens_is_tried_once(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists and counts of a store that is shared ask for the same records again and again."""
+    for _ in range(3):
+        open_(BOB.to_public()).submit(b"sealed", ABOUT)
+    evidence, tried, decrypt = open_(identity=str(ALICE)), list[str](), Keys.decrypt
+    evidence.submit(b"mine", ABOUT)
+
+    def counted(keys: Keys, sealed: bytes, what: str) -> bytes:
+        tried.append(what)
+        return decrypt(keys, sealed, what)
+
+    monkeypatch.setattr(Keys, "decrypt", counted)
+    for _ in range(2):
+        assert (evidence.statistics().sealed, len(list(evidence.records()))) == (3, 1)
+    assert len(tried) == len(set(tried)) == 4

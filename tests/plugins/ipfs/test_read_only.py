@@ -294,8 +294,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
 
 
 @pytest.fixture(params=["mounted", "modes", "folder"])
-def medium(request: pytest.FixtureRequest, tmp_path: Path, made: tuple[Path, dict[str, Any]]) -> Iterator[Medium]:
-    """The store that was closed, as a medium."""
+def medium(
+    request: pytest.FixtureRequest, tmp_path: Path, made: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Medium]:
+    """The store that was closed, as a medium. Where no store can be written, the outbox is in the user's home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     medium = Medium(tmp_path / "a medium? #1%", request.param, made[1])
     if (
         medium.how == "mounted"

@@ -79,6 +79,11 @@ class Reader(Iterator[tuple[bytes, bytes]]):
         self.begin, self.end, self.framed = 0, self._source.count, True
         self.cid: bytes | None = None  #: of the last block, also of one that is wrong; None where none can be read
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was found to end in the middle of something."""
+        return self._source.is_cut
+
     def __next__(self) -> tuple[bytes, bytes]:
         self.begin, self.framed, self.cid = self._source.count, False, None
         length = self._source.length(MOST_BYTES + _LONGEST_CID, "block")
@@ -173,6 +178,7 @@ class _Source:
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._piece, self._at = pieces, b"", 0
         self.count = 0  #: bytes that were taken
+        self.is_cut = False
 
     def length(self, most: int, what: str) -> int | None:
         """Return how long the next section is; `None` at the end."""
@@ -208,6 +214,7 @@ class _Source:
             self._at += len(part)
             left -= len(part)
         if left:
+            self.is_cut = True
             raise UnusableAnswer(f"a CAR: it ends {left} bytes too early: it was cut")
         self.count += count
         return b"".join(parts)
@@ -221,6 +228,7 @@ class _Source:
             if number[-1] < 0x80 or len(number) >= _LONGEST_NUMBER:
                 return bytes(number)
         if number:
+            self.is_cut = True
             raise UnusableAnswer("a CAR: it ends in the length of a block: it was cut")
         return None
 

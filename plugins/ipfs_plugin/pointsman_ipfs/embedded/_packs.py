@@ -219,7 +219,7 @@ def scanned(path: Path, file: int, start: int, end: int) -> Iterator[Record | tu
     while place < end:
         found = _record_at(file, place, end)
         if found is None:  # or the length of the one before is wrong
-            following = _next_whole(file, place if before is None or _is_whole(file, before) else before.offset, end)
+            following = next_whole(file, place if before is None or _is_whole(file, before) else before.offset, end)
             if following is None:
                 return
             place, found = following
@@ -245,7 +245,7 @@ def _record_at(file: int, place: int, end: int) -> Record | None:
     return Record(cid, place + used + len(cid), length - len(cid))
 
 
-def _next_whole(file: int, place: int, end: int) -> tuple[int, Record] | None:
+def next_whole(file: int, place: int, end: int) -> tuple[int, Record] | None:
     """Return the first block from a place on whose bytes are those of its CID, and where it stands."""
     for start in range(place, end, 1 << 20):
         piece = os.pread(file, (1 << 20) + 16, start)  # a head may reach into the next one

@@ -38,6 +38,10 @@ _GROUPS = ("type", "user")
 _DAMAGE = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+class _Foreign(sqlite3.DatabaseError):
+    """The file is sound, and another program's."""
+
+
 class Totals(NamedTuple):
     """What records that are not encrypted come to."""
 
@@ -185,7 +189,7 @@ class EvidenceIndex(Shared):
                 try:
                     self._open()
                 except sqlite3.Error as error:
-                    if not _is_damage(error) or not (self._ours or _is_ours(self.path)):
+                    if not _is_damage(error) or not (self._ours or _is_ours(self.path, error)):
                         if _is_damage(error):
                             self.writing.forget()
                         raise self._told(error) from error
@@ -249,8 +253,9 @@ class EvidenceIndex(Shared):
     def _begin(self, db: sqlite3.Connection) -> None:
         """Make the tables in a file that is empty, and fill them."""
         new = is_empty(db)
-        if not new and marks_of(db) != MARKS:
-            raise sqlite3.DatabaseError("it is of something else, or of another version")
+        if not new and (marks := marks_of(db)) != MARKS:
+            kind = _Foreign if marks[0] != MARKS[0] else sqlite3.DatabaseError
+            raise kind("it is of something else, or of another version")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304"):
             db.execute(f"PRAGMA {pragma}")
         if new:
@@ -279,8 +284,14 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return code in _DAMAGE and not isinstance(error, sqlite3.ProgrammingError)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether the header, as far as it can be read, says that it is an index of evidence."""
+def _is_ours(path: Path, error: sqlite3.Error | None = None) -> bool:
+    """Whether the header, as far as it can be read, says that it is an index of evidence.
+
+    :param error: when it was opened. Of another program's file that is not read: to close it would let go of what that
+        has locked, if it runs in this process.
+    """
+    if isinstance(error, _Foreign):
+        return False
     with suppress(OSError), path.open("rb") as file:
         head = file.read(100)
         return head.startswith(_MAGIC) and head[68:72] == MARKS[0].to_bytes(4, "big")

@@ -119,6 +119,7 @@ class Evidence:
         self._index = EvidenceIndex(self.path, lambda: self._pinned({}), ours=path is None)
         self._files = Files(store, self._index, self._read)
         self._known: dict[bytes, bytes] = {}  #: what was in the age files of records
+        self._closed = dict[bytes, str]()  #: why other ones cannot be opened with these keys
         self._room = _REMEMBERED
 
     @property
@@ -287,7 +288,13 @@ class Evidence:
         cid = row.envelope.cid
         if (opened := self._known.get(cid)) is None:
             what = f"record {cids.to_text(cid)}"
-            opened = self._key(what).decrypt(row.sealed, what)
+            if cid in self._closed:
+                raise AuthenticationError(self._closed[cid])
+            try:
+                opened = self._key(what).decrypt(row.sealed, what)
+            except AuthenticationError as error:
+                self._closed[cid] = error.message
+                raise
             if len(opened) <= self._room:
                 self._room -= len(opened)
                 self._known[cid] = opened

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from itertools import chain
 from math import inf
@@ -49,7 +49,7 @@ class Files:
         """Check a CAR file."""
         for one in self._read(self._scan.through_car(path)):
             yield one if isinstance(one, Check) else _failed(one)
-        yield from self._judged()
+        yield from self._judged({*map(cids.parse, self._audit.cited)})
 
     def folder(self, path: Path) -> Iterator[Check]:
         """Check the folder of an embedded store."""
@@ -62,7 +62,7 @@ class Files:
             with suppress(FileNotFoundError):  # another router has taken it up
                 said |= {} if trail.suffix else {trail: trail.read_text("ascii", "replace")}
         yield from self._packs(packs)
-        yield from self._judged()
+        yield from self._judged({one for one in map(cids.parse, self._audit.cited) if not self._found.is_root(one)})
         for trail, text in said.items():
             yield self._trail(trail, text)
         kept = [record for record in self._records if self._found.is_root(record)]
@@ -117,7 +117,11 @@ class Files:
             except BackendError as error:
                 yield Check("fails", f"block {cids.to_text(cid)}", error.message)
 
-    def _judged(self) -> Iterator[Check]:
+    def _judged(self, cited: Container[bytes]) -> Iterator[Check]:
+        """Judge what was read.
+
+        :param cited: records that are here since receipts cite them, whatever came before them.
+        """
         if self._found:
             yield Check("holds", "blocks", f"{len(self._found):,} are those of their CIDs")
         if not len(self._audit) and not len(self._records):
@@ -126,8 +130,7 @@ class Files:
         for record in self._records:
             yield self._records.check(record, self._found, kept=self._found.is_root(record))
         yield from self._records.sealed()
-        cited = map(cids.parse, self._audit.cited)
-        yield from self._records.logs(self._found, {one for one in cited if not self._found.is_root(one)})
+        yield from self._records.logs(self._found, cited)
         yield from self._linked()
         get = Verified(self._found.get)
         for cid in self._receipts:
@@ -202,7 +205,7 @@ class Files:
 
 
 def _failed(one: Damage) -> Check:
-    return Check("unchecked" if one.is_live else "fails", one.where, one.text)
+    return Check("unchecked" if one.never_counted else "fails", one.where, one.text)
 
 
 def _states(folder: Path) -> Iterator[tuple[Path, tuple[int, ...]]]:

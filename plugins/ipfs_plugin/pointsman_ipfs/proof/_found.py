@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 from pointsman import ContentNotFoundError
 
+from .._sqlite import Scratch
 from ..dag.cid import RAW, codec_of, digest_of, inline_of, to_text, version_1
 
 #: SQLite keeps it in memory up to this size (KiB), and the rest in a file without a name.
 _TABLES = """
 PRAGMA cache_size=-32768; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN;
-CREATE TABLE blocks(digest BLOB, kind BLOB, file INTEGER, offset INTEGER, length INTEGER, PRIMARY KEY(digest, kind))
-    WITHOUT ROWID;
+CREATE TABLE blocks(digest BLOB, kind BLOB, file INTEGER, offset INTEGER, length INTEGER,
+    PRIMARY KEY(digest, kind, file)) WITHOUT ROWID;
 CREATE TABLE roots(cid BLOB PRIMARY KEY, seq INTEGER, pinned INTEGER, file INTEGER) WITHOUT ROWID;
 """
+_ROOTS = "SELECT cid, file FROM roots WHERE pinned AND cid > ? ORDER BY cid LIMIT 1000"
+#: Files that stay open, at most: what a collection takes away meanwhile can still be read.
+_OPEN = 200
 _SAY = """INSERT INTO roots VALUES(?, ?, ?, ?) ON CONFLICT(cid) DO UPDATE SET seq=excluded.seq, pinned=excluded.pinned,
     file=excluded.file WHERE excluded.seq >= seq"""
 
@@ -30,46 +33,59 @@ class Found:
     """
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._db.executescript(_TABLES)
-        self._files = list[Path]()
+        self._db = Scratch()
+        for statement in filter(str.strip, _TABLES.split(";")):
+            self._db.ask(statement)
+        self._files, self._opened = list[Path](), dict[Path, int]()
 
     def __contains__(self, cid: bytes) -> bool:
         return self._place(cid) is not None
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM blocks").fetchone()[0])
+        return int(self._db.ask("SELECT count(*) FROM (SELECT DISTINCT digest, kind FROM blocks)")[0][0])
 
     def close(self) -> None:
-        """Let the database go."""
+        """Let the database go, and the files."""
         self._db.close()
+        for file in self._opened.values():
+            os.close(file)
+        self._opened.clear()
 
-    def begin(self, path: Path) -> None:
-        """Begin another file."""
+    def begin(self, path: Path, file: int) -> None:
+        """Begin another file, or one anew, which is open."""
+        self.forget(path)
         self._files.append(path)
+        if len(self._opened) < _OPEN:
+            self._opened[path] = os.dup(file)
 
     def forget(self, path: Path) -> None:
-        """Forget the blocks of a file that is gone."""
-        numbers = [(number,) for number, one in enumerate(self._files) if one == path]
-        self._db.executemany("DELETE FROM blocks WHERE file=?", numbers)
+        """Forget the blocks of a file that is gone. Others may have the same ones."""
+        if path in self._opened:
+            os.close(self._opened.pop(path))
+        for number, one in enumerate(self._files):
+            if one == path:
+                self._db.ask("DELETE FROM blocks WHERE file=?", (number,))
 
     def add(self, cid: bytes, offset: int, length: int) -> None:
         """Take a block of that file, which was verified."""
         if inline_of(cid) is None:  # else its digest is none, and nobody asks for it
             place = cid[-32:], version_1(cid)[:-32], len(self._files) - 1, offset, length
-            self._db.execute("INSERT OR REPLACE INTO blocks VALUES(?, ?, ?, ?, ?)", place)
+            self._db.ask("INSERT OR REPLACE INTO blocks VALUES(?, ?, ?, ?, ?)", place)
 
     def say(self, cid: bytes, seq: int, *, pinned: bool) -> None:
         """Take what that file says of a root. Of all that is said, the largest number holds."""
-        self._db.execute(_SAY, (cid, seq, pinned, len(self._files) - 1))
+        self._db.ask(_SAY, (cid, seq, pinned, len(self._files) - 1))
 
     def get(self, cid: bytes) -> bytes:
         """Return the bytes of a block.
 
         :raises ContentNotFoundError: it is in none of the files.
         """
-        file, offset, length = self._here(cid)
-        with self._files[file].open("rb", buffering=0) as opened:
+        number, offset, length = self._here(cid)
+        path = self._files[number]
+        if (file := self._opened.get(path)) is not None:
+            return os.pread(file, length, offset)
+        with path.open("rb", buffering=0) as opened:
             return os.pread(opened.fileno(), length, offset)
 
     def file_of(self, cid: bytes) -> Path:
@@ -82,12 +98,14 @@ class Found:
 
     def is_root(self, cid: bytes) -> bool:
         """Whether it is a root of a CAR file, or pinned."""
-        return self._db.execute("SELECT 1 FROM roots WHERE cid=? AND pinned", (cid,)).fetchone() is not None
+        return bool(self._db.ask("SELECT 1 FROM roots WHERE cid=? AND pinned", (cid,)))
 
     def roots(self) -> Iterator[tuple[bytes, Path]]:
         """Yield the roots, each with the file that says so."""
-        for cid, file in self._db.execute("SELECT cid, file FROM roots WHERE pinned ORDER BY cid"):
-            yield cid, self._files[file]
+        last = b""
+        while page := self._db.ask(_ROOTS, (last,)):
+            for last, file in page:
+                yield last, self._files[file]
 
     def _here(self, cid: bytes) -> tuple[int, int, int]:
         if (place := self._place(cid)) is None:
@@ -98,5 +116,4 @@ class Found:
         find, named = "SELECT file, offset, length FROM blocks WHERE digest=?", [digest_of(cid)]
         if codec_of(cid) != RAW:
             find, named = f"{find} AND kind=?", [*named, version_1(cid)[:-32]]
-        place: tuple[int, int, int] | None = self._db.execute(f"{find} LIMIT 1", named).fetchone()
-        return place
+        return next(iter(self._db.ask(f"{find} LIMIT 1", named)), None)

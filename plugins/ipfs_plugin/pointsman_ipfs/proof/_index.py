@@ -6,14 +6,14 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from pointsman import UnusableAnswer
 
-from .._sqlite import marks_of, reading
+from .._sqlite import Scratch, marks_of, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _is_damage
 from ..evidence._filing import begun_in
@@ -26,6 +26,7 @@ from ._records import Records
 #: Seconds for which a program that submits evidence is waited for, and between two looks.
 _PATIENCE_S, _PAUSE_S = 10.0, 0.005
 _COLUMNS = "place", "cid", "data", "user", "claim", "type", "size", "block", "sealed"
+_PAGE = f"SELECT {', '.join(_COLUMNS)} FROM records WHERE place > ? ORDER BY place LIMIT 100"  # noqa: S608 - ours
 _KILLED = "whoever submitted that was killed before it was entered; whoever submits next enters it"
 _ADVICE = "`pointsman store reindex` makes it anew from the records"
 
@@ -39,19 +40,15 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
     if not path.is_file():
         return
     try:
-        with ExitStack() as opened:
-            with _nobody_submits(path) as (quiet, begun):
-                if (db := reading(path.absolute())) is None:
-                    text = "what was entered last is in its log, which only a program that may write can read"
-                    yield Check("unchecked", what, f"it could not be looked at: {text}")
-                    return
-                opened.enter_context(closing(db))
-                db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
-                db.execute("BEGIN")
-                marks = marks_of(db)  # from here on it stays as it is now
-            if marks != MARKS:
+        with closing(Scratch()) as db:
+            if (taken := _copied(path.absolute(), db)) is None:
+                text = "what was entered last is in its log, which only a program that may write can read"
+                yield Check("unchecked", what, f"it could not be looked at: {text}")
+                return
+            if db.ask("PRAGMA application_id") != [MARKS[:1]]:  # it was not copied
                 yield Check("unchecked", what, f"it is no index of this version; {_ADVICE}")
                 return
+            quiet, begun = taken
             for status, text in _compared(db, records, kept, begun, quiet=quiet):
                 yield Check(status, what, text)
     except sqlite3.Error as error:
@@ -62,13 +59,13 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
 
 
 def _compared(
-    db: sqlite3.Connection, records: Records, kept: Collection[bytes], begun: Collection[bytes], *, quiet: bool
+    db: Scratch, records: Records, kept: Collection[bytes], begun: Collection[bytes], *, quiet: bool
 ) -> Iterator[tuple[Status, str]]:
-    (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    ((sound,),) = db.ask("PRAGMA integrity_check(1)")
     if sound != "ok":
         raise sqlite3.DatabaseError(" ".join(sound.split()))
     there, followed, early, wrong = set[bytes](), set[bytes](), list[tuple[bytes, bytes]](), False
-    for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM records ORDER BY place"):  # noqa: S608 - ours
+    for row in _rows(db):
         if problem := _problem_of(row):
             wrong = True
             yield "fails", f"{problem}; {_ADVICE}"
@@ -85,7 +82,8 @@ def _compared(
         told.append((True, "it names other records as the last ones than its records do"))
     unended = [cid for cid in kept if cid not in there and cid in begun]
     if not wrong and (lost := [cid for cid in kept if cid not in there and cid not in begun]):
-        told.append((quiet, f"it lacks {amount(len(lost), 'record')} of this folder, {to_text(lost[0])} for one"))
+        fails = quiet and any(cid[-32:] in followed for cid in lost)  # else they may have come with an import
+        told.append((fails, f"it lacks {amount(len(lost), 'record')} of this folder, {to_text(lost[0])} for one"))
     for fails, text in told:
         yield "fails" if fails else "unchecked", f"{text}; {_ADVICE}"
     if elsewhere := [cid for cid in there if cid not in records]:
@@ -112,8 +110,33 @@ def _problem_of(row: tuple[Any, ...]) -> str:
     return f"of record {to_text(cid)} it says another {' and another '.join(other)} than that says" if other else ""
 
 
-def _all(db: sqlite3.Connection, which: str) -> set[bytes]:
-    return {one for (one,) in db.execute(f"SELECT {which}")}
+def _rows(db: Scratch) -> Iterator[tuple[Any, ...]]:
+    last = -(1 << 63)
+    while page := db.ask(_PAGE, (last,)):
+        yield from page
+        last = page[-1][0]
+
+
+def _all(db: Scratch, which: str) -> set[bytes]:
+    return {one for (one,) in db.ask(f"SELECT {which}")}
+
+
+def _copied(index: Path, db: Scratch) -> tuple[bool, Collection[bytes]] | None:
+    """Copy an index, if it is one of ours, and return what `_nobody_submits` gives out.
+
+    It is not open for longer: as long as a connection of this process only reads, SQLite lets no other one write that
+    is opened meanwhile (they share one `-shm`).
+
+    :returns: None where it cannot be read.
+    """
+    with db.lock, _nobody_submits(index) as taken:  # who waits for a fork holds up nobody whom that waits for
+        if (file := reading(index)) is None:
+            return None
+        with closing(file):
+            if marks_of(file) == MARKS:
+                file.backup(db.db)
+                db.db.text_factory = lambda raw: raw.decode(errors="replace")  # an error would show what it has
+        return taken
 
 
 @contextmanager
@@ -133,4 +156,5 @@ def _nobody_submits(index: Path) -> Iterator[tuple[bool, Collection[bytes]]]:
             sleep(_PAUSE_S)
         yield free, begun_in(read(file))
     finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
         os.close(file)

@@ -199,11 +199,13 @@ class Records:
         text += f"; it has {len(ends):,} ends: {', '.join(sorted(ends)[:_MOST])}" if ends[1:] else ""
         gaps = [(one, before) for one in log for before in one.before if before not in here]
         what = f"log {min(ends)}"
+        status: Status = "holds" if all(cid in cited for cid in whole) else "unchecked"
         if not gaps:
-            return Check("holds", what, f"{text}; each names the one before it, back to the first")
+            status = "holds" if len(whole) == len(log) else status
+            return Check(status, what, f"{text}; each names the one before it, back to the first")
         first, before = min(gaps, key=lambda gap: (gap[0].time or "", gap[0].cid))
         text += f"; {to_text(before)}, which record {to_text(first.cid)} follows, is not here, nor what was before"
-        return Check("holds" if all(cid in cited for cid in whole) else "unchecked", what, text)
+        return Check(status, what, text)
 
 
 class _Pieces:

@@ -13,12 +13,14 @@ from attrs import evolve, field, frozen
 from pointsman import UnusableAnswer
 
 from ..dag import car
-from ..dag.cid import DAG_CBOR, codec_of, inline_of
-from ..embedded._packs import HEADER, Mark, mark_in
+from ..dag.cid import DAG_CBOR, RAW, codec_of, inline_of, to_text
+from ..embedded._packs import HEADER, Mark, mark_in, next_whole
 from ..evidence._locked import locks
 from ._found import Found
 
 _PIECE = 1 << 20
+_DAMAGED = "they never counted, or it is damaged"
+_BEGUN = "a writer was killed before they counted, or it was cut; whoever opens the store next takes them away"
 
 
 @frozen
@@ -27,7 +29,7 @@ class Damage:
 
     where: str  #: the file, and the byte
     text: str
-    is_live: bool = False  #: whether it may be what somebody is writing now
+    never_counted: bool = False  #: whether nobody was told that it is kept, or not yet
     cid: bytes | None = None  #: of the block that should stand there, if that is known
 
 
@@ -54,11 +56,18 @@ class Scan:
             except UnusableAnswer as error:
                 yield Damage(f"{path}, byte 0", error.message)
                 return
-            self.found.begin(path)
+            self.found.begin(path, file.fileno())
             for root in reader.roots:
                 if inline_of(root) is None:
                     self.found.say(root, 0, pinned=True)
-            yield from self._blocks(path, reader)
+            roots = {root for root in reader.roots if codec_of(root) == RAW and inline_of(root) is None}
+            for one in self._blocks(path, reader):
+                if not isinstance(one, Damage):
+                    roots.discard(one[0])
+                yield one
+            for root in roots:  # whoever imports it would keep the block, and nothing to which that links
+                if root in self.found:
+                    yield Damage(f"{path}, byte 0", f"its root {to_text(root)} stands in it under another CID")
             if not reader.framed:
                 yield Damage(f"{path}, byte {reader.begin}", "nothing can be read from here on")
 
@@ -68,11 +77,12 @@ class Scan:
         :param until: of what stands behind this place, blocks are noted as found, and no more.
         """
         with path.open("rb", buffering=0) as file:
-            live, end = _has_writer(file), os.fstat(file.fileno()).st_size
+            live, before = _has_writer(file), os.fstat(file.fileno())
+            end = before.st_size
             if os.pread(file.fileno(), len(HEADER), 0) != HEADER:
                 yield Damage(f"{path}, byte 0", "found another header than every pack has; nothing in it can be read")
                 return
-            self.found.begin(path)
+            self.found.begin(path, file.fileno())
             reader, counts, damaged = car.Reader(self._pieces(file, end)), len(HEADER), list[Damage]()
             for one in self._blocks(path, reader):
                 if isinstance(one, Damage):
@@ -89,12 +99,17 @@ class Scan:
                 counts, damaged = reader.end, []
                 if not late:
                     self._count(path, counts, mark)
+            ends = reader.end
             if not reader.framed and not any(any(piece) for piece in _pieces(file, end, reader.begin)):
                 damaged = damaged[:-1]  # what was no block is room for others
-            if reader.end > counts:
-                text = f"found {reader.end - counts} bytes without a mark: they never counted, or it is damaged"
+            elif len(damaged) == 1 and reader.is_cut and _is_begun(path, file, reader.begin, end):
+                damaged, ends = [], end
+            begun = not damaged
+            if ends > counts:
+                text = f"found {ends - counts} bytes without a mark: {_BEGUN if begun else _DAMAGED}"
                 damaged.append(Damage(f"{path}, byte {counts}", text))
-            yield from (evolve(one, is_live=live) for one in damaged)
+            live = live or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns  # somebody has gone on with it
+            yield from (evolve(one, never_counted=live or begun) for one in damaged)
 
     def _count(self, path: Path, end: int, mark: Mark) -> None:
         self.counted[path] = end
@@ -124,6 +139,12 @@ class Scan:
 def _pieces(file: BinaryIO, end: int, start: int = 0) -> Iterator[bytes]:
     for place in range(start, end, _PIECE):
         yield os.pread(file.fileno(), min(_PIECE, end - place), place)
+
+
+def _is_begun(path: Path, file: BinaryIO, place: int, end: int) -> bool:
+    """Whether a block was begun there, and nothing else: no mark, nor a whole block, behind a length that is wrong."""
+    rest = os.pread(file.fileno(), end - place, place)
+    return path.stem.encode() not in rest and next_whole(file.fileno(), place, end) is None
 
 
 def _has_writer(file: BinaryIO) -> bool:
