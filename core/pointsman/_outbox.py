@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from time import time
@@ -136,7 +136,22 @@ class Outbox(Shared):
     # -- the file ----------------------------------------------------------------------------------
 
     def _connect(self, within: float) -> None:
-        inode = self.path.exists() and self.path.stat().st_ino
+        """Open the file while nobody else does: else two might put aside one after the other, and the second a new one.
+
+        Nor does SQLite wait for who makes the file at the same time.
+        """
+        left = Scope(within).left
+        with closing(sqlite3.connect(f"{self.path}-lock", timeout=within, isolation_level=None)) as alone:
+            alone.execute("BEGIN EXCLUSIVE")
+            try:
+                self._open(left())
+            except sqlite3.DatabaseError as error:
+                if type(error) is not sqlite3.DatabaseError:  # what is below it is no damage
+                    raise
+                self._put_aside(error)
+                self._open(left())
+
+    def _open(self, within: float) -> None:
         self._db = sqlite3.connect(self.path, timeout=within, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -150,13 +165,9 @@ class Outbox(Shared):
                 raise sqlite3.DatabaseError(wrong)
             self._db.execute("COMMIT")
             self._connected = True
-        except BaseException as error:
+        except BaseException:
             self._db.close()
-            if type(error) is not sqlite3.DatabaseError:  # what is below it is no damage
-                raise
-            if self.path.exists() and self.path.stat().st_ino == inode:  # else another process has done it
-                self._put_aside(error)
-            self._connect(within)
+            raise
 
     def _make(self) -> None:
         for statement in filter(str.strip, _TABLES.split(";")):
