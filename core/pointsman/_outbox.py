@@ -59,8 +59,8 @@ _KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND 
 #: What all stores have to do with some content, however much else waits: each is looked up by the key of the table.
 _OF = """cid=:cid AND store IN (WITH RECURSIVE one(store) AS (SELECT min(store) FROM jobs UNION ALL
     SELECT (SELECT min(store) FROM jobs WHERE store>one.store) FROM one WHERE store NOT NULL) SELECT store FROM one)"""
-_SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease > strftime('%s', 'now') + 0,
-    'a process is bringing it; if it was killed, another one does within a minute', reason)
+_SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease>strftime('%s', 'now')+0, iif(owner=:me,
+    'it is being brought', 'a process is bringing it; if it was killed, another one does within a minute'), reason)
     FROM jobs WHERE {} ORDER BY since"""
 _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
@@ -255,7 +255,8 @@ class Outbox(Shared):
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
-        return [Waiting(*row) for row in self._run(_SHOW.format(_OF if cid else "1"), {"cid": cid and _text(cid)})]
+        given = {"cid": cid and _text(cid), "me": self._me}
+        return [Waiting(*row) for row in self._run(_SHOW.format(_OF if cid else "1"), given)]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:
         """Return of each store that has something to do: how many jobs, since when, and why one of them failed."""
@@ -264,9 +265,8 @@ class Outbox(Shared):
 
     def next_due(self, store: str) -> float | None:
         """Return in how many seconds something of this store is due; None if nothing waits."""
-        now = time()
-        ((due,),) = self._run(_NEXT, (now + LEASE_S, store))
-        return None if due is None else max(0.0, due - now)
+        ((due,),) = self._run(_NEXT, (time() + LEASE_S, store))
+        return None if due is None else max(0.0, due - time())
 
     def seen(self, stores: Iterable[str]) -> set[str]:
         """Note that these stores have answered once, and return all that ever have."""

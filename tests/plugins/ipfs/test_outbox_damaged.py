@@ -185,3 +185,15 @@ time.sleep(600)
         with Store({"home": Blocks(path=tmp_path), "node": Kubo(url=url)}) as store:
             (left,) = store.waiting()
             assert "a process is bringing it; if it was killed" in left.reason
+
+
+def test_what_is_being_brought_here_is_told_as_that(tmp_path: Path) -> None:
+    """Who puts with a short timeout reads that their own node takes long, and not of another process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        node = Kubo(url=f"http://127.0.0.1:{server.getsockname()[1]}")
+        with Store({"home": Blocks(path=tmp_path), "node": node}) as store:
+            store.put(b"waits")
+            with server.accept()[0]:
+                (left,) = store.sync(timeout=0.1)
+                assert left.reason == "it is being brought"
