@@ -35,7 +35,7 @@ from ._source import added, reading
 
 _READ = 1 << 20
 #: What is said of a damaged block beside all that is pinned.
-_UNKEPT = "; no pin keeps it: `ipfs repo gc` removes it"
+_UNKEPT = "; no pin keeps it: `ipfs repo gc` removes it, unless it is of a file under `ipfs files ls`"
 
 
 @frozen(kw_only=True)
