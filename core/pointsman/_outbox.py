@@ -164,10 +164,16 @@ class Outbox(Shared):
             elif (wrong := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(wrong)
             self._db.execute("COMMIT")
-            self._connected = True
+            self._connected, self._inode = True, self.path.stat().st_ino
         except BaseException:
             self._db.close()
             raise
+
+    def _is_elsewhere(self) -> bool:
+        """Whether another process has put the file aside: what was added there nobody would find."""
+        with suppress(OSError):
+            return os.stat(self.path).st_ino != self._inode
+        return True
 
     def _make(self) -> None:
         for statement in filter(str.strip, _TABLES.split(";")):
@@ -290,7 +296,8 @@ class Outbox(Shared):
         if not self._lock.acquire(timeout=left()):
             raise self._told(TimeoutError("others are using it"))
         try:
-            if not self._connected:  # since a fork
+            if not self._connected or self._is_elsewhere():  # since a fork, or by another process
+                self.before_fork()
                 self._connect(left())
             self._db.execute(f"PRAGMA busy_timeout={left() * 1000:.0f}")
             self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -302,7 +309,7 @@ class Outbox(Shared):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
         finally:
             self._lock.release()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from pointsman import Store, UnavailableError
+from pointsman._outbox import Outbox
 from pointsman_ipfs import Blocks, Kubo
 
 Damage = Callable[[Path], object]
@@ -148,6 +149,21 @@ for path in sys.stdin:
         with Store({name: Blocks(path=folder / name) for name in ("home", "office")}) as store:
             assert store.sync() == ()
             assert len(list(store.ls(store="home"))) == len(list(store.ls(store="office"))) == len(processes)
+
+
+def test_what_is_added_to_an_outbox_that_was_put_aside_is_found(tmp_path: Path) -> None:
+    """Who has it open when another process does that goes on with the new one: the old one nobody reads."""
+    path = tmp_path / "outbox.sqlite"
+    long, other = Outbox(path), list[Outbox]()
+    long.add("before", ["office"])
+    for number in range(2):
+        for end in ("-wal", "-shm", ""):
+            path.with_name(f"outbox.sqlite{end}").rename(tmp_path / f"outbox.sqlite{end}.damaged-{number}")
+        other.append(Outbox(path))
+        long.add("after", ["office"])
+        assert [one.cid for one in other[-1].waiting()] == [one.cid for one in long.waiting()] == ["after"]
+    for outbox in long, *other:
+        outbox.close()
 
 
 def test_reading_does_not_depend_on_the_outbox(two: Callable[[], Store], tmp_path: Path) -> None:
