@@ -296,7 +296,7 @@ class Outbox(Shared):
         if not self._lock.acquire(timeout=left()):
             raise self._told(TimeoutError("others are using it"))
         try:
-            if not self._connected or self._is_elsewhere():  # since a fork, or by another process
+            if not self._connected or self._is_elsewhere():  # since a fork; or put aside by another one
                 self.before_fork()
                 self._connect(left())
             self._db.execute(f"PRAGMA busy_timeout={left() * 1000:.0f}")
