@@ -263,6 +263,18 @@ def test_content_that_only_drips_is_given_up_in_time() -> None:
         assert monotonic() - began < 10
 
 
+def test_a_store_is_not_blamed_for_content_that_comes_slowly(two: Store) -> None:
+    """Half of the time is kept for the other store, of what the first one takes; it has the content, and the next."""
+
+    def slow() -> Iterator[bytes]:
+        yield b"Dear "
+        sleep(2.6)
+        yield b"Sir"
+
+    assert two.put(slow(), timeout=5).stored_in == ("home",)
+    assert two.put(b"more").stored_in == ("home",)
+
+
 def test_content_that_flows_is_read_as_long_as_the_call_may_take(two: Store, tmp_path: Path) -> None:
     """Though another store could be asked: half of the time is kept for that one until the first piece is there."""
     data = os.urandom(3 << 20)
