@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from time import time
@@ -59,8 +59,8 @@ _KEEP = "UPDATE jobs SET what='pin', tries=0, due=0 WHERE store=? AND cid=? AND 
 #: What all stores have to do with some content, however much else waits: each is looked up by the key of the table.
 _OF = """cid=:cid AND store IN (WITH RECURSIVE one(store) AS (SELECT min(store) FROM jobs UNION ALL
     SELECT (SELECT min(store) FROM jobs WHERE store>one.store) FROM one WHERE store NOT NULL) SELECT store FROM one)"""
-_SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease > strftime('%s', 'now') + 0,
-    'a process is bringing it; if it was killed, another one does within a minute', reason)
+_SHOW = """SELECT store, cid, what, since, tries, due, iif(reason='' AND lease>strftime('%s', 'now')+0, iif(owner=:me,
+    'it is being brought', 'a process is bringing it; if it was killed, another one does within a minute'), reason)
     FROM jobs WHERE {} ORDER BY since"""
 _COMPARE = "INSERT INTO jobs(store, cid, what, since, reason) VALUES(?, '*', 'compare', ?, 'the outbox was damaged')"
 #: Seconds for which a job belongs to who has taken it, unless that one renews it; the first and the longest wait.
@@ -136,7 +136,22 @@ class Outbox(Shared):
     # -- the file ----------------------------------------------------------------------------------
 
     def _connect(self, within: float) -> None:
-        inode = self.path.exists() and self.path.stat().st_ino
+        """Open the file while nobody else does: else two might put aside one after the other, and the second a new one.
+
+        Nor does SQLite wait for who makes the file at the same time.
+        """
+        left = Scope(within).left
+        with closing(sqlite3.connect(f"{self.path}-lock", timeout=within, isolation_level=None)) as alone:
+            alone.execute("BEGIN EXCLUSIVE")
+            try:
+                self._open(left())
+            except sqlite3.DatabaseError as error:
+                if type(error) is not sqlite3.DatabaseError:  # what is below it is no damage
+                    raise
+                self._put_aside(error)
+                self._open(left())
+
+    def _open(self, within: float) -> None:
         self._db = sqlite3.connect(self.path, timeout=within, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -149,14 +164,16 @@ class Outbox(Shared):
             elif (wrong := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(wrong)
             self._db.execute("COMMIT")
-            self._connected = True
-        except BaseException as error:
+            self._connected, self._inode = True, self.path.stat().st_ino
+        except BaseException:
             self._db.close()
-            if type(error) is not sqlite3.DatabaseError:  # what is below it is no damage
-                raise
-            if self.path.exists() and self.path.stat().st_ino == inode:  # else another process has done it
-                self._put_aside(error)
-            self._connect(within)
+            raise
+
+    def _is_elsewhere(self) -> bool:
+        """Whether another process has put the file aside: what was added there nobody would find."""
+        with suppress(OSError):
+            return os.stat(self.path).st_ino != self._inode
+        return True
 
     def _make(self) -> None:
         for statement in filter(str.strip, _TABLES.split(";")):
@@ -244,7 +261,8 @@ class Outbox(Shared):
 
     def waiting(self, cid: str | None = None) -> list[Waiting]:
         """Return what waits: all, or what is to be done with this content; the oldest first."""
-        return [Waiting(*row) for row in self._run(_SHOW.format(_OF if cid else "1"), {"cid": cid and _text(cid)})]
+        given = {"cid": cid and _text(cid), "me": self._me}
+        return [Waiting(*row) for row in self._run(_SHOW.format(_OF if cid else "1"), given)]
 
     def counts(self) -> dict[str, tuple[int, float, str]]:
         """Return of each store that has something to do: how many jobs, since when, and why one of them failed."""
@@ -253,9 +271,8 @@ class Outbox(Shared):
 
     def next_due(self, store: str) -> float | None:
         """Return in how many seconds something of this store is due; None if nothing waits."""
-        now = time()
-        ((due,),) = self._run(_NEXT, (now + LEASE_S, store))
-        return None if due is None else max(0.0, due - now)
+        ((due,),) = self._run(_NEXT, (time() + LEASE_S, store))
+        return None if due is None else max(0.0, due - time())
 
     def seen(self, stores: Iterable[str]) -> set[str]:
         """Note that these stores have answered once, and return all that ever have."""
@@ -279,7 +296,8 @@ class Outbox(Shared):
         if not self._lock.acquire(timeout=left()):
             raise self._told(TimeoutError("others are using it"))
         try:
-            if not self._connected:  # since a fork
+            if not self._connected or self._is_elsewhere():  # since a fork; or put aside by another one
+                self.before_fork()
                 self._connect(left())
             self._db.execute(f"PRAGMA busy_timeout={left() * 1000:.0f}")
             self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -291,7 +309,7 @@ class Outbox(Shared):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise self._told(error) from error
         finally:
             self._lock.release()

@@ -137,13 +137,14 @@ class Post(Shared):
             self._bring(job.cid, target, job.what != "mend", scope, renew)
 
     def _compare(self, target: list[StoreBackend], scope: Scope, renew: Callable[[], None]) -> None:
-        """Note what it has not of all that is pinned in stores that are ours; elsewhere it may be somebody else's."""
+        """Note what it has not of all that is pinned in others that are ours; elsewhere it may be somebody else's."""
         storing = self._storing()
         listing = evolve(storing.task("entries", cid=None), scope=scope)
         here, new = {entry.cid for entry in storing.given_out(listing, (target, []))}, set[str]()
+        ours = [one for one in storing.able(storing.task("collect")) if one is not target[0]]
 
         def pinned() -> Iterator[str]:
-            for one in storing.able(storing.task("collect")):
+            for one in ours:
                 for entry in storing.given_out(listing, ([one], [])):
                     renew()
                     yield entry.cid

@@ -137,10 +137,13 @@ class Replayed(io.RawIOBase):
         """Read on. Where that failed it fails ever after: what would come next is not what belongs there."""
         if self._broken is None:
             check_time(self._scope.left(), "while the content was read")
+            left = self._scope.remaining()
             try:
                 return _bytes_of(self._some(size))
             except Exception as error:
                 self._broken = error
+            finally:
+                self._scope.begin(left)  # what it took is taken off the call, and off the part of no store
         raise _unreadable(self._broken) from self._broken
 
     def close(self) -> None:

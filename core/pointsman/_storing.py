@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import suppress
 from hashlib import sha256
 from itertools import chain
+from math import inf
 from typing import Any, BinaryIO, TypeAlias
 
 from attrs import evolve
@@ -189,9 +190,17 @@ class Storing:
             call.leave()
 
     def _begun(self, backend: StoreBackend, task: Task) -> tuple[Any, Iterator[Any]]:
-        """Start what is given out, and return its first piece: until then another store can be asked for nothing."""
+        """Start what is given out, and return its first piece: until then another store can be asked for nothing.
+
+        What flows may take all the time of the call; what stands still, no more than leaves some for another store.
+        """
+        scope, share = task.scope, task.scope.remaining()
         pieces = self.registry.ask(backend, task)
-        return next(pieces, None), pieces
+        first = next(pieces, None)
+        scope.begin(backend.timeout)
+        if share < (scope.idle_timeout or inf):
+            scope.idle_timeout = share
+        return first, pieces
 
     def _candidates(self, task: Task) -> Order:
         """Return who is asked.

@@ -128,6 +128,29 @@ def test_pins_come_back_after_an_interruption(content: Content, noise: Any) -> N
     assert content.pinned() == kept
 
 
+def test_what_a_mending_left_unpinned_is_told(content: Content) -> None:
+    """Nothing else may be wrong with it: to verify all, or that, says so, until it is mended, or pinned again."""
+    content.damage(content.leaves[1])
+    with pytest.raises(BackendError):
+        content.mend(content.car[:-1])
+    lost = set(content.pins) - set(content.pinned())
+    assert {one.cid for one in content.store.verify(None, Scope(60)) if "is not pinned" in one.problem} == lost
+    assert content.folder in lost
+    assert content.found() >= {content.folder}
+    content.mend()
+    assert list(content.store.verify(None, Scope(60))) == []
+
+
+def test_what_stands_in_for_a_note_keeps_nothing_from_being_mended(content: Content) -> None:
+    """It is left, under the name of a note, by who is killed while it notes what is to be pinned again."""
+    put = content.kubo.run("dag", "put", stdin=b'{"pointsman": "to be pinned", "links": []}').decode().strip()
+    content.kubo.run("pin", "add", "--name", "pointsman: to be pinned again", put)
+    content.damage(content.leaves[1])
+    content.mend()
+    assert list(content.store.verify(None, Scope(60))) == []
+    content.kubo.run("pin", "rm", put)
+
+
 @over_both
 def test_what_is_unpinned_does_not_come_back(content: Content) -> None:
     """It was unpinned after a mending had been interrupted: the next one does not set its pin again."""
@@ -161,7 +184,8 @@ def test_damage_that_no_pin_keeps_is_told_with_what_to_do(content: Content) -> N
     loose = content.store.store(Source(file=io.BytesIO(b"loose"), pin=False), Scope(60)).cid
     content.damage(loose)
     (found,) = content.store.verify(None, Scope(60))
-    assert (found.cid, "no pin keeps it: `ipfs repo gc` removes it" in found.problem) == (loose, True)
+    advice = "no pin keeps it: `ipfs repo gc` removes it, unless it is of a file under `ipfs files ls`"
+    assert (found.cid, found.problem.endswith(advice)) == (loose, True)
     content.damage(content.file)
     told = [found.problem for found in content.store.verify(None, Scope(60))]
     assert len(told) == 2

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pointsman import Store, UnavailableError
+from pointsman._outbox import Outbox
 from pointsman_ipfs import Blocks, Kubo
 
 Damage = Callable[[Path], object]
@@ -84,33 +86,84 @@ def test_what_is_let_go_meanwhile_does_not_come_back(two: Callable[[], Store], t
         assert list(store.ls(store="home")) == list(store.ls(store="office")) == []
 
 
-def test_processes_that_find_it_damaged_together_share_the_next_one(two: Callable[[], Store], tmp_path: Path) -> None:
-    """One puts it aside, all go on with the new one, and what they put reaches every store."""
-    with two() as store:
-        store.put(b"first")
-    (tmp_path / "home" / "outbox.sqlite").write_bytes(b"noise" * 3000)
+@pytest.mark.parametrize("damaged", [b"noise" * 3000, b""], ids=["damaged", "new"])
+def test_who_opens_it_together_shares_it(start: Callable[..., Any], tmp_path: Path, damaged: bytes) -> None:
+    """Neither is anybody refused, nor is a new one put aside, nor does SQLite end the process."""
     program = f"""
+import logging, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from pointsman._outbox import Outbox
+
+def add(path, number, all_here):
+    all_here.wait()
+    outbox = Outbox(path)
+    outbox.add(str(number), ["office"])
+    return outbox
+
+logging.disable()
+with ThreadPoolExecutor(8) as pool:
+    for number in range(15):
+        path, all_here = Path({str(tmp_path)!r}, str(number), "outbox.sqlite"), threading.Barrier(8)
+        path.parent.mkdir()
+        path.write_bytes({damaged!r})
+        opened = list(pool.map(add, [path] * 8, range(8), [all_here] * 8))
+        assert {{len(one.waiting()) for one in opened}} == {{8}}
+        assert len(list(path.parent.glob("*.damaged-*"))) == {bool(damaged)}
+        for one in opened:
+            one.close()
+print("done")
+"""
+    said, error = start(program).communicate(timeout=60)
+    assert said == "done\n", error
+
+
+def test_processes_that_find_it_damaged_together_share_the_next_one(start: Callable[..., Any], tmp_path: Path) -> None:
+    """One puts it aside, all go on with the new one, and what they put reaches every store.
+
+    They do it again and again: it hangs on who comes a thousandth of a second later.
+    """
+    program = """
 import sys
 from pointsman import Store
 from pointsman_ipfs import Blocks
-sys.stdin.readline()
-with Store({{name: Blocks(path={str(tmp_path)!r} + "/" + name) for name in ("home", "office")}}) as store:
-    store.put(sys.argv[1].encode())
+name = sys.stdin.readline().encode()
+for path in sys.stdin:
+    with Store({name: Blocks(path=path.strip() + "/" + name) for name in ("home", "office")}) as store:
+        store.put(name)
+    print("done", flush=True)
 """
-    started = [
-        subprocess.Popen([sys.executable, "-c", program, str(number)], stdin=subprocess.PIPE) for number in range(6)
-    ]
-    for one in started:
-        assert one.stdin
-        one.stdin.write(b"go\n")
-        one.stdin.flush()
-    for one in started:
-        one.communicate(timeout=60)
-        assert one.returncode == 0
-    assert len(list((tmp_path / "home").glob("outbox.sqlite.damaged-*"))) == 1
-    with two() as store:
-        assert store.sync() == ()
-        assert len(list(store.ls(store="home"))) == len(list(store.ls(store="office"))) == 7
+    processes = [start(program) for _ in range(6)]
+    for number, one in enumerate(processes):
+        one.stdin.write(f"{number}\n")
+    for number in range(20):
+        folder, outbox = tmp_path / str(number), tmp_path / str(number) / "home" / "outbox.sqlite"
+        outbox.parent.mkdir(parents=True)
+        outbox.write_bytes(b"noise" * 3000)
+        for one in processes:
+            one.stdin.write(f"{folder}\n")
+            one.stdin.flush()
+        for one in processes:
+            assert one.stdout.readline() == "done\n", one.communicate()[1]
+        assert len(list(outbox.parent.glob("outbox.sqlite.damaged-*"))) == 1
+        with Store({name: Blocks(path=folder / name) for name in ("home", "office")}) as store:
+            assert store.sync() == ()
+            assert len(list(store.ls(store="home"))) == len(list(store.ls(store="office"))) == len(processes)
+
+
+def test_what_is_added_to_an_outbox_that_was_put_aside_is_found(tmp_path: Path) -> None:
+    """Who has it open when another process does that goes on with the new one: the old one nobody reads."""
+    path = tmp_path / "outbox.sqlite"
+    long, other = Outbox(path), list[Outbox]()
+    long.add("before", ["office"])
+    for number in range(2):
+        for end in ("-wal", "-shm", ""):
+            path.with_name(f"outbox.sqlite{end}").rename(tmp_path / f"outbox.sqlite{end}.damaged-{number}")
+        other.append(Outbox(path))
+        long.add("after", ["office"])
+        assert [one.cid for one in other[-1].waiting()] == [one.cid for one in long.waiting()] == ["after"]
+    for outbox in long, *other:
+        outbox.close()
 
 
 def test_reading_does_not_depend_on_the_outbox(two: Callable[[], Store], tmp_path: Path) -> None:
@@ -148,3 +201,15 @@ time.sleep(600)
         with Store({"home": Blocks(path=tmp_path), "node": Kubo(url=url)}) as store:
             (left,) = store.waiting()
             assert "a process is bringing it; if it was killed" in left.reason
+
+
+def test_what_is_being_brought_here_is_told_as_that(tmp_path: Path) -> None:
+    """Who puts with a short timeout reads that their own node takes long, and not of another process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        node = Kubo(url=f"http://127.0.0.1:{server.getsockname()[1]}")
+        with Store({"home": Blocks(path=tmp_path), "node": node}) as store:
+            store.put(b"waits")
+            with server.accept()[0]:
+                (left,) = store.sync(timeout=0.1)
+                assert left.reason == "it is being brought"

@@ -263,6 +263,28 @@ def test_content_that_only_drips_is_given_up_in_time() -> None:
         assert monotonic() - began < 10
 
 
+def test_a_store_is_not_blamed_for_content_that_comes_slowly(two: Store) -> None:
+    """Half of the time is kept for the other store, of what the first one takes; it has the content, and the next."""
+
+    def slow() -> Iterator[bytes]:
+        yield b"Dear "
+        sleep(2.6)
+        yield b"Sir"
+
+    assert two.put(slow(), timeout=5).stored_in == ("home",)
+    assert two.put(b"more").stored_in == ("home",)
+
+
+def test_content_that_flows_is_read_as_long_as_the_call_may_take(two: Store, tmp_path: Path) -> None:
+    """Though another store could be asked: half of the time is kept for that one until the first piece is there."""
+    data = os.urandom(3 << 20)
+    cid = two.put(data, store="home").cid
+    with two.open(cid, timeout=5) as content:
+        read = content.read(1 << 20)
+        sleep(2.6)
+        assert read + b"".join(content) == data
+
+
 def test_no_plugin_ends_the_program() -> None:
     """Not where it only names what is asked for, either."""
     with Store([Dripping()]) as store, pytest.raises(BackendError, match="the plugin failed with SystemExit: 7"):

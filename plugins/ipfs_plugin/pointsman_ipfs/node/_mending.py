@@ -9,7 +9,8 @@ Source: boxo 0.40's blockstore/twoqueue_cache.go, and Kubo 0.42's blocks/blockst
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 
 from pointsman import ContentNotFoundError, InvalidRequestError, Scope, UnavailableError, UnusableAnswer
@@ -53,11 +54,10 @@ class Mending:
 
     def finish(self) -> None:
         """Pin again what was pinned, now and by whoever was interrupted before."""
-        for text in list(self._rpc.pins(self._scope, _NOTE)):
-            note = cids.parse(text)
+        for note in _notes(self._rpc, self._scope):
             try:
-                pinned = decode(self._get(note))
-                self._rpc.pin(cids.parse(pinned["cid"]), self._scope, name=pinned["name"])
+                root, name = _noted(self._get(note))
+                self._rpc.pin(root, self._scope, name=name)
             except (ContentNotFoundError, UnavailableError, UnusableAnswer):
                 if note in self._notes:
                     raise
@@ -113,6 +113,26 @@ class Mending:
 def forget(rpc: Rpc, root: bytes, scope: Scope) -> None:
     """Let no mending that was interrupted be the reason why a root of ours is pinned again: it is being unpinned."""
     rpc.unpin(_note_of(root, "")[0], scope)
+
+
+def interrupted(rpc: Rpc, get: Verified, scope: Scope) -> Iterator[bytes]:
+    """Give out each root whose pin was taken away by a mending that has not set it again."""
+    for note in _notes(rpc, scope):
+        with suppress(ContentNotFoundError, UnusableAnswer):
+            root, _ = _noted(get(note))
+            if not rpc.is_pinned(root, scope):
+                yield root
+
+
+def _notes(rpc: Rpc, scope: Scope) -> list[bytes]:
+    return [cids.parse(text) for text in rpc.pins(scope, _NOTE)]
+
+
+def _noted(data: bytes) -> tuple[bytes, str]:
+    noted = decode(data)
+    if "cid" not in noted:  # it stands in for a note whose writer was interrupted
+        raise UnusableAnswer("it is no note of a pin")
+    return cids.parse(noted["cid"]), noted["name"]
 
 
 def _note_of(root: bytes, name: str) -> Block:

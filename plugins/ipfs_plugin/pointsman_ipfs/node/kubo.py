@@ -28,14 +28,16 @@ from ..dag import cid as cids
 from ..dag.block import Verified, verified
 from ..dag.unixfs import PROFILES
 from ._address import Address, address_of
-from ._mending import Mending, forget
+from ._mending import Mending, forget, interrupted
 from ._reading import Reading
 from ._rpc import NO_RPC, Rpc, refusal
 from ._source import added, reading
 
 _READ = 1 << 20
 #: What is said of a damaged block beside all that is pinned.
-_UNKEPT = "; no pin keeps it: `ipfs repo gc` removes it"
+_UNKEPT = "; no pin keeps it: `ipfs repo gc` removes it, unless it is of a file under `ipfs files ls`"
+#: What is said of content that was pinned before a mending.
+_UNPINNED = "it is not pinned: it is being mended, or that was interrupted; repair it, or pin it again"
 
 
 @frozen(kw_only=True)
@@ -131,11 +133,15 @@ class Kubo(Reading):
     @hookimpl
     def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
         """Read everything that is pinned and all other blocks, or what is under `cid`, and tell what is wrong."""
-        get, seen = self._own(scope), set[bytes]()
-        if cid is not None:
-            yield from _findings(reader.unsound(get, reader.resolve(get, cid)))
+        get, seen, unkept = self._own(scope), set[bytes](), _UNKEPT
+        only = None if cid is None else reader.resolve(get, cid)
+        for root in interrupted(self._rpc, get, scope):
+            if only in (None, root):
+                unkept = ""
+                yield Finding(cids.to_text(root), _UNPINNED)
+        if only is not None:
+            yield from _findings(reader.unsound(get, only))
             return
-        unkept = _UNKEPT
         for text in self._rpc.pins(scope):
             try:
                 root = cids.parse(text)
