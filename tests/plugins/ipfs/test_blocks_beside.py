@@ -129,3 +129,26 @@ def test_nobody_goes_on_with_a_pack_that_a_killed_collection_left(opened: Callab
     writing = opened()
     cid = writing.put(b"put since").cid
     assert cid in [entry.cid for entry in other.ls()]
+
+
+def test_a_large_put_that_was_interrupted_twice_holds_on_to_nothing(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pack is gone, and the index was not told: a collection takes what was put since, without a new opening."""
+    store, other = opened(), opened()
+    store.put(b"before")
+    list(other.ls())
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def content() -> Iterator[bytes]:
+        yield bytes(6 << 20)
+        once(monkeypatch, Index, "running", interrupt, after=False)
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        store.put(content())
+    cid = store.put(b"put since", pin=False).cid
+    assert [one.blocks for one in other.gc().values()] == [1]
+    assert not other.has(cid)

@@ -23,7 +23,7 @@ from ..dag.block import Verified
 from ..dag.cid import to_text
 from ._holding import PATIENCE_S, lacking, later
 from ._index import Pin, Place, Sweep, Written
-from ._packs import Mark, Pack, head_of, locked, marked
+from ._packs import Mark, Pack, head_of, locked, marked, packs_in
 from ._places import Places
 from ._shelf import Shelf
 from ._writer import Writer
@@ -39,8 +39,10 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     :raises UnusableAnswer: something that is pinned is not whole: what belongs to it cannot be known.
     """
     places.look()
-    places.catch_up_wholly()  # what is entered after the number is taken would be spared
     index = places.index
+    for abandoned in index.runs() - {path.stem for path in packs_in(places.folder)}:
+        index.running(abandoned, None)  # an interrupt came before its put could say so
+    places.catch_up_wholly()  # what is entered after the number is taken would be spared
     before = index.collecting()
     places.new_generation()
     places.catch_up_wholly()
