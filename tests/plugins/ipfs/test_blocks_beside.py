@@ -12,6 +12,7 @@ from pointsman import ContentNotFoundError, Store
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.cbor import Ref, encode
 from pointsman_ipfs.embedded._index import Index
 from pointsman_ipfs.embedded._places import Places
 from pointsman_ipfs.embedded._shelf import Shelf
@@ -81,6 +82,20 @@ def test_what_was_collected_before_its_writer_noted_it_is_written_again(
     cid = store.put(b"hello").cid
     list(store.ls())  # its index has all of it
     assert other.get(cid) == b"hello"
+
+
+def test_what_is_pinned_again_by_a_put_is_whole(opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have unpinned and collected all of it when it was written: not only what was there before is missed."""
+    store, other = opened(), opened()
+    data = encode({"data": Ref(cids.raw_cid(b"hello"))})
+    root = cids.cbor_cid(data)
+    store.put(b"hello", pin=False)
+    once(monkeypatch, Places, "wrote", lambda: [other.unpin(cids.to_text(root)), other.gc()], after=True)
+    store.import_car(b"".join(car.write([root], [(root, data), (cids.raw_cid(b"hello"), b"hello")])))
+    list(store.ls())  # its index has all of it
+    assert list(other.verify()) == []
+    other.gc()
+    assert store.has(cids.to_text(root))
 
 
 def test_what_was_said_of_a_root_while_packs_are_moved_is_in_one_of_them(

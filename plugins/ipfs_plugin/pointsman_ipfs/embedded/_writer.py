@@ -124,8 +124,8 @@ class Writer:
             raise
         if known and self._places.generation != generation:  # what we took to be there may have been collected
             self._places.flush()
-            if gone := known - self._index.touch(list(known)):
-                self._write([every[digest] for digest in gone], batch)
+            if self._index.touch(list(every)) != every.keys():  # and what is new, if others have unpinned it
+                self._write(list(every.values()), batch)
 
     def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> tuple[int, set[bytes]]:
         """Return what the store has of these, and of which generation that is.
