@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from time import monotonic, sleep, time_ns
 
@@ -66,8 +66,8 @@ class Held:
     :param own: the roots that are to be pinned.
     """
 
-    def __init__(self, places: Places, get: Verified, own: Sequence[bytes]) -> None:
-        self._places, self._get, self._own = places, get, own
+    def __init__(self, places: Places, get: Verified, own: Iterable[bytes]) -> None:
+        self._places, self._get, self._own = places, get, {*own}
         self._roots, self._generation = list[bytes](), places.generation
         self._relied = list[bytes]()  #: roots that were pinned already, and so whole
 
