@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import monotonic
 
@@ -22,8 +22,8 @@ from pointsman.content import Collected
 from ..dag.block import Verified
 from ..dag.cid import to_text
 from ._holding import PATIENCE_S, lacking, later
-from ._index import Place, Sweep, Written
-from ._packs import Mark, Pack, head_of, locked, marked
+from ._index import Pin, Place, Sweep, Written
+from ._packs import Mark, Pack, head_of, locked, marked, packs_in
 from ._places import Places
 from ._shelf import Shelf
 from ._writer import Writer
@@ -39,8 +39,10 @@ def collected(places: Places, shelf: Shelf, writer: Writer, alive: Callable[[], 
     :raises UnusableAnswer: something that is pinned is not whole: what belongs to it cannot be known.
     """
     places.look()
-    places.catch_up_wholly()  # what is entered after the number is taken would be spared
     index = places.index
+    for abandoned in index.runs() - {path.stem for path in packs_in(places.folder)}:
+        index.running(abandoned, None)  # an interrupt came before its put could say so
+    places.catch_up_wholly()  # what is entered after the number is taken would be spared
     before = index.collecting()
     places.new_generation()
     places.catch_up_wholly()
@@ -111,7 +113,7 @@ class _Mover:
         self._pack: Pack | None = None
         self._counts = 0  #: bytes of it that are entered
         self._writing = False  #: whether it holds more than that
-        self._said = set[bytes]()  #: roots of which it says what was said last
+        self._said = set[Pin]()  #: what it says of roots
         self.emptied = False  #: whether any pack could be taken away
         self.failure: UnavailableError | None = None  #: why another one could not
 
@@ -164,7 +166,7 @@ class _Mover:
             self._move(one.cid, Place(path.stem, one.offset, one.length), moved)
         for cid, place in self._shelf.hidden(path.stem, len(moved)):
             self._move(cid, place, moved)
-        said = sorted(index.said_of(roots - self._said), key=lambda pin: pin.seq)
+        said = sorted({*index.said_of(roots)} - self._said, key=attrgetter("seq"))
         for pin in said:
             pack, kept = self._into(), (pin.cid,)
             pack.append(marked(pack.name, pack.size, Mark(pin.seq, kept) if pin.kept else Mark(pin.seq, (), kept)))
@@ -175,7 +177,7 @@ class _Mover:
             written.append(Written(pack.name, pack.size, (), mark))
         index.moved(path.stem, moved, written)
         if self._pack is not None:
-            self._said, self._counts, self._writing = self._said | roots, self._pack.size, False
+            self._said, self._counts, self._writing = self._said.union(said), self._pack.size, False
         path.unlink()
 
     def _move(self, cid: bytes, place: Place, moved: dict[bytes, Place]) -> None:

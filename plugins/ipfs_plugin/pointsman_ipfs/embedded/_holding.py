@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from time import monotonic, sleep, time_ns
 
@@ -62,10 +62,12 @@ class Held:
 
     A collection spares what is touched after it began, and what is pinned when it looks. So all of it is touched, then
     pinned; and touched again if a collection began between the two, which may have looked before the pin was there.
+
+    :param own: the roots that are to be pinned.
     """
 
-    def __init__(self, places: Places, get: Verified) -> None:
-        self._places, self._get = places, get
+    def __init__(self, places: Places, get: Verified, own: Iterable[bytes]) -> None:
+        self._places, self._get, self._own = places, get, {*own}
         self._roots, self._generation = list[bytes](), places.generation
         self._relied = list[bytes]()  #: roots that were pinned already, and so whole
 
@@ -80,8 +82,11 @@ class Held:
         self._roots.append(root)
 
     def holds(self, root: bytes) -> bool:
-        """Do as `hold`; say whether all of it is here. What is pinned is not walked again."""
-        if self._places.pinned(root):
+        """Do as `hold`; say whether all of it is here. What is pinned is not walked again.
+
+        But for what is pinned anew: that hides whether others have unpinned it meanwhile.
+        """
+        if root not in self._own and self._places.pinned(root):
             self._relied.append(root)
             return True
         try:
@@ -90,10 +95,10 @@ class Held:
             return False
         return True
 
-    def pinned(self, undo: Callable[[], object]) -> None:
-        """Say that the pins are durable.
+    def pinned(self, before: Collection[bytes], unpin: Callable[[tuple[bytes, ...]], object]) -> None:
+        """Say that the pins are durable. Where a collection was faster, they are taken back.
 
-        :param undo: takes them back, where a collection was faster.
+        :param before: roots that were pinned already, and stay so if they are whole.
         :raises ContentNotFoundError: something was collected meanwhile.
         """
         again = [] if self._places.generation == self._generation else list(self._roots)
@@ -102,7 +107,7 @@ class Held:
             for root in again:
                 self.hold(root)
         except (ContentNotFoundError, UnusableAnswer):
-            undo()
+            unpin(tuple(one for one in self._own if one not in before or lacking(self._places, one, self._get)))
             raise
 
 

@@ -159,10 +159,13 @@ class Places:
 
     # -- what is new -------------------------------------------------------------------------------
 
-    def wrote(self, pack: str, size: int, records: Sequence[Record], mark: Mark) -> None:
-        """Note what this process has written, durably. It is found from now on, and entered into the index soon."""
+    def wrote(self, written: Written, generation: int) -> None:
+        """Note what this process has written, durably. It is found from now on, and entered into the index soon.
+
+        :param generation: which it was before. If another began since, others may have entered and collected it.
+        """
         with self._lock:
-            self._remember(Written(pack, size, records, mark))
+            self._remember(written, self._recent if generation == self._seen else self._theirs)
             if self._thread is None and not self._ending.is_set():
                 thread = threading.Thread(target=self._enter_soon, name="pointsman-blocks", daemon=True)
                 with suppress(RuntimeError):  # there is no room for one now: the next put tries it again
@@ -171,10 +174,9 @@ class Places:
         if not self._wanted.is_set():
             self._wanted.set()
 
-    def _remember(self, written: Written) -> None:
-        recent = self._recent if written.at is None else self._theirs
+    def _remember(self, written: Written, where: dict[bytes, Place]) -> None:
         for cid, offset, length in written.records:
-            recent[cid[-32:]] = Place(written.pack, offset, length)
+            where[cid[-32:]] = Place(written.pack, offset, length)
         self._waiting.append(written)
         self._read[written.pack] = max(written.size, self._read.get(written.pack, 0))
 
@@ -317,7 +319,7 @@ class Places:
         for written in self._written(path, file, start, end, live=live):
             with self._lock:
                 for one in written:
-                    self._remember(one)
+                    self._remember(one, self._theirs)
             with suppress(UnavailableError):
                 self.flush()
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 from pointsman import UnavailableError
 
 from .._together import Together
+from ._index import Written
 from ._packs import Mark, Pack, head_of, is_formed, joined, packs_in, sync_file, unwritten
 from ._places import Places
 from ._reserve import Reserve
@@ -112,7 +113,7 @@ class Writer:
         self._full = False
         try:
             pack.add(data, mark)
-            self._places.wrote(pack.name, pack.size, records, mark)
+            self._places.wrote(Written(pack.name, pack.size, records, mark), generation)
         except UnavailableError:
             if not pack.usable:
                 self._places.take_back(pack)
@@ -123,8 +124,8 @@ class Writer:
             raise
         if known and self._places.generation != generation:  # what we took to be there may have been collected
             self._places.flush()
-            if gone := known - self._index.touch(list(known)):
-                self._write([every[digest] for digest in gone], batch)
+            if self._index.touch(list(every)) != every.keys():  # and what is new, if others have unpinned it
+                self._write(list(every.values()), batch)
 
     def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> tuple[int, set[bytes]]:
         """Return what the store has of these, and of which generation that is.
@@ -161,10 +162,10 @@ class Writer:
         return self._pack
 
     def _left_by_others(self) -> Pack | None:
-        sizes = self._index.sizes()
+        sizes, running = self._index.sizes(), self._index.runs()
         for path in packs_in(self._places.folder):
             size = sizes.get(path.stem, 0)
-            if 0 < size < _FULL // 2 and (pack := Pack.adopt(path, size)) is not None:
+            if 0 < size < _FULL // 2 and path.stem not in running and (pack := Pack.adopt(path, size)) is not None:
                 return pack
         return None
 

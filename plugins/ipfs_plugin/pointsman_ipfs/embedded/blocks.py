@@ -169,24 +169,25 @@ class Blocks:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
         opened, alive, get = self._to_write(), _alive(scope), self._get(scope)
         roots, blocks = car.opened(source)
-        held = Held(opened.places, get)
+        held = Held(opened.places, get, roots)
         with _Put(opened, pin, alive) as put:
             for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:
                 put.block(cid, data)
             before = opened.places.pinned_of(roots)
             put.finish(roots)
-        held.pinned(lambda: opened.writer.add((), (), tuple(root for root in roots if root not in before)))
+        held.pinned(before, partial(opened.writer.add, (), ()))
         return [_stored(get, root) for root in roots]
 
     @hookimpl
     def pin(self, cid: str, scope: Scope) -> None:
         """Keep everything under `cid` until it is unpinned."""
         opened, get = self._to_write(makes=False), self._get(scope)
-        root, held = reader.resolve(get, cid), Held(opened.places, get)
+        root = reader.resolve(get, cid)
+        held = Held(opened.places, get, (root,))
         held.hold(root)
-        undone = () if opened.places.pinned(root) else (root,)
+        before = opened.places.pinned_of((root,))
         opened.writer.add((), (root,))
-        held.pinned(lambda: opened.writer.add((), (), undone))
+        held.pinned(before, partial(opened.writer.add, (), ()))
 
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:

@@ -1,0 +1,174 @@
+"""What other programs do to a store between two steps of what this one does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman import ContentNotFoundError, Store
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.dag import car
+from pointsman_ipfs.dag import cid as cids
+from pointsman_ipfs.dag.cbor import Ref, encode
+from pointsman_ipfs.embedded._index import Index
+from pointsman_ipfs.embedded._places import Places
+from pointsman_ipfs.embedded._shelf import Shelf
+from pointsman_ipfs.embedded._writer import Writer
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Opens the same folder as one more program."""
+    stores = list[Store]()
+
+    def opened() -> Store:
+        stores.append(Store([Blocks(path=tmp_path)]))
+        return stores[-1]
+
+    yield opened
+    for store in stores:
+        store.close()
+
+
+def once(monkeypatch: pytest.MonkeyPatch, of: type, name: str, work: Callable[[], object], *, after: bool) -> None:
+    """Let something come before or after the next call of a method."""
+    real = getattr(of, name)
+
+    def with_it(*arguments: Any) -> Any:
+        monkeypatch.setattr(of, name, real)
+        if not after:
+            work()
+        found = real(*arguments)
+        if after:
+            work()
+        return found
+
+    monkeypatch.setattr(of, name, with_it)
+
+
+def unpinned_and_collected(store: Store, cid: str) -> None:
+    store.unpin(cid)
+    store.gc()
+
+
+@pytest.mark.parametrize("way", ["import_car", "pin"])
+def test_what_is_pinned_again_and_collected_meanwhile_is_told(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """It was pinned, so nobody looked whether it is whole; the new pin is not taken for the one that was there."""
+    store, other = opened(), opened()
+    cid = store.put(b"hello").cid
+    list(other.ls())
+    headed = b"".join(car.write([cids.parse(cid)], []))
+    once(monkeypatch, Writer, "add", lambda: unpinned_and_collected(other, cid), after=False)
+    again = {"pin": lambda: store.pin(cid), "import_car": lambda: store.import_car(headed)}[way]
+    with pytest.raises(ContentNotFoundError):
+        again()
+    assert list(other.ls()) == []
+    other.gc()
+
+
+def test_what_was_collected_before_its_writer_noted_it_is_written_again(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread of that program has seen the collection: what is noted then is older."""
+    store, other = opened(), opened()
+    store.put(b"before")
+
+    def collected() -> None:
+        other.gc()
+        assert not store.has(cids.to_text(cids.raw_cid(b"something else")))
+
+    once(monkeypatch, Places, "wrote", collected, after=False)
+    store.put(b"hello", pin=False)
+    cid = store.put(b"hello").cid
+    list(store.ls())  # its index has all of it
+    assert other.get(cid) == b"hello"
+
+
+def test_what_is_pinned_again_by_a_put_is_whole(opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have unpinned and collected all of it when it was written: not only what was there before is missed."""
+    store, other = opened(), opened()
+    data = encode({"data": Ref(cids.raw_cid(b"hello"))})
+    root = cids.cbor_cid(data)
+    store.put(b"hello", pin=False)
+    once(monkeypatch, Places, "wrote", lambda: unpinned_and_collected(other, cids.to_text(root)), after=True)
+    store.import_car(b"".join(car.write([root], [(root, data), (cids.raw_cid(b"hello"), b"hello")])))
+    list(store.ls())  # its index has all of it
+    assert list(other.verify()) == []
+    other.gc()
+    assert store.has(cids.to_text(root))
+
+
+def test_what_was_said_of_a_root_while_packs_are_moved_is_in_one_of_them(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its last mark is in a pack that is moved later by the same collection: who makes the index anew finds it."""
+    first, second, collecting = opened(), opened(), opened()
+    cid = first.put(b"hello").cid
+    first.unpin(cid)
+    second.put(b"of use, so that it comes after the first one")
+    for store in first, second:
+        store.put(os.urandom(300_000), pin=False)
+    list(collecting.ls())
+    first.close()
+    once(monkeypatch, Index, "moved", lambda: (second.put(b"hello"), second.close()), after=True)
+    collecting.gc()
+    collecting.close()
+    assert len(list((tmp_path / "packs").iterdir())) == 1
+    for file in tmp_path.glob("index*"):
+        file.unlink()
+    assert cid in [entry.cid for entry in opened().ls()]
+
+
+def test_what_a_collection_moves_during_a_verify_is_not_told(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pack is gone when it is read: it is whole in another one."""
+    first, verifying, collecting = opened(), opened(), opened()
+    cid = first.put(b"hello").cid
+    first.put(os.urandom(300_000), pin=False)
+    first.close()
+    once(monkeypatch, Shelf, "at", collecting.gc, after=False)
+    assert list(verifying.verify()) == []
+    assert verifying.get(cid) == b"hello"
+
+
+def test_nobody_goes_on_with_a_pack_that_a_killed_collection_left(opened: Callable[[], Store], tmp_path: Path) -> None:
+    """Others leave what is said there alone, as long as it counts as one that somebody moves blocks to."""
+    first, other = opened(), opened()
+    first.put(b"hello")
+    first.close()
+    (pack,) = (path.stem for path in (tmp_path / "packs").iterdir())
+    blocks = Blocks(path=tmp_path)
+    blocks._opened().places.index.running(pack, 1)
+    blocks.close()
+    writing = opened()
+    cid = writing.put(b"put since").cid
+    assert cid in [entry.cid for entry in other.ls()]
+
+
+def test_a_large_put_that_was_interrupted_twice_holds_on_to_nothing(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pack is gone, and the index was not told: a collection takes what was put since, without a new opening."""
+    store, other = opened(), opened()
+    store.put(b"before")
+    list(other.ls())
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def content() -> Iterator[bytes]:
+        yield bytes(6 << 20)
+        once(monkeypatch, Index, "running", interrupt, after=False)
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        store.put(content())
+    cid = store.put(b"put since", pin=False).cid
+    assert [one.blocks for one in other.gc().values()] == [1]
+    assert not other.has(cid)
