@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
@@ -208,6 +209,10 @@ def test_what_a_killed_writer_left_is_no_failure(kept: Path, zeros: int) -> None
         (line,) = troubles(kept)
         assert line.startswith(f"unchecked  {pack}, byte {counts}: found ")
         assert "a writer was killed before they counted, or it was cut" in line
+    with pack.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as who writes it has
+        (line,) = troubles(kept)
+        assert line.endswith(" without a mark: somebody is writing it now")
     submitted(kept, b"two")
     assert troubles(kept) == []
     assert any(check.holds and record.record_cid in check.what for check in verify(kept))

@@ -20,6 +20,7 @@ from ._found import Found
 
 _PIECE = 1 << 20
 _DAMAGED = "they never counted, or it is damaged"
+_LIVE = "somebody is writing it now"
 _BEGUN = "a writer was killed before they counted, or it was cut; whoever opens the store next takes them away"
 
 
@@ -107,10 +108,10 @@ class Scan:
             elif len(damaged) == 1 and reader.is_cut and _is_begun(name, file, reader.begin, end):
                 damaged, ends = [], end
             begun = not damaged and not moved  # who was killed has left no mark
-            if ends > counts:
-                text = f"found {ends - counts} bytes without a mark: {_BEGUN if begun else _DAMAGED}"
-                damaged.append(Damage(f"{path}, byte {counts}", text))
             live = live or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns  # somebody has gone on with it
+            if ends > counts:
+                why = _LIVE if live else _BEGUN if begun else _DAMAGED
+                damaged.append(Damage(f"{path}, byte {counts}", f"found {ends - counts} bytes without a mark: {why}"))
             yield from (evolve(one, never_counted=live or begun) for one in damaged)
 
     def _count(self, path: Path, end: int, mark: Mark) -> None:
