@@ -27,7 +27,7 @@ def connected(path: str | Path) -> sqlite3.Connection:
 
 
 class Scratch(Shared):
-    """A database of one reader's own, in a file without a name. Not thread-safe; in a forked child it is of no use.
+    """A database of one's own, in a file without a name. Thread-safe; in a forked child it is of no use.
 
     No fork comes while SQLite works in it: SQLite has locks for a whole process, too, which a child would find taken,
     for ever.
