@@ -50,14 +50,14 @@ class Shared:
 
 
 class ForkLock(Shared):
-    """A lock that no thread holds in a forked child: `with lock.held`."""
+    """A lock that no thread holds in a forked child: `with lock.held`. Who holds it may take it again."""
 
     def __init__(self) -> None:
         self.begin()
         super().__init__()
 
     def begin(self) -> None:
-        self.held = threading.Lock()  # Ctrl-C comes neither between its taking and what is done within, nor at the end
+        self.held = threading.RLock()  # Ctrl-C comes neither between its taking and what is done within, nor at the end
 
 
 class _Taken(threading.local):

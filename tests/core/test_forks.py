@@ -118,3 +118,26 @@ def test_what_is_begun_meanwhile_is_paused_in_its_order() -> None:
     assert monotonic() - before < PAUSE_S
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+#: The import of what the log needs comes to something that writes to the log: a finalizer, a handler of a signal.
+_WRITING = """
+import sys
+from importlib.abc import MetaPathFinder
+from pointsman import _log
+
+class Writing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("structlog"):
+            sys.meta_path.remove(self)
+            _log.warning("within")
+
+sys.meta_path.insert(0, Writing())
+_log.warning("of the program")
+"""
+
+
+def test_what_runs_within_that_import_may_write_to_the_log() -> None:
+    """A thread does not wait for itself."""
+    run = subprocess.run([sys.executable, "-W", "error", "-c", _WRITING], timeout=60, check=True, capture_output=True)
+    assert run.stderr == b""

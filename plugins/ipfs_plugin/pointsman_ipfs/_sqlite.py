@@ -27,7 +27,7 @@ def connected(path: str | Path) -> sqlite3.Connection:
 
 
 class Scratch(Shared):
-    """A database of one reader's own, in a file without a name. Not thread-safe; in a forked child it is of no use.
+    """A database of one's own, in a file without a name. Thread-safe; in a forked child it is of no use.
 
     No fork comes while SQLite works in it: SQLite has locks for a whole process, too, which a child would find taken,
     for ever.
@@ -78,7 +78,7 @@ def reading(path: Path) -> sqlite3.Connection | None:
 
 def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
     """Return such a connection; None where that cannot be, or the file is damaged, or has not these marks."""
-    with suppress(OSError, sqlite3.Error, UnicodeDecodeError):
+    with suppress(OSError, sqlite3.Error):
         if (db := reading(path)) is not None:
             with opened(db):
                 if marks_of(db) != marks:
@@ -89,11 +89,16 @@ def to_read(path: Path, marks: tuple[int, int]) -> sqlite3.Connection | None:
 
 @contextmanager
 def opened(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Close a connection that turns out to be of no use: when what is done inside fails."""
+    """Close a connection that turns out to be of no use: when what is done inside fails.
+
+    :raises sqlite3.DatabaseError: also where Python cannot read SQLite's message, which quotes a damaged table's SQL.
+    """
     try:
         yield db
-    except BaseException:
+    except BaseException as error:
         db.close()
+        if isinstance(error, UnicodeDecodeError):
+            raise sqlite3.DatabaseError("the SQL of its tables is damaged") from error
         raise
 
 

@@ -186,10 +186,10 @@ def test_a_child_that_is_forked_while_a_thread_collects_has_locks_of_its_own(
     collecting, forked, away = threading.Event(), threading.Event(), _index.Sweep.away
 
     def in_the_midst(sweep: _index.Sweep, before: int) -> tuple[int, int]:
-        sweep._db.execute("BEGIN IMMEDIATE")
+        sweep.db.execute("BEGIN IMMEDIATE")
         collecting.set()
         assert forked.wait(20)
-        sweep._db.execute("COMMIT")
+        sweep.db.execute("COMMIT")
         return away(sweep, before)
 
     monkeypatch.setattr(_index.Sweep, "away", in_the_midst)
@@ -222,9 +222,9 @@ def test_a_fork_waits_while_sqlite_works_for_a_collection(store: Store, monkeypa
         working.clear()
 
     def slowly(sweep: _index.Sweep, cid: bytes) -> None:
-        sweep._db.set_trace_callback(at_work)
+        sweep.db.set_trace_callback(at_work)
         add(sweep, cid)
-        sweep._db.set_trace_callback(None)
+        sweep.db.set_trace_callback(None)
 
     store.put(b"before")
     monkeypatch.setattr(_index.Sweep, "add", slowly)

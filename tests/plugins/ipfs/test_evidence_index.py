@@ -114,6 +114,10 @@ def _without_a_table(path: Path) -> None:
         db.commit()
 
 
+def _unreadable(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"CREATE INDEX", b"CREATE IN\xc4EX", 1))
+
+
 def _of_others(path: Path) -> None:
     path.unlink()
     with closing(sqlite3.connect(path)) as db:
@@ -128,7 +132,7 @@ def _older(path: Path) -> None:
 
 
 DAMAGES: list[Callable[[Path], None]] = [_overwritten, _cut, _emptied, _flipped, _changed, _of_another_kind]
-DAMAGES += [_without_a_table, _of_others, _older]
+DAMAGES += [_without_a_table, _unreadable, _of_others, _older]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

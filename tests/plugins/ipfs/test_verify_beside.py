@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
@@ -208,13 +209,17 @@ def test_what_a_killed_writer_left_is_no_failure(kept: Path, zeros: int) -> None
         (line,) = troubles(kept)
         assert line.startswith(f"unchecked  {pack}, byte {counts}: found ")
         assert "a writer was killed before they counted, or it was cut" in line
+    with pack.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as who writes it has
+        (line,) = troubles(kept)
+        assert line.endswith(" without a mark: somebody is writing it now")
     submitted(kept, b"two")
     assert troubles(kept) == []
     assert any(check.holds and record.record_cid in check.what for check in verify(kept))
 
 
 def test_what_was_altered_is_not_taken_for_what_a_killed_writer_left(kept: Path) -> None:
-    """A length that reaches behind the end, before what counts or before a whole block; a block that is wrong."""
+    """A length that reaches behind the end, before what counts or before a whole block; a wrong block, or one less."""
     submitted(kept, b"one", b"two")
     pack, more = _begun(kept)
     whole, counts = pack.read_bytes(), pack.stat().st_size
@@ -224,6 +229,8 @@ def test_what_was_altered_is_not_taken_for_what_a_killed_writer_left(kept: Path)
     altered += [whole[:at] + b"\xff" + whole[at + 1 :] for at in lengths]
     altered.append(whole + more[:99] + b"?" + more[100:])
     altered.append(whole + b"\xff\xff\x7f" + more[3:])
+    reader = car.Reader([whole])
+    altered += [whole[: reader.begin] + whole[reader.end :] for _ in reader if reader.end < counts]
     for data in altered:
         pack.write_bytes(data)
         assert [line for line in troubles(kept) if line.startswith("fails")], data[counts - 50 : counts]

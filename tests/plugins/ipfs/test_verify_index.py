@@ -92,11 +92,13 @@ def test_an_index_whose_search_tree_was_altered_is_named(kept: Path, records: li
 
 
 def test_an_index_that_is_damaged_or_another_file_is_said(kept: Path, records: list[Record]) -> None:
-    """What is no database, what is one of another program or version, and what has no tables."""
+    """What is no database, what is one of another program or version, what has no tables, or whose SQL is no text."""
     path = kept / "evidence.sqlite"
     whole = path.read_bytes()
     path.write_bytes(b"no database at all, " * 99)
     assert any("it is damaged" in line for line in lines_of(kept, "fails"))
+    path.write_bytes(whole.replace(b"CREATE INDEX", b"CREATE IN\xc4EX", 1))
+    assert any("the SQL of its tables is damaged" in line for line in lines_of(kept, "fails"))
     path.write_bytes(whole[:60] + b"\0\0\0\x63" + whole[64:])
     assert any("it is no index of this version" in line for line in lines_of(kept, "unchecked"))
     path.write_bytes(b"")

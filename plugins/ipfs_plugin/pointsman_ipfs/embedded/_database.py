@@ -77,7 +77,7 @@ class Database(Shared):
         """Open both connections; an index that is broken is put aside, and a new one begun."""
         try:
             self._write = self._connected()
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             if self._file:

@@ -8,16 +8,13 @@ breaks it.
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from time import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pointsman.forks import Lock, Shared
-
-from .._sqlite import connected, transaction
+from .._sqlite import Scratch, transaction
 from ..dag.cid import codec_of
 from ._database import Database
 from ._packs import Mark, Record, is_formed, stands
@@ -288,57 +285,41 @@ class Index(Database):
         return blocks, size
 
 
-class Sweep(Shared):
+class Sweep(Scratch):
     """The blocks that are to stay, as a set of CIDs that takes no memory; and the removal of all others. Thread-safe.
 
     A block that somebody links to as plain bytes may be linked to as what it is, too: only then are its links followed.
     So a CID is there when its digest is there with its codec.
 
-    It has a file of its own, which SQLite makes, and takes away. A forked child must not inherit another connection to
-    the index (see `Database`), nor SQLite at work: it would wait for ever for locks of a thread that it has not.
+    A forked child must not inherit another connection to the index (see `Database`): it has a file of its own.
     """
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self.begin()
         super().__init__()
-        with self._told():
-            self._db = connected("")
-            self._db.execute("CREATE TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
-
-    def begin(self) -> None:
-        self._lock = threading.Lock()
-
-    def locks(self) -> Sequence[Lock]:
-        return (self._lock,)
+        self.ask("CREATE TABLE live(digest BLOB, codec INTEGER, PRIMARY KEY(digest, codec)) WITHOUT ROWID")
 
     def __contains__(self, cid: bytes) -> bool:
-        with self._told():
-            row = (cid[-32:], codec_of(cid))
-            return self._db.execute("SELECT 1 FROM live WHERE digest=? AND codec=?", row).fetchone() is not None
+        return bool(self.ask("SELECT 1 FROM live WHERE digest=? AND codec=?", (cid[-32:], codec_of(cid))))
 
     def add(self, cid: bytes) -> None:
         """Let a block stay."""
-        with self._told():
-            self._db.execute("INSERT OR IGNORE INTO live VALUES(?, ?)", (cid[-32:], codec_of(cid)))
+        self.ask("INSERT OR IGNORE INTO live VALUES(?, ?)", (cid[-32:], codec_of(cid)))
 
     def away(self, before: int) -> tuple[int, int]:
         """Strike out all others that nobody has put, or put again, since this number; return how many, and bytes."""
-        with self._told():
-            return self._index.clear(self._db.execute("SELECT digest FROM live"), before)
+        with self.lock:
+            return self._index.clear(self._digests(), before)
 
-    def close(self) -> None:
-        """Let it go."""
-        with self._told():
-            self._db.close()
+    def ask(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        """Do this, and return all rows that it finds. Raises UnavailableError."""
+        try:
+            return super().ask(sql, values)
+        except sqlite3.Error as error:
+            raise self._index.told(error) from error
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise self._index.told(error) from error
+    def _digests(self) -> Iterator[tuple[bytes]]:
+        yield from self.db.execute("SELECT digest FROM live")
 
 
 def _strike_out(db: sqlite3.Connection, pack: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pointsman import UnusableAnswer
 
-from .._sqlite import Scratch, marks_of, reading
+from .._sqlite import Scratch, marks_of, opened, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _is_damage
 from ..evidence._filing import begun_in
@@ -40,7 +40,7 @@ def index_checks(path: Path, records: Records, kept: Collection[bytes]) -> Itera
     if not path.is_file():
         return
     try:
-        with closing(Scratch()) as db:
+        with closing(Scratch()) as db, opened(db.db):
             if (taken := _copied(path.absolute(), db)) is None:
                 text = "what was entered last is in its log, which only a program that may write can read"
                 yield Check("unchecked", what, f"it could not be looked at: {text}")

@@ -20,6 +20,7 @@ from ._found import Found
 
 _PIECE = 1 << 20
 _DAMAGED = "they never counted, or it is damaged"
+_LIVE = "somebody is writing it now"
 _BEGUN = "a writer was killed before they counted, or it was cut; whoever opens the store next takes them away"
 
 
@@ -83,32 +84,34 @@ class Scan:
                 yield Damage(f"{path}, byte 0", "found another header than every pack has; nothing in it can be read")
                 return
             self.found.begin(path, file.fileno())
-            reader, counts, damaged = car.Reader(self._pieces(file, end)), len(HEADER), list[Damage]()
+            reader, name = car.Reader(self._pieces(file, end)), path.stem.encode()
+            counts, damaged, moved = len(HEADER), list[Damage](), False
             for one in self._blocks(path, reader):
                 if isinstance(one, Damage):
                     damaged.append(one)
                     continue
                 mark, late = mark_in(one[1], one[0], path.stem, reader.begin), reader.end > until
                 if mark is None:
+                    moved |= codec_of(one[0]) == DAG_CBOR and name in one[1]  # a mark of another place
                     yield from () if late else (one,)
                     continue
                 if codec_of(one[0]) != DAG_CBOR:
                     damaged.append(Damage(f"{path}, byte {reader.begin}", "found a mark under a CID of another codec"))
                     continue
                 yield from damaged
-                counts, damaged = reader.end, []
+                counts, damaged, moved = reader.end, [], False
                 if not late:
                     self._count(path, counts, mark)
             ends = reader.end
             if not reader.framed and not any(any(piece) for piece in _pieces(file, end, reader.begin)):
                 damaged = damaged[:-1]  # what was no block is room for others
-            elif len(damaged) == 1 and reader.is_cut and _is_begun(path, file, reader.begin, end):
+            elif len(damaged) == 1 and reader.is_cut and _is_begun(name, file, reader.begin, end):
                 damaged, ends = [], end
-            begun = not damaged
-            if ends > counts:
-                text = f"found {ends - counts} bytes without a mark: {_BEGUN if begun else _DAMAGED}"
-                damaged.append(Damage(f"{path}, byte {counts}", text))
+            begun = not damaged and not moved  # who was killed has left no mark
             live = live or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns  # somebody has gone on with it
+            if ends > counts:
+                why = _LIVE if live else _BEGUN if begun else _DAMAGED
+                damaged.append(Damage(f"{path}, byte {counts}", f"found {ends - counts} bytes without a mark: {why}"))
             yield from (evolve(one, never_counted=live or begun) for one in damaged)
 
     def _count(self, path: Path, end: int, mark: Mark) -> None:
@@ -141,10 +144,10 @@ def _pieces(file: BinaryIO, end: int, start: int = 0) -> Iterator[bytes]:
         yield os.pread(file.fileno(), min(_PIECE, end - place), place)
 
 
-def _is_begun(path: Path, file: BinaryIO, place: int, end: int) -> bool:
+def _is_begun(name: bytes, file: BinaryIO, place: int, end: int) -> bool:
     """Whether a block was begun there, and nothing else: no mark, nor a whole block, behind a length that is wrong."""
     rest = os.pread(file.fileno(), end - place, place)
-    return path.stem.encode() not in rest and next_whole(file.fileno(), place, end) is None
+    return name not in rest and next_whole(file.fileno(), place, end) is None
 
 
 def _has_writer(file: BinaryIO) -> bool:
