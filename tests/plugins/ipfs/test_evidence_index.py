@@ -15,7 +15,7 @@ from pointsman import AllBackendsFailed, ConfigError, Store, StoreBackend, Unava
 from pointsman_ipfs import Blocks, Gateway, Kubo, _sqlite
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.evidence import About, Evidence, Record, reindex
+from pointsman_ipfs.evidence import About, Evidence, Record, _locked, reindex
 from pointsman_ipfs.evidence._locked import SharedLock
 
 ABOUT = About("document", "The notice of 3 May", "eviction", "anna")
@@ -179,11 +179,16 @@ def test_a_file_of_others_that_was_named_is_not_touched(store: Store, tmp_path: 
     assert list(store.ls()) == []
 
 
-def test_a_lock_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
+def test_a_lock_that_was_taken_away_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waited for it holds the new one; what we have not made stays."""
-    path = tmp_path / "a.lock"
+    path, waits, locks = tmp_path / "a.lock", threading.Event(), _locked.locks
     first, second, third = (SharedLock(path, 5.0, "it") for _ in range(3))
     held = threading.Event()
+
+    def asked(file: int, kind: int) -> bool:
+        if not (free := locks(file, kind)):
+            waits.set()
+        return free
 
     def wait() -> None:
         with second.held():
@@ -193,7 +198,9 @@ def test_a_lock_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
 
     with first.held():
         thread = threading.Thread(target=wait)
+        monkeypatch.setattr(_locked, "locks", asked)
         thread.start()
+        assert waits.wait(60)
         first.forget()
         assert not path.exists()
     assert held.wait(60)

@@ -177,6 +177,9 @@ class Places:
     def _remember(self, written: Written, where: dict[bytes, Place]) -> None:
         for cid, offset, length in written.records:
             where[cid[-32:]] = Place(written.pack, offset, length)
+        if where is not self._recent:  # the index says soon which of two places is better
+            for cid, *_ in written.records:
+                self._recent.pop(cid[-32:], None)
         self._waiting.append(written)
         self._read[written.pack] = max(written.size, self._read.get(written.pack, 0))
 
