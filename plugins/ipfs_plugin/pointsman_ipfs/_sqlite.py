@@ -50,6 +50,15 @@ class Scratch(Shared):
         with self.lock:
             return self.db.execute(sql, values).fetchall()
 
+    def pages(self, sql: str, last: object) -> Iterator[Any]:
+        """Give out all rows of a query for those behind a value of their first column, some at a time: it has a limit.
+
+        Between two pages nobody waits for who reads them.
+        """
+        while page := self.ask(sql, (last,)):
+            yield from page
+            last = page[-1][0]
+
     def close(self) -> None:
         """Let it go."""
         with self.lock:

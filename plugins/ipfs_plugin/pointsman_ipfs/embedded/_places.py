@@ -136,10 +136,6 @@ class Places:
             )
             raise UnavailableError(f"the store {self.folder.parent} is not what was opened: {what}", retry_same=there)
 
-    def found(self, record: Record, pack: str) -> None:
-        """Enter a block that stands in a pack which was entered before."""
-        self.index.found(record, pack)
-
     @property
     def generation(self) -> int:
         """Changes when a collection begins: what was there before may then be gone."""

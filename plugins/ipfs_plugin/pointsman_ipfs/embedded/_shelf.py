@@ -178,7 +178,7 @@ class Shelf:
             for record in self.records(path.stem):
                 place = Place(path.stem, record.offset, record.length)
                 if record.cid[-32:] == cid[-32:] and place != wrong and matches(cid, self._read(place) or b""):
-                    self._places.found(record, path.stem)
+                    self._places.index.found(record, path.stem)
                     return
 
 

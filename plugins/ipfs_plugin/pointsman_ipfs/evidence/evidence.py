@@ -118,8 +118,7 @@ class Evidence:
         self._preparing = Preparing(store, self._keys)
         self._index = EvidenceIndex(self.path, lambda: self._pinned({}), ours=path is None)
         self._files = Files(store, self._index, self._read)
-        self._known: dict[bytes, bytes] = {}  #: what was in the age files of records
-        self._closed = dict[bytes, str]()  #: why other ones cannot be opened with these keys
+        self._known = dict[bytes, bytes | str]()  #: what was in the age files of records; or why they cannot be opened
         self._room = _REMEMBERED
 
     @property
@@ -288,16 +287,15 @@ class Evidence:
         cid = row.envelope.cid
         if (opened := self._known.get(cid)) is None:
             what = f"record {cids.to_text(cid)}"
-            if cid in self._closed:
-                raise AuthenticationError(self._closed[cid])
             try:
                 opened = self._key(what).decrypt(row.sealed, what)
             except AuthenticationError as error:
-                self._closed[cid] = error.message
-                raise
+                opened = error.message
             if len(opened) <= self._room:
                 self._room -= len(opened)
                 self._known[cid] = opened
+        if isinstance(opened, str):
+            raise AuthenticationError(opened)
         return row.envelope.record(opened)
 
     def _key(self, what: str) -> Keys:

@@ -34,8 +34,8 @@ class Found:
 
     def __init__(self) -> None:
         self._db = Scratch()
-        for statement in filter(str.strip, _TABLES.split(";")):
-            self._db.ask(statement)
+        with self._db.lock:
+            self._db.db.executescript(_TABLES)
         self._files, self._opened = list[Path](), dict[Path, int]()
 
     def __contains__(self, cid: bytes) -> bool:
@@ -102,10 +102,8 @@ class Found:
 
     def roots(self) -> Iterator[tuple[bytes, Path]]:
         """Yield the roots, each with the file that says so."""
-        last = b""
-        while page := self._db.ask(_ROOTS, (last,)):
-            for last, file in page:
-                yield last, self._files[file]
+        for cid, file in self._db.pages(_ROOTS, b""):
+            yield cid, self._files[file]
 
     def _here(self, cid: bytes) -> tuple[int, int, int]:
         if (place := self._place(cid)) is None:

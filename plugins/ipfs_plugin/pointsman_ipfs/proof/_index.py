@@ -65,7 +65,7 @@ def _compared(
     if sound != "ok":
         raise sqlite3.DatabaseError(" ".join(sound.split()))
     there, followed, early, wrong = set[bytes](), set[bytes](), list[tuple[bytes, bytes]](), False
-    for row in _rows(db):
+    for row in db.pages(_PAGE, -(1 << 63)):
         if problem := _problem_of(row):
             wrong = True
             yield "fails", f"{problem}; {_ADVICE}"
@@ -108,13 +108,6 @@ def _problem_of(row: tuple[Any, ...]) -> str:
     expected = Row(envelope, sealed).columns(place)
     other = [name for name, is_, be in zip(_COLUMNS, row, expected, strict=True) if (is_, type(is_)) != (be, type(be))]
     return f"of record {to_text(cid)} it says another {' and another '.join(other)} than that says" if other else ""
-
-
-def _rows(db: Scratch) -> Iterator[tuple[Any, ...]]:
-    last = -(1 << 63)
-    while page := db.ask(_PAGE, (last,)):
-        yield from page
-        last = page[-1][0]
 
 
 def _all(db: Scratch, which: str) -> set[bytes]:
