@@ -200,11 +200,10 @@ class _Reader(Walk):
     def _check_receipts(self, receipts: bool | Written) -> None:
         try:
             cls = receipts is not False and receipts_class(self.catalogue)
-        except ConfigError as error:
-            self.tell("ROUTER.receipts", str(error))
-        else:
             if isinstance(receipts, Written):
                 self.options(fields_of(cls), receipts, "ROUTER.receipts")
+        except ConfigError as error:
+            self.tell("ROUTER.receipts", str(error))
 
     def _identified(self, fields: Fields, entry: Mapping[str, Any], path: str, ids: dict[str, str]) -> dict[str, Any]:
         """Return what an entry says of `fields`; `ids` are the paths of the ids that are taken."""
