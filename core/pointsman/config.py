@@ -6,7 +6,7 @@ classes. Only a plugin that an enabled backend names is imported. No value here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, overload
@@ -117,8 +117,12 @@ def build(cls: Any, options: Mapping[str, Any], path: str, **given: Any) -> Any:
     :raises ConfigError: with one line for each misfit: unknown, missing, of the wrong type, refused
         by the class, or a variable that is not set.
     """
+    return _built(cls, options, path, COMMON, given)
+
+
+def _built(cls: Any, options: Mapping[str, Any], path: str, also: Collection[str], given: Mapping[str, Any]) -> Any:
     walk = Walk(getattr(options, "folder", None))
-    taken = walk.options(fields_of(cls), options, path, COMMON)
+    taken = walk.options(fields_of(cls), options, path, also)
     if not walk.problems:
         try:
             return cls(**taken, **given)
@@ -139,7 +143,7 @@ def receipts_of(
     if options is not True and not isinstance(options, Mapping):
         raise ConfigError(f"receipts: found {type(options).__name__}, expected True, False, or a mapping of options")
     given = {} if store is None else {"store": store}
-    return [("receipts", build(receipts_class(catalogue), {} if options is True else options, "receipts", **given))]
+    return [("receipts", _built(receipts_class(catalogue), {} if options is True else options, "receipts", (), given))]
 
 
 def installed(catalogue: Catalogue) -> list[Backend]:
@@ -194,15 +198,12 @@ class _Reader(Walk):
             self.tell(path, str(error))
 
     def _check_receipts(self, receipts: bool | Written) -> None:
-        if receipts is False:
-            return
         try:
-            cls = receipts_class(self.catalogue)
-        except ConfigError as error:
-            self.tell("ROUTER.receipts", str(error))
-        else:
+            cls = receipts is not False and receipts_class(self.catalogue)
             if isinstance(receipts, Written):
                 self.options(fields_of(cls), receipts, "ROUTER.receipts")
+        except ConfigError as error:
+            self.tell("ROUTER.receipts", str(error))
 
     def _identified(self, fields: Fields, entry: Mapping[str, Any], path: str, ids: dict[str, str]) -> dict[str, Any]:
         """Return what an entry says of `fields`; `ids` are the paths of the ids that are taken."""

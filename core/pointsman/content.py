@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeAlias
 
 from attrs import field, frozen
 
 Kind = Literal["file", "folder", "symlink", "other"]
+Progress: TypeAlias = Callable[[int], object]  #: is told each time: bytes read
 
 
 @frozen
@@ -20,7 +21,7 @@ class Source:
     pin: bool = True
     profile: str | None = None  #: how it becomes blocks; the store's own if None
     hidden: bool = True  #: whether a folder's hidden files, those whose names begin with a dot, are kept too
-    progress: Callable[[int], object] = field(default=lambda size: None, repr=False)  #: is told each time: bytes read
+    progress: Progress = field(default=lambda size: None, repr=False)
 
 
 @frozen

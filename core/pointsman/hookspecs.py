@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pluggy import HookimplMarker, HookspecMarker
 
-from .content import Collected, Entry, Finding, Source, Stored
+from .content import Collected, Entry, Finding, Progress, Source, Stored
 from .scope import Scope
 from .values import Chunk, Completion, Health, ModelInfo, Request
 
@@ -191,5 +191,8 @@ def collect(scope: Scope) -> Collected:
 
 
 @hookspec(firstresult=True)
-def verify(cid: str | None, scope: Scope) -> Iterator[Finding]:
-    """Read everything that is kept, or what is under `cid`, and give out what is wrong with it."""
+def verify(cid: str | None, progress: Progress, scope: Scope) -> Iterator[Finding]:
+    """Read everything that is kept, or what is under `cid`, and give out what is wrong with it.
+
+    :param progress: is told, each time, how many bytes were read.
+    """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -20,7 +20,7 @@ from ._settings import policy_of
 from ._sources import Content, Given, file_of, noted, open_file, with_first
 from ._stores import StoreBackend, Task, check_folders, outbox_path, stores_of
 from ._storing import Storing
-from .content import Collected, Copy, Entry, Finding, Source, Stored
+from .content import Collected, Copy, Entry, Finding, Progress, Source, Stored
 from .errors import BackendError, ContentNotFoundError, InvalidRequestError, PointsmanError
 from .scope import Clock
 from .values import Health
@@ -104,7 +104,7 @@ class Store:
         hidden: bool = True,
         store: str | None = None,
         timeout: float | None = None,
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
     ) -> Stored:
         """Keep bytes, a file or a folder (by its path), what an open file reads, or bytes in pieces.
 
@@ -127,7 +127,7 @@ class Store:
             answered = self._storing.run(task)
         else:
             answered = self._storing.replayed(given, task, lambda file: Source(None, file, pin, profile, hidden, tell))
-        return self._acknowledged(answered.answer, answered.backend, task, pin=pin, copied=pin and store is None)
+        return self._acknowledged(answered.answer, answered.backend, task, pin=pin)
 
     def get(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> bytes:
         """Return all bytes of a file: `CID`, or `CID/a/b` for one in a folder.
@@ -184,8 +184,7 @@ class Store:
         task, given = self._storing.task("import_car", store, timeout, moving=True, pin=pin), file_of(content)
         with open_file(given) as file:
             answered = self._storing.replayed(file, task, lambda source: source)
-        how = {"pin": pin, "copied": pin and store is None}
-        return tuple(self._acknowledged(root, answered.backend, task, **how) for root in answered.answer)
+        return tuple(self._acknowledged(root, answered.backend, task, pin=pin) for root in answered.answer)
 
     # -- what is kept ----------------------------------------------------------------------------------
 
@@ -252,14 +251,17 @@ class Store:
             self._storing.run(task)
         return {one.id: self._storing.run(task, ([one], [])).answer for one in able}
 
-    def verify(self, cid: str | None = None, *, repair: bool = False, store: str | None = None) -> Iterator[Finding]:
+    def verify(
+        self, cid: str | None = None, *, repair: bool = False, store: str | None = None, progress: Progress = bool
+    ) -> Iterator[Finding]:
         """Read all that is kept, or what is under a CID, in every store, and give out what is wrong with it.
 
         :param repair: bring back what is wrong from a store that has it; `Finding.mended` says whether that was done.
-        :raises InvalidRequestError: the CID is none.
+        :param progress: is told, each time, how many bytes were read.
+        :raises InvalidRequestError: the CID is none, or `progress` failed.
         :raises UnavailableError: none can verify: a gateway has nothing of its own.
         """
-        task = self._storing.task("verify", store, moving=True, cid=cid)
+        task = self._storing.task("verify", store, moving=True, cid=cid, progress=partial(_tell, progress))
         for one in self._able(task):
             try:
                 for found in self._storing.given_out(task, ([one], [])):
@@ -325,13 +327,11 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- the rest --------------------------------------------------------------------------------------
-
-    def _acknowledged(self, stored: Stored, backend: StoreBackend, task: Task, *, pin: bool, copied: bool) -> Stored:
+    def _acknowledged(self, stored: Stored, backend: StoreBackend, task: Task, *, pin: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
-        others = list[str]()
-        if pin and len(self._storing.registry.backends) > 1:
-            others = self._others(backend) if copied else others
+        several = pin and len(self.stores) > 1
+        others = self._others(backend) if several and task.backend is None else []
+        if several:
             self._post.send(stored.cid, others, kept=backend.id, scope=task.scope)
         return Stored(stored.cid, stored.size, stored.kind, (backend.id,), tuple(others))
 
@@ -392,7 +392,7 @@ class Store:
             return Copy(store, "unknown", error.message)
 
 
-def _tell(progress: Callable[[int], object], size: int) -> None:
+def _tell(progress: Progress, size: int) -> None:
     """Tell the caller how far it is. What fails there is the caller's error, and no store's."""
     try:
         progress(size)

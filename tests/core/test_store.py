@@ -27,7 +27,7 @@ from pointsman import (
     UnusableAnswer,
     hookimpl,
 )
-from pointsman.content import Collected, Copy, Entry, Finding, Source, Stored
+from pointsman.content import Collected, Copy, Entry, Finding, Progress, Source, Stored
 
 Make = Callable[..., Store]
 
@@ -140,7 +140,7 @@ class Memory:
         return Collected(len(gone), sum(map(len, gone)))
 
     @hookimpl
-    def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
+    def verify(self, cid: str | None, progress: Progress, scope: Scope) -> Iterator[Finding]:
         self._begin("verify")
         yield from (Finding(one, "damaged") for one in sorted(self.damaged) if cid in (None, one))
 

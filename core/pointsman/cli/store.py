@@ -123,14 +123,15 @@ def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str |
 @click.argument("cid", required=False)
 @click.option("--repair", is_flag=True, help="Bring back what is damaged from another store.")
 @store_option
+@quiet_option
 @json_option
 @config_option
-def verify(cid: str | None, repair: bool, store_id: str | None, as_json_: bool, config_file: str | None) -> int:
+def verify(cid: str | None, store_id: str | None, as_json_: bool, config_file: str | None, **how: Any) -> int:
     """Read all that is kept, or what is under CID, in every store, and name what is damaged or missing.
 
     The exit code is 1 if anything is, and was not mended; else 3 if a store could not be looked at ("unchecked").
     """
-    with _bringing(config_file, only_mended=True) as kept:
+    with _bringing(config_file, only_mended=True) as kept, Bytes(None, quiet=how["quiet"]) as seen:
         _say_where_none_is(kept, store_id)
         found = [
             {
@@ -139,7 +140,7 @@ def verify(cid: str | None, repair: bool, store_id: str | None, as_json_: bool, 
                 "problem": one.problem,
                 "status": "mended" if one.mended else "unchecked" if one.unchecked else "damaged",
             }
-            for one in kept.verify(cid, repair=repair, store=store_id)
+            for one in kept.verify(cid, repair=how["repair"], store=store_id, progress=seen.add)
         ]
     _show(found, ("store", "cid", "status", "problem"), as_json_, "everything is as its CID says")
     statuses = {one["status"] for one in found}

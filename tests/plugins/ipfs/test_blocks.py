@@ -77,7 +77,7 @@ def pinned(blocks: Blocks) -> set[str]:
 
 
 def problems(blocks: Blocks, cid: str | None = None) -> set[str]:
-    return {found.cid for found in blocks.verify(cid, Scope())}
+    return {found.cid for found in blocks.verify(cid, bool, Scope())}
 
 
 def flip(blocks: Blocks, part: bytes, at: int = 0) -> None:

@@ -100,7 +100,7 @@ def check(path: Path, there: dict[str, int]) -> None:
     """What was acknowledged is there, whole and pinned, and nothing in the store is wrong."""
     blocks, scope = Blocks(path=path), Scope()
     try:
-        assert list(blocks.verify(None, scope)) == []
+        assert list(blocks.verify(None, bool, scope)) == []
         assert {cid for cid in there if not blocks.has(cid, scope)} == set()
         assert there.keys() <= {entry.cid for entry in blocks.entries(None, scope)}
         for cid, size in there.items():

@@ -227,7 +227,7 @@ def calls(held: dict[str, Any], tmp_path: Path) -> dict[str, tuple[Callable[[Kub
         "export": (lambda store, scope: b"".join(store.export_car(cid, scope)), held["car"]),
         "import": (lambda store, scope: [s.cid for s in store.import_car(io.BytesIO(held["car"]), True, scope)], [cid]),
         "pin": (lambda store, scope: store.pin(cid, scope), None),
-        "verify": (lambda store, scope: list(store.verify(cid, scope)), []),
+        "verify": (lambda store, scope: list(store.verify(cid, bool, scope)), []),
     }
 
 
@@ -344,7 +344,7 @@ def test_what_was_acknowledged_is_there(kubo: Any, held: dict[str, Any], noise: 
         store.close()
         proxy.stop()
     assert b"".join(held["store"].fetch(cid, 0, None, Scope(60))) == data
-    assert list(held["store"].verify(cid, Scope(60))) == []
+    assert list(held["store"].verify(cid, bool, Scope(60))) == []
 
 
 @pytest.fixture

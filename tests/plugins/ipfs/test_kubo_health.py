@@ -102,6 +102,17 @@ def test_what_answers_is_no_kubo(
     store.close()
 
 
+@pytest.mark.parametrize("fault", [faults.html(), faults.well(), faults.empty_body()], ids=lambda fault: fault.name)
+def test_another_server_is_no_damaged_node(fault_server: Any, fault: Any) -> None:
+    """What another server sends in place of a block is no damage, and its 200 takes no pin back."""
+    server = fault_server()
+    server.play(fault, everywhere=True)
+    with Store({"node": Kubo(url=server.origin)}) as store:
+        for call in store.get, store.unpin:
+            with pytest.raises(UnusableAnswer, match="is it Kubo's RPC"):
+                call("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+
+
 @pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
 @pytest.mark.parametrize("tls", [True, False])
 def test_it_speaks_another_protocol(fault_server: Any, needs_package: Any, tls: bool, transport: Any) -> None:

@@ -50,7 +50,7 @@ class Content:
         return self.store.mend(io.BytesIO(car or self.car), Scope(60))
 
     def found(self) -> set[str]:
-        return {finding.cid for finding in self.store.verify(self.folder, Scope(60))}
+        return {finding.cid for finding in self.store.verify(self.folder, bool, Scope(60))}
 
     def close(self) -> None:
         self.store.close()
@@ -134,11 +134,11 @@ def test_what_a_mending_left_unpinned_is_told(content: Content) -> None:
     with pytest.raises(BackendError):
         content.mend(content.car[:-1])
     lost = set(content.pins) - set(content.pinned())
-    assert {one.cid for one in content.store.verify(None, Scope(60)) if "is not pinned" in one.problem} == lost
+    assert {one.cid for one in content.store.verify(None, bool, Scope(60)) if "is not pinned" in one.problem} == lost
     assert content.folder in lost
     assert content.found() >= {content.folder}
     content.mend()
-    assert list(content.store.verify(None, Scope(60))) == []
+    assert list(content.store.verify(None, bool, Scope(60))) == []
 
 
 def test_what_stands_in_for_a_note_keeps_nothing_from_being_mended(content: Content) -> None:
@@ -147,7 +147,7 @@ def test_what_stands_in_for_a_note_keeps_nothing_from_being_mended(content: Cont
     content.kubo.run("pin", "add", "--name", "pointsman: to be pinned again", put)
     content.damage(content.leaves[1])
     content.mend()
-    assert list(content.store.verify(None, Scope(60))) == []
+    assert list(content.store.verify(None, bool, Scope(60))) == []
     content.kubo.run("pin", "rm", put)
 
 
@@ -183,11 +183,11 @@ def test_damage_that_no_pin_keeps_is_told_with_what_to_do(content: Content) -> N
     """No store may have that any more; unless something that is pinned is damaged, which may have led to it."""
     loose = content.store.store(Source(file=io.BytesIO(b"loose"), pin=False), Scope(60)).cid
     content.damage(loose)
-    (found,) = content.store.verify(None, Scope(60))
+    (found,) = content.store.verify(None, bool, Scope(60))
     advice = "no pin keeps it: `ipfs repo gc` removes it, unless it is of a file under `ipfs files ls`"
     assert (found.cid, found.problem.endswith(advice)) == (loose, True)
     content.damage(content.file)
-    told = [found.problem for found in content.store.verify(None, Scope(60))]
+    told = [found.problem for found in content.store.verify(None, bool, Scope(60))]
     assert len(told) == 2
     assert not any("no pin keeps it" in problem for problem in told)
 

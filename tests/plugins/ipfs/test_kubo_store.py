@@ -156,7 +156,7 @@ def test_a_block_of_another_hash_function_is_no_content_of_ours(kubo: Any, store
     cid = kubo.run("add", "--quieter", "--hash=blake2b-256", "--pin=true", tmp_path / "file").decode().strip()
     try:
         assert cid in pins(store)
-        assert [found.problem for found in store.verify(None, limits()) if found.cid == cid] != []
+        assert [found.problem for found in store.verify(None, bool, limits()) if found.cid == cid] != []
     finally:
         kubo.run("pin", "rm", cid)
 
@@ -181,10 +181,10 @@ def test_ranges_read_only_what_they_need(kubo: Any, store: Kubo, noise: Any) -> 
         assert not store.has(cid, limits())
         with pytest.raises(ContentNotFoundError):
             list(store.fetch(cid, 0, None, limits()))
-        assert {found.cid for found in store.verify(cid, limits())} == {
+        assert {found.cid for found in store.verify(cid, bool, limits())} == {
             to_text(raw_cid(data[at * MIB : (at + 1) * MIB])) for at in (0, 1, 3, 4)
         }
-        assert len([found for found in store.verify(None, limits()) if "could not find" in found.problem]) == 4
+        assert len([found for found in store.verify(None, bool, limits()) if "could not find" in found.problem]) == 4
     finally:
         put(store, data)
     assert store.has(cid, limits())
@@ -202,12 +202,12 @@ def test_a_changed_node_is_refused(kubo: Any, store: Kubo, noise: Any, pin: bool
             list(store.fetch(cid, 0, None, limits()))
         with pytest.raises(UnusableAnswer, match=cid):
             list(store.fetch(cid, MIB, 1, limits()))
-        assert [found.cid for found in store.verify(cid, limits())] == [cid]
-        named = {parse(found.cid)[-32:] for found in store.verify(None, limits()) if "not those" in found.problem}
+        assert [found.cid for found in store.verify(cid, bool, limits())] == [cid]
+        named = {parse(found.cid)[-32:] for found in store.verify(None, bool, limits()) if "not those" in found.problem}
         assert named == {parse(cid)[-32:]}
     finally:
         path.write_bytes(sound)
-    assert list(store.verify(cid, limits())) == []
+    assert list(store.verify(cid, bool, limits())) == []
 
 
 def test_the_node_knows_no_profile_of_ours(kubo: Any, noise: Any) -> None:
@@ -260,7 +260,7 @@ def test_a_node_that_dies_and_comes_again(spare_kubo: Any, running: Any) -> None
         assert early in pins(store)
         cid = put(store, data).cid
         assert b"".join(store.fetch(cid, 0, None, limits())) == data
-        assert list(store.verify(None, limits())) == []
+        assert list(store.verify(None, bool, limits())) == []
     store.close()
 
 

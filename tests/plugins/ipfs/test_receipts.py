@@ -254,6 +254,7 @@ def test_the_store_of_the_configuration_keeps_them(tmp_path: Path, kept: Path) -
     ("options", "says"),
     [
         ({"contents": False}, "receipts.contents: unknown key; did you mean content"),
+        ({"enabled": False}, "receipts.enabled: unknown key; expected one of"),
         ({"delay": -1}, "receipts.*delay"),
         ({"key": "short"}, "key: found something else, expected a private key of Ed25519"),
         ({"key_path": "/nowhere/key.pem"}, "key_path: /nowhere/key.pem cannot be read"),

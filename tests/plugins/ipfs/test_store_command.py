@@ -447,3 +447,17 @@ def test_the_index_of_evidence_is_made_anew(run: Run, tmp_path: Path) -> None:
     assert "pinned in no store" in done.stdout.decode()
     (tmp_path / "text").write_text("no index")
     assert b"the file is no index of evidence" in run("reindex", "--index", "text", code=2).stderr
+
+
+def test_a_long_verification_shows_how_far_it_is(tmp_path: Path) -> None:
+    """Where it takes longer than a moment, stderr says how much has been read; `--quiet` says nothing of it."""
+    config = tmp_path / "pointsman.toml"
+    config.write_text('[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n')
+    with Store.from_config(config) as store:
+        store.put(bytes(range(256)) * 8192)
+    soon = "import pointsman.cli._bytes as shown; from pointsman.cli import main; shown._SOON = 0.0; main()"
+    for more, shown in ((), True), (("--quiet",), False):
+        command = [sys.executable, "-c", soon, "store", "verify", "--config", str(config), *more]
+        done = subprocess.run(command, capture_output=True, check=True)
+        assert (b" MiB, " in done.stderr) is shown, done.stderr
+        assert done.stderr.endswith(b"everything is as its CID says\n")

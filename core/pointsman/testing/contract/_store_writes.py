@@ -142,6 +142,15 @@ class StoreContract(StoreReads):
         assert shelf.verify(cid) == []
         assert [finding.cid for finding in shelf.verify(UNKNOWN)] == [UNKNOWN]
 
+    def test_tells_how_far_it_has_verified(self, shelf: Shelf) -> None:
+        """All bytes that are read again are told of, under a CID as in all of it."""
+        stored = shelf.put(noise(3 * _PIECE + 7, "verified"))
+        for cid in stored.cid, None:
+            told: list[int] = []
+            shelf.verify(cid, progress=told.append)
+            assert sum(told) >= stored.size
+            assert len(told) > 1
+
     @needs("damage")
     def test_finds_damage(self, shelf: Shelf) -> None:
         """A block that was changed on the disk is never given out, and `verify` names it."""

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ...content import Collected, Entry, Finding, Source, Stored
+from ...content import Collected, Entry, Finding, Progress, Source, Stored
 from ...scope import Scope
 from ._suite import Subject
 
@@ -99,9 +99,9 @@ class Shelf(Subject):
         assert isinstance(collected, Collected), f"collect returned {collected!r}, expected a Collected"
         return collected
 
-    def verify(self, cid: str | None, scope: Scope | None = None) -> list[Finding]:
+    def verify(self, cid: str | None, scope: Scope | None = None, progress: Progress = bool) -> list[Finding]:
         """Return what is wrong."""
-        return list(self._hook.verify(cid=cid, scope=scope or self.scope()))
+        return list(self._hook.verify(cid=cid, progress=progress, scope=scope or self.scope()))
 
     def reading(self) -> dict[str, Callable[[str, Path, Scope | None], Any]]:
         """Return each way to read what is under a CID."""

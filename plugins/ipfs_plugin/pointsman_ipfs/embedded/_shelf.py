@@ -11,6 +11,7 @@ from pathlib import Path
 from time import time_ns
 
 from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
+from pointsman.content import Progress
 
 from ..dag.cid import matches, to_text, version_1
 from ._index import Place
@@ -73,9 +74,10 @@ class Shelf:
         file = self._file(place.pack)
         return file is not None and version_1(cid_before(file.number, place.offset, cid[-32:])) == version_1(cid)
 
-    def check(self, name: str) -> Iterator[tuple[bytes, str]]:
+    def check(self, name: str, progress: Progress) -> Iterator[tuple[bytes, str]]:
         """Read a pack through; put aside what is wrong, and yield it with the reason."""
         for cid, place in self._standing(name):
+            progress(place.length)
             if self.at(cid, place) is None and self._file(name) is not None:  # else a collection has moved it
                 yield cid, f"its bytes in {name}.car are not those of its CID{self._aside(cid)}"
 

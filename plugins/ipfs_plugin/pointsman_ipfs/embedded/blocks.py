@@ -20,12 +20,12 @@ from pointsman import (
     UnavailableError,
     hookimpl,
 )
-from pointsman.content import Collected, Entry, Finding, Source, Stored
+from pointsman.content import Collected, Entry, Finding, Progress, Source, Stored
 from pointsman.forks import ForkLock
 
 from ..dag import car, reader
 from ..dag import cid as cids
-from ..dag.block import Verified
+from ..dag.block import Verified, counted
 from ..dag.tree import add_tree, extract
 from ..dag.unixfs import PROFILES, add_file, leaf_of, piece_of, profile_of
 from ._collect import collected
@@ -206,17 +206,17 @@ class Blocks:
         return opened.with_room(lambda: collected(opened.places, opened.shelf, opened.writer, alive))
 
     @hookimpl
-    def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
+    def verify(self, cid: str | None, progress: Progress, scope: Scope) -> Iterator[Finding]:
         """Read everything, or what is under `cid`, and tell what is wrong."""
         opened, alive, get = self._opened(), _alive(scope), self._get(scope)
         opened.places.catch_up()
         if cid is not None:
-            for found, problem in reader.unsound(get, reader.resolve(get, cid)):
+            for found, problem in reader.unsound(counted(get, progress), reader.resolve(get, cid)):
                 yield Finding(cids.to_text(found), problem)
             return
         opened.places.index.check()
         for path in packs_in(opened.places.folder):
-            for found, problem in opened.shelf.check(path.stem):
+            for found, problem in opened.shelf.check(path.stem, progress):
                 alive()
                 yield Finding(cids.to_text(found), problem)
         for damaged in opened.places.index.damaged():

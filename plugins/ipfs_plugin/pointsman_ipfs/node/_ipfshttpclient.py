@@ -72,7 +72,7 @@ class Library(Rpc):
         """Give out the text of each CID that is pinned with all that is under it; with `name`, under this one."""
         if name:
             return super().pins(scope, name)
-        return iter(self._ask(scope, lambda library, s: library.pin.ls(type="recursive", timeout=s)["Keys"]))
+        return self._ask(scope, lambda library, s: iter(library.pin.ls(type="recursive", timeout=s)["Keys"]))
 
     def importing(self, scope: Scope, *, pin: bool, roots: Collection[bytes] = ()) -> OneByOne:
         """Begin to put blocks, whose roots are told at the end."""
@@ -101,7 +101,7 @@ class Library(Rpc):
         return list(self._ask(scope, lambda library, s: library.pin.add(text, opts=options, timeout=s)["Pins"]))
 
     def _unpin(self, cid: bytes, scope: Scope) -> None:
-        self._ask(scope, lambda library, s: library.pin.rm(cids.to_text(cid), timeout=s))
+        self._ask(scope, lambda library, s: library.pin.rm(cids.to_text(cid), timeout=s)["Pins"])
 
     def _ask(self, scope: Scope, call: Callable[[Any, float], T]) -> T:
         """Return what a call returns, or leave it behind.

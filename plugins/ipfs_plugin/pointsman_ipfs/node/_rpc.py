@@ -107,7 +107,11 @@ class Rpc(Shared):
     def block(self, cid: bytes, scope: Scope, *, search: bool = False) -> bytes:
         """Return the bytes of a block, unverified."""
         with self._open("block/get", scope, cid, offline=flag(not search)) as body:
-            return body.read_all(MOST_BYTES)
+            data = body.read_all(MOST_BYTES)
+            if "x-stream-output" not in body.headers and not cids.matches(cid, data):  # which Kubo's bytes have
+                what = f"{len(data)} bytes that are no block"
+                raise UnusableAnswer(f"{self.host}: found {what} {cids.to_text(cid)}: is it Kubo's RPC?")
+            return data
 
     def check_whole(self, cid: bytes, scope: Scope) -> None:
         """Return if everything under a CID is there: the node looks, and sends nothing of it.
@@ -237,14 +241,15 @@ class Rpc(Shared):
 
     def _move_pin(self, of: bytes, to: bytes, scope: Scope) -> None:
         try:
-            self._one("pin/update", scope, arg=[cids.to_text(of), cids.to_text(to)], unpin="true", offline="true")
+            arg = [cids.to_text(of), cids.to_text(to)]
+            self._field(self._one("pin/update", scope, arg=arg, unpin="true", offline="true"), "Pins")
         except UnavailableError:
             if not self.is_pinned(to, scope):
                 raise
             self._take_back(of, scope)  # another one has done it
 
     def _unpin(self, cid: bytes, scope: Scope) -> None:
-        self._one("pin/rm", scope, cid, recursive="true", offline="true")
+        self._field(self._one("pin/rm", scope, cid, recursive="true", offline="true"), "Pins")
 
     def _open(self, name: str, scope: Scope, cid: bytes | None = None, /, **options: _Option) -> Body:
         arguments = options if cid is None else {"arg": cids.to_text(cid), **options}

@@ -19,13 +19,13 @@ from pointsman import (
     UnusableAnswer,
     hookimpl,
 )
-from pointsman.content import Entry, Finding, Source, Stored
+from pointsman.content import Entry, Finding, Progress, Source, Stored
 from pointsman.http import Client
 from pointsman.service import HEALTH_S, as_secret, masked
 
 from ..dag import car, reader
 from ..dag import cid as cids
-from ..dag.block import Verified, verified
+from ..dag.block import Verified, counted, verified
 from ..dag.unixfs import PROFILES
 from ._address import Address, address_of
 from ._mending import Mending, forget, interrupted
@@ -131,9 +131,9 @@ class Kubo(Reading):
         self._rpc.unpin(root, scope)
 
     @hookimpl
-    def verify(self, cid: str | None, scope: Scope) -> Iterator[Finding]:
+    def verify(self, cid: str | None, progress: Progress, scope: Scope) -> Iterator[Finding]:
         """Read everything that is pinned and all other blocks, or what is under `cid`, and tell what is wrong."""
-        get, seen, unkept = self._own(scope), set[bytes](), _UNKEPT
+        get, seen, unkept = counted(self._own(scope), progress), set[bytes](), _UNKEPT
         only = None if cid is None else reader.resolve(get, cid)
         for root in interrupted(self._rpc, get, scope):
             if only in (None, root):
