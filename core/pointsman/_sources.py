@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -143,7 +143,7 @@ class Replayed(io.RawIOBase):
             except Exception as error:
                 self._broken = error
             finally:
-                self._scope.begin(left)  # what it took is taken off the call, and off the part of no store
+                self._scope.moved(left)  # what it took is taken off the call, and off the part of no store
         raise _unreadable(self._broken) from self._broken
 
     def close(self) -> None:
@@ -185,6 +185,15 @@ def file_of(given: Given) -> BinaryIO | Path:
     raise InvalidRequestError(
         f"content: found {type(given).__name__}, expected bytes, a path, a binary file, or bytes in pieces"
     )
+
+
+def told(scope: Scope, progress: Callable[[int], object], size: int) -> None:
+    """Tell the caller how far it is. What fails there is the caller's error, and no store's."""
+    try:
+        progress(size)
+    except Exception as error:
+        raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
+    scope.moved(scope.remaining())
 
 
 def check_time(left: float, when: str) -> None:

@@ -80,6 +80,7 @@ class Stores(Registry[StoreBackend]):
         """Call a hook of one store, through every middleware; what comes in pieces comes as an iterator."""
         caller: Callable[..., Any] | None = self._callers[backend.id, task.hook]
         assert caller is not None  # noqa: S101 - the gate has seen to that
+        task.scope.part = task.scope.remaining() if backend.timeout is None else 0.0  # its own is for all of it
         if task.reads is not None:
             task.reads.restart()
         found = caller(**task.arguments, scope=task.scope)

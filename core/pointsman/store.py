@@ -17,7 +17,7 @@ from ._discovery import Catalogue, PluginInfo, wrappers_of
 from ._outbox import Waiting
 from ._post import Post
 from ._settings import policy_of
-from ._sources import Content, Given, file_of, noted, open_file, with_first
+from ._sources import Content, Given, file_of, noted, open_file, told, with_first
 from ._stores import StoreBackend, Task, check_folders, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Source, Stored
@@ -121,7 +121,7 @@ class Store:
         :raises AllBackendsFailed: it is in no store: several failed.
         """
         task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
-        tell = bool if progress is None else partial(_tell, progress)
+        tell = partial(told, task.scope, progress or bool)
         if isinstance(given, Path):
             task.arguments["source"] = Source(given, None, pin, profile, hidden, tell)
             answered = self._storing.run(task)
@@ -390,11 +390,3 @@ class Store:
             raise
         except BackendError as error:
             return Copy(store, "unknown", error.message)
-
-
-def _tell(progress: Callable[[int], object], size: int) -> None:
-    """Tell the caller how far it is. What fails there is the caller's error, and no store's."""
-    try:
-        progress(size)
-    except Exception as error:
-        raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
