@@ -316,6 +316,7 @@ class Outbox(Shared):
 
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
+        what = "the store was closed meanwhile" if isinstance(error, sqlite3.ProgrammingError) else what
         return UnavailableError(what, retry_same=False)
 
 

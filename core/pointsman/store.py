@@ -316,7 +316,7 @@ class Store:
         Whatever is asked after that is a `ConfigError`. Repeating it changes nothing.
         """
         self._post.close()
-        self._storing.closed = True
+        self._storing.registry.closed = True
         self._storing.registry.close()
 
     def __enter__(self) -> Store:

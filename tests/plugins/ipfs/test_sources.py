@@ -294,6 +294,19 @@ def test_content_that_flows_is_read_as_long_as_the_call_may_take(two: Store, tmp
         assert read + b"".join(content) == data
 
 
+def test_a_store_that_is_closed_meanwhile_opens_nothing_again(two: Store, tmp_path: Path, no_leaks: None) -> None:
+    """What is under way ends with an error; no other store of it is asked: nobody would close that again."""
+
+    def closing() -> Iterator[bytes]:
+        yield bytes(5 << 20)
+        two.close()
+        yield bytes(5 << 20)
+
+    with pytest.raises(UnavailableError, match="the store was closed meanwhile"):
+        two.put(closing())
+    assert not (tmp_path / "office").exists()
+
+
 def test_no_plugin_ends_the_program() -> None:
     """Not where it only names what is asked for, either."""
     with Store([Dripping()]) as store, pytest.raises(BackendError, match="the plugin failed with SystemExit: 7"):
