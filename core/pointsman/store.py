@@ -275,7 +275,9 @@ class Store:
     def sync(self, *, timeout: float | None = None, patience: float | None = None) -> tuple[Waiting, ...]:
         """Bring to every store what waits for it, now; return what waits on, with the reason.
 
-        :param patience: seconds after which it returns if nothing moves; a store that fails is then tried no further.
+        A store that fails three times in a row is tried no further.
+
+        :param patience: seconds after which it returns if nothing moves; one failure is enough then.
         """
         self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope, patience)
         return self.waiting()
