@@ -16,6 +16,8 @@ from .scope import Scope
 
 #: Seconds for which stores are waited for that are to let go what they are being brought.
 _ENDING_S = 10.0
+#: Failures in a row after which a store is away, whatever else waits for it.
+_IN_A_ROW = 3
 
 
 class Courier:
@@ -51,14 +53,17 @@ class Courier:
     def drain(self, stores: Iterable[str], scope: Scope, patience: float | None = None) -> None:
         """Try everything that waits for these stores once, whenever it is due, and return when that is done.
 
-        :param patience: seconds after which it returns if nothing moves; a store that fails is then tried no further.
+        A store that fails three times in a row is tried no further.
+
+        :param patience: seconds after which it returns if nothing moves; one failure is enough then.
         """
-        stores, began, brief = list(stores), time(), patience is not None
+        stores, began, most = list(stores), time(), _IN_A_ROW if patience is None else 1
         left = patience = threading.TIMEOUT_MAX if patience is None else patience
 
         def work(store: str) -> None:
-            while not scope.expired and self._one(store, scope, began, brief=brief):
-                pass
+            failed = 0
+            while not scope.expired and failed < most and (well := self._one(store, scope, began)) is not None:
+                failed = 0 if well else failed + 1
 
         threads = ThreadPoolExecutor(len(stores) or 1, thread_name_prefix="pointsman-sync")
         running = [threads.submit(work, store) for store in stores]
@@ -94,7 +99,7 @@ class Courier:
         while True:
             bell.clear()
             try:
-                while self._one(store, Scope()):
+                while self._one(store, Scope()) is not None:
                     pass
                 wait = self._outbox.next_due(store)
             except Exception as error:
@@ -106,15 +111,15 @@ class Courier:
                     return
             bell.wait(wait)
 
-    def _one(self, store: str, within: Scope, tried_before: float = 0.0, *, brief: bool = False) -> bool:
-        """Do one job; say whether there was one, and its turn has come; if it is to be brief, whether it was done."""
+    def _one(self, store: str, within: Scope, tried_before: float = 0.0) -> bool | None:
+        """Do one job, and say whether the store did not fail; None if there was none, or its turn has not come."""
         turn = self._turns.setdefault(store, threading.Lock())
         if not turn.acquire(timeout=min(within.left(), threading.TIMEOUT_MAX)):
-            return False
+            return None
         try:
             job = None if self._closed or within.cancelled else self._outbox.take(store, tried_before=tried_before)
             if job is None:
-                return False
+                return None
             scope = Scope(within.left(), idle_timeout=self._idle_timeout)
             forget, renewed = within.on_cancel(scope.cancel), time()
             with self._lock:
@@ -139,7 +144,7 @@ class Courier:
                     self._outbox.let_go(store)
                 else:
                     self._outbox.failed(job, str(error), error.retry_after)
-                return not brief or isinstance(error, ContentNotFoundError)
+                return isinstance(error, ContentNotFoundError)
             finally:
                 self._moved = monotonic()
                 forget()

@@ -41,9 +41,9 @@ CREATE TABLE jobs(store TEXT, cid TEXT, what TEXT, since REAL, tries INTEGER DEF
 CREATE INDEX jobs_due ON jobs(store, due); CREATE TABLE seen(store TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 #: A new wish takes the place of an older one, and is tried at once, or when whoever is at that one has ended it:
-#: what is on its way to a store may come there last.
+#: what is on its way to a store may come there last. That something is damaged takes the place of no wish.
 _ADD = """INSERT INTO jobs(store, cid, what, since) VALUES(?, ?, ?, ?) ON CONFLICT(store, cid)
-    DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0"""
+    DO UPDATE SET what=excluded.what, since=excluded.since, tries=0, due=0 WHERE excluded.what<>'mend' OR what='mend'"""
 #: What was tried more than that in the future is due, or is to be due later than anything is: the clock was set back
 #: since, and who had it may be gone.
 _TAKE = """UPDATE jobs SET lease=:now + :lease, owner=:me, tried=:now WHERE (store, cid) =
@@ -316,6 +316,7 @@ class Outbox(Shared):
 
     def _told(self, error: Exception) -> UnavailableError:
         what = f"the outbox {self.path} cannot be used: {error}; mend that, or name another file (outbox=)"
+        what = "the store was closed meanwhile" if isinstance(error, sqlite3.ProgrammingError) else what
         return UnavailableError(what, retry_same=False)
 
 

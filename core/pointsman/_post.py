@@ -101,7 +101,7 @@ class Post(Shared):
         """End what is being brought, and let the file go; what is still being put does not open it any more."""
         with self._lock:
             if self.opened is None:
-                self._storing().closed = True
+                self._storing().registry.closed = True
         if self.opened is not None:
             outbox, courier = self.opened
             courier.close()

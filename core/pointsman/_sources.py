@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TypeAlias
 
+from .content import Progress
 from .errors import BackendError, BackendTimeout, InvalidRequestError
 from .scope import Scope
 
@@ -143,7 +144,7 @@ class Replayed(io.RawIOBase):
             except Exception as error:
                 self._broken = error
             finally:
-                self._scope.begin(left)  # what it took is taken off the call, and off the part of no store
+                self._scope.moved(left)  # what it took is taken off the call, and off the part of no store
         raise _unreadable(self._broken) from self._broken
 
     def close(self) -> None:
@@ -185,6 +186,15 @@ def file_of(given: Given) -> BinaryIO | Path:
     raise InvalidRequestError(
         f"content: found {type(given).__name__}, expected bytes, a path, a binary file, or bytes in pieces"
     )
+
+
+def told(scope: Scope, progress: Progress, size: int) -> None:
+    """Tell the caller how far it is. What fails there is the caller's error, and no store's."""
+    try:
+        progress(size)
+    except Exception as error:
+        raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
+    scope.moved(scope.remaining())
 
 
 def check_time(left: float, when: str) -> None:

@@ -17,7 +17,7 @@ from ._health import Monitor
 from ._registry import Registry, listed
 from ._sources import Held, Replayed
 from .content import Collected, Entry, Finding, Stored
-from .errors import ConfigError
+from .errors import ConfigError, UnavailableError
 from .scope import Scope
 
 #: Priorities of installed stores: this machine's own come first.
@@ -71,6 +71,7 @@ class Stores(Registry[StoreBackend]):
     WHOLE: ClassVar = {"store": Stored, "resolve": str, "has": bool, "collect": Collected}
     PIECES: ClassVar = {"fetch": bytes, "export_car": bytes, "entries": Entry, "verify": Finding}
     HOOKS = (*WHOLE, *PIECES, "extract", "import_car", "mend", "pin", "unpin", "health")
+    closed = False  #: whether nobody is asked any more: a plugin would open again what nobody closes
 
     def can(self, backend: StoreBackend, hook: str) -> bool:
         """Whether a store has a hook."""
@@ -78,8 +79,11 @@ class Stores(Registry[StoreBackend]):
 
     def ask(self, backend: StoreBackend, task: Task) -> Any:
         """Call a hook of one store, through every middleware; what comes in pieces comes as an iterator."""
+        if self.closed:
+            raise UnavailableError("the store was closed meanwhile", retry_same=False, try_next=False)
         caller: Callable[..., Any] | None = self._callers[backend.id, task.hook]
         assert caller is not None  # noqa: S101 - the gate has seen to that
+        task.scope.part = task.scope.remaining() if backend.timeout is None else 0.0  # its own is for all of it
         if task.reads is not None:
             task.reads.restart()
         found = caller(**task.arguments, scope=task.scope)

@@ -57,7 +57,6 @@ class Storing:
         self._damaged, self._absent = damaged, absent
         #: Seconds for which nothing may move of content that is on its way.
         self.idle_timeout = policy.idle_timeout
-        self.closed = False
 
     def task(
         self, hook: str, store: str | None = None, timeout: float | None = None, *, moving: bool = False, **of: Any
@@ -78,7 +77,7 @@ class Storing:
 
     def check_open(self) -> None:
         """Raise ConfigError if all of it is closed."""
-        if self.closed:
+        if self.registry.closed:
             raise ConfigError("this store is closed; make another one")
 
     def able(self, task: Task) -> list[StoreBackend]:

@@ -21,7 +21,7 @@ class Scope:
     :param idle_timeout: seconds that a stream may be silent between two pieces of content.
     """
 
-    __slots__ = ("_call_ends", "_callbacks", "cancelled", "deadline", "first_byte_by", "idle_timeout")
+    __slots__ = ("_call_ends", "_callbacks", "cancelled", "deadline", "first_byte_by", "idle_timeout", "part")
 
     def __init__(self, timeout: float | None = None, *, idle_timeout: float | None = None) -> None:
         self.cancelled = False  #: whether nobody waits any more: `cancel` says so, and nothing else may
@@ -36,6 +36,7 @@ class Scope:
         #: `time.monotonic()` by which the answer must have begun: the first content of a stream, the first byte else
         self.first_byte_by = self._call_ends
         self.idle_timeout = idle_timeout
+        self.part = 0.0  #: seconds for which an attempt that takes content may stand still, since others wait
 
     def begin(self, timeout: float | None = None, first_byte_timeout: float | None = None) -> None:
         """Start an attempt, with its own limits in seconds within those of the call."""
@@ -44,6 +45,10 @@ class Scope:
         self.first_byte_by = (
             self.deadline if first_byte_timeout is None else min(self.deadline, now + first_byte_timeout)
         )
+
+    def moved(self, left: float) -> None:
+        """Let an attempt go on that has taken content: for so many seconds, or `part`, whichever is more."""
+        self.begin(max(left, self.part))
 
     def remaining(self) -> float:
         """Seconds left for this attempt: `inf` without a limit, never below 0."""

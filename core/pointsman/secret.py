@@ -28,6 +28,8 @@ _KEY_LIKE = re.compile(
       | \beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
+#: What an address may have percent-encoded of a key.
+_SIGN = re.compile(r"[^A-Za-z0-9]")
 #: What none of these is without, but for some words: a text that has nothing of it is not looked at closer, which would
 #: take ten times as long, in the path of a call.
 _AFTER_PREFIX = re.compile(r"[-_](?<=(?:sk|pk|rk|hf|ai|hp|hu|ho|at)[-_])")
@@ -80,8 +82,11 @@ def redact(text: str, *, shortest: int = 4) -> str:
     """
     for held in _held.valuerefs():  # a list at once: `values()` would break when another thread makes a secret
         value = secret.reveal() if (secret := held()) else ""
-        if len(value) >= shortest and value in text:
-            text = text.replace(value, MASK)
+        if len(value) < shortest:
+            continue
+        text = text.replace(value, MASK)
+        if "%" in text and _SIGN.search(value):
+            text = re.sub(_SIGN.sub(_or_encoded, value), MASK, text)
     plain = text.casefold()
     if (
         ("z" in plain and "aiza" in plain)  # one letter is found ten times as fast as a word
@@ -95,3 +100,8 @@ def redact(text: str, *, shortest: int = 4) -> str:
     ):
         return _KEY_LIKE.sub(MASK, text)
     return text
+
+
+def _or_encoded(sign: re.Match[str]) -> str:
+    encoded = "".join(f"%{byte:02x}" for byte in sign[0].encode("utf-8", "surrogatepass"))
+    return f"(?:{re.escape(sign[0])}|(?i:{encoded}))"

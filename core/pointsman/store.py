@@ -17,7 +17,7 @@ from ._discovery import Catalogue, PluginInfo, wrappers_of
 from ._outbox import Waiting
 from ._post import Post
 from ._settings import policy_of
-from ._sources import Content, Given, file_of, noted, open_file, with_first
+from ._sources import Content, Given, file_of, noted, open_file, told, with_first
 from ._stores import StoreBackend, Task, check_folders, outbox_path, stores_of
 from ._storing import Storing
 from .content import Collected, Copy, Entry, Finding, Progress, Source, Stored
@@ -121,7 +121,7 @@ class Store:
         :raises AllBackendsFailed: it is in no store: several failed.
         """
         task, given = self._storing.task("store", store, timeout, moving=True), file_of(content)
-        tell = bool if progress is None else partial(_tell, progress)
+        tell = partial(told, task.scope, progress or bool)
         if isinstance(given, Path):
             task.arguments["source"] = Source(given, None, pin, profile, hidden, tell)
             answered = self._storing.run(task)
@@ -261,7 +261,8 @@ class Store:
         :raises InvalidRequestError: the CID is none, or `progress` failed.
         :raises UnavailableError: none can verify: a gateway has nothing of its own.
         """
-        task = self._storing.task("verify", store, moving=True, cid=cid, progress=partial(_tell, progress))
+        task = self._storing.task("verify", store, moving=True, cid=cid)
+        task.arguments["progress"] = partial(told, task.scope, progress)
         for one in self._able(task):
             try:
                 for found in self._storing.given_out(task, ([one], [])):
@@ -277,7 +278,9 @@ class Store:
     def sync(self, *, timeout: float | None = None, patience: float | None = None) -> tuple[Waiting, ...]:
         """Bring to every store what waits for it, now; return what waits on, with the reason.
 
-        :param patience: seconds after which it returns if nothing moves; a store that fails is then tried no further.
+        A store that fails three times in a row is tried no further.
+
+        :param patience: seconds after which it returns if nothing moves; one failure is enough then.
         """
         self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope, patience)
         return self.waiting()
@@ -318,7 +321,7 @@ class Store:
         Whatever is asked after that is a `ConfigError`. Repeating it changes nothing.
         """
         self._post.close()
-        self._storing.closed = True
+        self._storing.registry.closed = True
         self._storing.registry.close()
 
     def __enter__(self) -> Store:
@@ -390,11 +393,3 @@ class Store:
             raise
         except BackendError as error:
             return Copy(store, "unknown", error.message)
-
-
-def _tell(progress: Progress, size: int) -> None:
-    """Tell the caller how far it is. What fails there is the caller's error, and no store's."""
-    try:
-        progress(size)
-    except Exception as error:
-        raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error

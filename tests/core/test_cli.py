@@ -338,6 +338,29 @@ def test_a_reader_that_leaves_is_noticed_quietly(tmp_path: Path, configure: Call
     process.stderr.close()
 
 
+@pytest.mark.parametrize("line", ["--help", "--version", "store --help", "store put --help"])
+def test_a_reader_that_leaves_before_the_help_is_noticed_quietly(tmp_path: Path, line: str) -> None:
+    """With the code of other programs, too."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "pointsman", *line.split()]
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, env=environment(tmp_path), timeout=120)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_interrupt_after_all_is_done_changes_nothing(tmp_path: Path) -> None:
+    """While Python takes itself down, which takes a tenth of a second: what was done has its own exit code."""
+    program = (
+        "import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.SIGINT);"
+        "from pointsman.cli import main; sys.argv[1:] = ['--version']; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, env=environment(tmp_path), timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"pointsman ")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 @pytest.mark.parametrize(
     "arguments", [["generate", "hi"], ["generate", "hi", "--stream"], ["generate", "hi", "--json"], ["order"]]

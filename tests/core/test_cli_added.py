@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pointsman.cli import main
 
 GOOD = """
 import click
@@ -132,3 +134,22 @@ def test_calling_a_broken_command_says_what_is_wrong(run: Run) -> None:
 def test_a_command_of_ours_stays_ours(run: Run) -> None:
     """A plugin cannot take the place of `generate`."""
     assert "Answer PROMPT" in run("generate", "--help", code="raise RuntimeError('no luck')", generate="one").stdout
+
+
+@pytest.mark.parametrize(
+    ("project", "name"),
+    [
+        (project["project"]["name"], name)
+        for file in sorted((Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
+        for project in [tomllib.loads(file.read_text())]
+        for name in project["project"].get("entry-points", {}).get("pointsman.commands", ())
+    ],
+)
+def test_a_command_whose_plugin_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: str, name: str
+) -> None:
+    """Each command that a distribution of this project adds is known without it; the exit code is 2."""
+    monkeypatch.setattr("pointsman.cli._added.entries_of", lambda groups: iter(()))
+    assert main([*name.split("."), "--help"]) == 2
+    words = name.replace(".", " ")
+    assert capsys.readouterr().err == f"pointsman: the command {words!r} is not installed: pip install {project}\n"

@@ -172,6 +172,17 @@ def test_plugins_reports_a_broken_one_with_its_cause(tmp_path: Path, broken_plug
     assert "no luck" in run(tmp_path, "plugins", PYTHONPATH=broken_plugin).stdout
 
 
+def test_config_check_of_stores_does_not_miss_backends(tmp_path: Path) -> None:
+    """A file of stores alone is whole; it is said where one sees how they are."""
+    (tmp_path / "pointsman.toml").write_text('[[STORES]]\nid = "home"\ntype = "blocks"\npath = "home"\n')
+    done = run(tmp_path, "config", "check")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines() == [
+        "pointsman.toml: nothing to mend; 0 of 0 enabled backends can be asked",
+        "`pointsman store status` says how its stores are: home",
+    ]
+
+
 def test_config_check_says_what_each_backend_is(folder: Path, broken_plugin: str) -> None:
     """Nothing to mend: exit code 0, although a variable is missing; 1 where a plugin is unfit."""
     done = run(folder, "config", "check")

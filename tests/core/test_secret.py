@@ -69,6 +69,14 @@ def test_held_keys_are_masked_wherever_they_stand() -> None:
     assert redact(key) == key
 
 
+@pytest.mark.parametrize("told", ["top/se+cret=ä", "top/se%2Bcret%3D%C3%A4", "top%2fse%2bcret%3d%c3%a4"])
+def test_held_keys_are_masked_as_they_stand_in_an_address(told: str) -> None:
+    """A server may repeat them percent-encoded, in letters of either case, and leave out what need not be."""
+    key = Secret("top/se+cret=ä")
+    assert redact(f"100 % of /api?arg={told}&x=1") == f"100 % of /api?arg={MASK}&x=1"
+    assert key.reveal() not in repr(key)
+
+
 def test_a_key_is_masked_as_long_as_anybody_holds_it() -> None:
     """Two secrets with the same key are two holders: that one is gone changes nothing."""
     key = "a-key-of-two-backends"

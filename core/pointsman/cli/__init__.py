@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default) and return its exit code."""
+    if arguments is None:  # when all is done, it is too late for Ctrl-C
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         from ._app import run
 

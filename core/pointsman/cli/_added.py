@@ -9,6 +9,9 @@ import click
 from pointsman._entries import COMMANDS, entries_of
 from pointsman.errors import ConfigError
 
+#: The commands that other distributions of this project add, as their entry points name them.
+_OTHERS = {"verify": "pointsman-ipfs", "store.reindex": "pointsman-ipfs"}
+
 #: The exit codes, as every --help tells them.
 CODES = """\b
 Exit codes:
@@ -35,8 +38,11 @@ class Extensible(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that is to run.
 
-        :raises ConfigError: the plugin that adds it is unfit.
+        :raises ConfigError: the plugin that adds it is unfit, or not installed.
         """
+        path = ".".join((*ctx.command_path.split()[1:], args[0]))
+        if path in _OTHERS and self.get_command(ctx, args[0]) is None:
+            raise ConfigError(f"the command {path.replace('.', ' ')!r} is not installed: pip install {_OTHERS[path]}")
         name, command, rest = super().resolve_command(ctx, args)
         return name, command.load() if isinstance(command, _Added) else command, rest
 

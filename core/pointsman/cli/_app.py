@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -57,6 +58,14 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 class _Pointsman(Extensible):
     """Lets a reader of the output leave early."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Return what the command runs in; `--help` and `--version` write here."""
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            close_output()
+            raise click.exceptions.Exit(_LEFT) from None
+
     def invoke(self, ctx: click.Context) -> int:
         """Run the command that was named, and return its exit code."""
         try:
@@ -101,14 +110,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return _INTERRUPTED
     except Exception as error:
-        from pointsman.errors import BackendError, ConfigError
+        from pointsman.errors import BackendError, ConfigError, InvalidRequestError
 
         if not isinstance(error, BackendError | ConfigError):
             raise
         from ._failures import tell
 
         asked = sys.argv[1:] if arguments is None else arguments
-        return tell(error, "store status" if asked[:1] == ["store"] else "health")
+        if asked[:1] != ["store"]:
+            return tell(error)
+        code = tell(error, "store status")
+        return 2 if isinstance(error, InvalidRequestError) else code  # a CID that is none, a path where nothing is
     if code == _INTERRUPTED:
         _end_at_once_next_time()
     return code if isinstance(code, int) else 0

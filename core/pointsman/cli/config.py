@@ -41,7 +41,7 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
         with router_of(str(path)) as router:
             backends, plugins = router.backends, router.plugins()
             found = [_status(backend, plugins) for backend in backends]
-        check_folders(load(path).stores)
+        check_folders(stores := load(path).stores)
     except ConfigError as error:
         if not getattr(error, "__notes__", ()):
             error.add_note(str(path))
@@ -62,9 +62,12 @@ def check(file: str | None, config_file: str | None, as_json_: bool) -> int:
     if as_json_:
         as_json({"file": str(path), "problems": [], "backends": rows})
     else:
-        table(("backend", "type", "model", "priority", "status", "reason"), rows)
+        if rows or not stores:
+            table(("backend", "type", "model", "priority", "status", "reason"), rows)
         enabled = [row["status"] for row in rows if row["status"] != "disabled"]
         note(f"{path}: nothing to mend; {enabled.count('ready')} of {len(enabled)} enabled backends can be asked")
+        if stores:
+            note(f"`pointsman store status` says how its stores are: {', '.join(one.id for one in stores)}")
     return 1 if any(row["status"] == "unfit" for row in rows) else 0
 
 

@@ -29,7 +29,7 @@ from pointsman import (
     UnusableAnswer,
 )
 from pointsman.content import Source
-from pointsman.testing import faults
+from pointsman.testing import WireError, faults
 from pointsman_ipfs import Blocks, Gateway, Kubo
 from pointsman_ipfs.dag import car, reader
 from pointsman_ipfs.dag.cid import parse, raw_cid, to_text
@@ -283,6 +283,19 @@ def test_what_refusals_mean(fault_server: Any, status: int, error: type[BackendE
             gateway.has(ABSENT, limits())
     found = gateway.health()
     assert found.status == health, found
+    gateway.close()
+
+
+@pytest.mark.parametrize("said", ["tok=S3cr%2Fet%C3%A4x", "S3cr%2Fet%C3%A4x", "S3cr/et\u00e4x", "S3cr%2fet%c3%a4x"])
+def test_a_key_in_the_query_is_masked_however_it_is_repeated(fault_server: Any, said: str) -> None:
+    """With its name or without, as it was written or as it is meant."""
+    server = fault_server()
+    server.play(faults.status(401, WireError(f"no such key: {said}")), everywhere=True)
+    gateway = Gateway(url=f"{server.origin}?lang=en&tok=S3cr%2Fet%C3%A4x")
+    with pytest.raises(AuthenticationError) as caught:
+        list(gateway.fetch(ABSENT, 0, None, limits()))
+    assert "no such key: " in str(caught.value)
+    assert "S3cr" not in str(caught.value)
     gateway.close()
 
 

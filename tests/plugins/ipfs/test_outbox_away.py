@@ -100,6 +100,21 @@ def test_whatever_a_store_raises_it_is_tried_again(tmp_path: Path, error: BaseEx
             sleep(0.01)
 
 
+def test_a_store_that_fails_again_and_again_is_tried_no_further(tmp_path: Path) -> None:
+    """With a node that hangs, each try takes its time, and thousands may wait; the next `sync` begins with others."""
+    away, home = Failing([]), Blocks(path=tmp_path / "home")
+    with Store({"home": home, "office": away}, max_retries=0) as store:
+        outbox = Outbox(tmp_path / "home" / "outbox.sqlite")
+        for number in range(8):
+            outbox.add(store.put(b"%d" % number, store="home").cid, ["office"])
+            outbox.failed(taken(outbox), "it is away", 3000)  # else it is tried meanwhile
+        outbox.close()
+        away.errors = [UnavailableError("away", retry_same=False, retry_after=3000)]
+        tries = [sorted(one.tries for one in store.sync()) for _ in range(3)]
+    assert [sum(one) for one in tries] == [8 + 3, 8 + 6, 8 + 9]
+    assert tries[-1][0] == 2
+
+
 def test_a_store_that_is_turned_off_is_asked_for_nothing(tmp_path: Path) -> None:
     """What waits for it waits, and says why."""
     home = Blocks(path=tmp_path / "home")

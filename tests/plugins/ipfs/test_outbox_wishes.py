@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pytest
 from attrs import field, frozen
 from pointsman import Scope, Store, UnavailableError, _outbox, _post, hookimpl
-from pointsman._outbox import Outbox
+from pointsman._outbox import Outbox, What
 from pointsman.content import Stored
 from pointsman_ipfs import Blocks
 
@@ -194,6 +194,19 @@ def test_a_wish_waits_until_the_older_one_that_is_on_its_way_has_ended(tmp_path:
     assert second.waiting() == []
     for one in first, second:
         one.close()
+
+
+@pytest.mark.parametrize("what", ["unpin", "pin", "put"])
+def test_what_a_reader_found_damaged_takes_the_place_of_no_wish(tmp_path: Path, what: What) -> None:
+    """Else it would stay pinned there for ever, or never be pinned: who reads it after that finds it again."""
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.add("a", ["node"], what)
+    outbox.add("a", ["node"], "mend")
+    assert [one.what for one in outbox.waiting()] == [what]
+    outbox.add("b", ["node"], "mend")
+    outbox.add("b", ["node"], what)
+    assert [one.what for one in outbox.waiting()] == [what, what]
+    outbox.close()
 
 
 @pytest.mark.parametrize("was", ["killed", "failed"])

@@ -275,6 +275,15 @@ def test_a_store_is_not_blamed_for_content_that_comes_slowly(two: Store) -> None
     assert two.put(b"more").stored_in == ("home",)
 
 
+@pytest.mark.parametrize("form", ["path", "file", "bytes"])
+def test_content_is_taken_as_long_as_the_call_may_take(two: Store, tmp_path: Path, form: str) -> None:
+    """Though another store could be asked: half of the time is kept for that one only while nothing moves."""
+    (letter := tmp_path / "letter").write_bytes(data := os.urandom(25 << 20))
+    with letter.open("rb") as file:
+        given: dict[str, Any] = {"path": letter, "file": file, "bytes": data}
+        assert two.put(given[form], timeout=4, progress=lambda _: sleep(0.1)).stored_in == ("home",)
+
+
 def test_content_that_flows_is_read_as_long_as_the_call_may_take(two: Store, tmp_path: Path) -> None:
     """Though another store could be asked: half of the time is kept for that one until the first piece is there."""
     data = os.urandom(3 << 20)
@@ -283,6 +292,19 @@ def test_content_that_flows_is_read_as_long_as_the_call_may_take(two: Store, tmp
         read = content.read(1 << 20)
         sleep(2.6)
         assert read + b"".join(content) == data
+
+
+def test_a_store_that_is_closed_meanwhile_opens_nothing_again(two: Store, tmp_path: Path, no_leaks: None) -> None:
+    """What is under way ends with an error; no other store of it is asked: nobody would close that again."""
+
+    def closing() -> Iterator[bytes]:
+        yield bytes(5 << 20)
+        two.close()
+        yield bytes(5 << 20)
+
+    with pytest.raises(UnavailableError, match="the store was closed meanwhile"):
+        two.put(closing())
+    assert not (tmp_path / "office").exists()
 
 
 def test_no_plugin_ends_the_program() -> None:

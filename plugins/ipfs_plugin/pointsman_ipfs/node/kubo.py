@@ -26,12 +26,12 @@ from pointsman.service import HEALTH_S, as_secret, masked
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified, counted, verified
+from ..dag.source import added, reading
 from ..dag.unixfs import PROFILES
 from ._address import Address, address_of
 from ._mending import Mending, forget, interrupted
 from ._reading import Reading
 from ._rpc import NO_RPC, Rpc, refusal
-from ._source import added, reading
 
 _READ = 1 << 20
 #: What is said of a damaged block beside all that is pinned.

@@ -8,11 +8,11 @@ from typing import BinaryIO
 from pointsman import BackendError, InvalidRequestError
 from pointsman.content import Kind, Source
 
-from ..dag import cid as cids
-from ..dag.block import Put, unixfs
-from ..dag.reader import kind_and_size
-from ..dag.tree import add_tree
-from ..dag.unixfs import Link, add_file, profile_of
+from . import cid as cids
+from .block import Put, unixfs
+from .reader import kind_and_size
+from .tree import add_tree
+from .unixfs import Link, add_file, profile_of
 
 
 def added(source: Source, profile: str, put: Put) -> tuple[Link, Kind]:
