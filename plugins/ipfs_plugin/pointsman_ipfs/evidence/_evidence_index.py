@@ -189,7 +189,9 @@ class EvidenceIndex(Shared):
                 try:
                     self._open()
                 except sqlite3.Error as error:
-                    if not _is_damage(error) or not (self._ours or _is_ours(self.path, error)):
+                    # What is foreign is not read: to close it would let go of what this process has locked in it.
+                    ours = self._ours or (not isinstance(error, _Foreign) and _is_ours(self.path))
+                    if not _is_damage(error) or not ours:
                         if _is_damage(error):
                             self.writing.forget()
                         raise self._told(error) from error
@@ -284,14 +286,8 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return code in _DAMAGE and not isinstance(error, sqlite3.ProgrammingError)
 
 
-def _is_ours(path: Path, error: sqlite3.Error | None = None) -> bool:
-    """Whether the header, as far as it can be read, says that it is an index of evidence.
-
-    :param error: when it was opened. Of another program's file that is not read: to close it would let go of what that
-        has locked, if it runs in this process.
-    """
-    if isinstance(error, _Foreign):
-        return False
+def _is_ours(path: Path) -> bool:
+    """Whether the header, as far as it can be read, says that it is an index of evidence."""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(100)
         return head.startswith(_MAGIC) and head[68:72] == MARKS[0].to_bytes(4, "big")
