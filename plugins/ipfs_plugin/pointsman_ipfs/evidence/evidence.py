@@ -94,6 +94,7 @@ class Evidence:
         `identity`, unless that is of SSH, which only reads then; without that, nothing is encrypted. Needs
         `pip install "pointsman-ipfs[age]"`.
     :param identity: the private key that opens what was encrypted: its text, or the path of a key file.
+    :param stores: the ids of those from whose records an index is made anew; without, all.
     :raises ConfigError: a key is none, the package that encrypts is not installed, or `path` is none.
     """
 
@@ -104,13 +105,14 @@ class Evidence:
         *,
         recipients: str | Iterable[str] | None = None,
         identity: Identity | Iterable[Identity] | None = None,
+        stores: Iterable[str] | None = None,
     ) -> None:
         named = recipients is not None or identity is not None
         recipients, identity = hidden(recipients, public=True), hidden(identity)  # so that no traceback shows a key
         if named and not recipients and not identity:  # a list that came out empty is no wish to be read by all
             text = "give the public keys of those who may open what is stored; without encryption, leave it out"
             raise ConfigError(f"recipients: found none; {text}")
-        self.store = store
+        self.store, self._stores = store, None if stores is None else {*stores}
         if not isinstance(path, str | PathLike | None):
             raise ConfigError(f"path: found {type(path).__name__}, expected the path of the index")
         self.path = (_beside(store) if path is None else Path(path)).absolute()
@@ -321,7 +323,7 @@ class Evidence:
             return Reindexed(change.replace(self._pinned(unreadable), kept), tuple(unreadable.values()))
 
     def _pinned(self, unreadable: dict[str, Finding]) -> Iterator[Row]:
-        """Yield the records that are pinned in any store.
+        """Yield the records that are pinned in any store of those.
 
         :param unreadable: takes what may be one and cannot be read, and which store cannot be listed.
         :raises BackendError: none can be listed.
@@ -331,7 +333,8 @@ class Evidence:
         for store in self.store.stores:
             state = health[store.id]
             lists = store.writable or store.folder is not None  # a gateway does not
-            if not store.enabled or not lists or state.status == "unconfigured":
+            ours = self._stores is None or store.id in self._stores
+            if not ours or not store.enabled or not lists or state.status == "unconfigured":
                 continue
             try:
                 if not state.usable:
