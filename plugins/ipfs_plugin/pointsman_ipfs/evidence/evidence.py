@@ -34,14 +34,14 @@ from pointsman import (
 from pointsman.content import Finding
 
 from ..dag import cid as cids
-from ..dag.cbor import encode
 from ..embedded.blocks import default_path
 from ._age import Identity, Keys, hidden
 from ._evidence_index import EvidenceIndex
 from ._filing import Filed, Files
 from ._preparing import Preparing, hashing
-from ._records import SCHEMA, About, Envelope, Record, as_bytes, check_text
+from ._records import About, Record, as_bytes, check_text
 from ._rows import Row
+from ._schema import envelope_of
 from ._submitted import Submitted
 
 __all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Statistics", "reindex"]
@@ -50,8 +50,6 @@ __all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Stati
 _TRIES = 3
 #: Bytes of encrypted records that are remembered when they were opened.
 _REMEMBERED = 64 << 20
-#: What stands in the block of every record.
-_SIGN = encode("schema") + encode(SCHEMA)
 
 
 class Anyone(Enum):
@@ -71,7 +69,7 @@ class Statistics:
     size: int  #: bytes of evidence, of the same bytes as often as they were submitted
     evidence_types: frozenset[str]
     users: frozenset[str]
-    sealed: int = 0  #: encrypted records, not counted above, that no key here opens: nobody knows whose they are
+    sealed: int = 0  #: encrypted records, not counted above, that cannot be read here: nobody knows whose they are
 
 
 @frozen
@@ -112,7 +110,7 @@ class Evidence:
         if named and not recipients and not identity:  # a list that came out empty is no wish to be read by all
             text = "give the public keys of those who may open what is stored; without encryption, leave it out"
             raise ConfigError(f"recipients: found none; {text}")
-        self.store, self._stores = store, None if stores is None else {*stores}
+        self.store, self._stores = store, {one.id for one in store.stores} if stores is None else {*stores}
         if not isinstance(path, str | PathLike | None):
             raise ConfigError(f"path: found {type(path).__name__}, expected the path of the index")
         self.path = (_beside(store) if path is None else Path(path)).absolute()
@@ -161,19 +159,23 @@ class Evidence:
         knows is found by that of its plain bytes, too, by which the next one links to it.
 
         :raises InvalidRequestError: it is no CID.
-        :raises AuthenticationError: they are encrypted, and there is no key, or none that opens them.
+        :raises AuthenticationError: they are encrypted, and there is no key, or none that opens any.
+        :raises UnusableAnswer: what is there is not as a record is.
         """
         wanted = cids.version_1(cids.parse(cid))
         rows = self._index.with_cid(wanted)
         if not rows and cids.codec_of(wanted) == cids.DAG_CBOR:
             with suppress(ContentNotFoundError):
                 rows = list(self._read(wanted))
-        return tuple(map(self._record, rows))
+        unread = list[BackendError]()
+        if (found := tuple(self._readable(rows, unread))) or not unread:
+            return found
+        raise unread[0]
 
     def records(self, user: str | Anyone | None = ANYONE, claim_type: str | None = None) -> Iterator[Record]:
         """Give out the records of a user (None: those that name no user), of a claim if one is named, in their order.
 
-        Those that are encrypted for others are left out; `statistics` counts them.
+        Those that are encrypted for others are left out, and those in which nonsense was; `statistics` counts them.
 
         :raises AuthenticationError: there are records, and all are encrypted, and no key here opens any.
         :raises InvalidRequestError: user or claim is no text.
@@ -187,7 +189,7 @@ class Evidence:
     def statistics(self, user: str | Anyone | None = ANYONE) -> Statistics:
         """Return what the records of a user come to. Raises as `records`."""
         anyone, named = _named(user)
-        known, unread = self._index.totals(named, anyone=anyone), list[str]()
+        known, unread = self._index.totals(named, anyone=anyone), list[BackendError]()
         readable = self._readable(self._index.sealed(), unread)
         sealed = [one for one in readable if anyone or one.user == named]
         return Statistics(
@@ -253,9 +255,7 @@ class Evidence:
 
         :raises UnusableAnswer: it is damaged.
         """
-        block = self._block(cid)
-        if _SIGN in block:
-            envelope = Envelope.read(cid, block)
+        if (envelope := envelope_of(cid, self._block(cid))) is not None:
             yield Row(envelope, None if envelope.sealed is None else self._block(envelope.sealed))
 
     def _block(self, cid: bytes) -> bytes:
@@ -264,23 +264,23 @@ class Evidence:
             raise UnusableAnswer(f"block {cids.to_text(cid)}: the store gave other bytes", retry_same=False)
         return block
 
-    def _readable(self, rows: Iterable[Row], unread: list[str]) -> Iterator[Record]:
+    def _readable(self, rows: Iterable[Row], unread: list[BackendError]) -> Iterator[Record]:
         """Yield what those records say that can be opened.
 
         :param unread: takes of each other one why it cannot be.
-        :raises AuthenticationError: no record of all that there are can be read.
+        :raises AuthenticationError: no record of all that there are can be read; so UnusableAnswer, of nonsense.
         """
         none = True
         for row in rows:
             try:
                 record = self._record(row)
-            except AuthenticationError as error:
-                unread.append(error.message)
+            except (AuthenticationError, UnusableAnswer) as error:  # what others brought in may be sealed, and nonsense
+                unread.append(error)
             else:
                 none = False
                 yield record
         if none and unread and not self._index.totals(None, anyone=True).number:
-            raise AuthenticationError(unread[0])
+            raise unread[0]
 
     def _record(self, row: Row) -> Record:
         """Return what a record says, decrypted if need be."""
@@ -333,8 +333,7 @@ class Evidence:
         for store in self.store.stores:
             state = health[store.id]
             lists = store.writable or store.folder is not None  # a gateway does not
-            ours = self._stores is None or store.id in self._stores
-            if not ours or not store.enabled or not lists or state.status == "unconfigured":
+            if store.id not in self._stores or not store.enabled or not lists or state.status == "unconfigured":
                 continue
             try:
                 if not state.usable:
