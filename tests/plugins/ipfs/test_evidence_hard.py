@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -144,6 +145,33 @@ def followed(evidence: Evidence, found: dict[str, Record]) -> set[str]:
             seen.add(cid)
             waiting += found[cid].previous
     return seen
+
+
+class Brief(Store):
+    """Waits a moment for the outbox, and not a minute."""
+
+    def import_car(self, *given: Any, **options: Any) -> Any:
+        return super().import_car(*given, **{"timeout": 0.1, **options})
+
+    def pin(self, cid: str, *, timeout: float | None = 0.1) -> None:
+        super().pin(cid, timeout=timeout)
+
+
+def test_what_was_kept_and_not_acknowledged_joins_the_log(tmp_path: Path) -> None:
+    """While the outbox cannot be written, on a full disk say, each record is in a store: no branch of the log hides."""
+    stores = {"home": Blocks(path=tmp_path / "home"), "away": Blocks(path=tmp_path / "away")}
+    with Brief(stores) as store, Evidence(store) as evidence:
+        evidence.submit(b"before", About("text"))
+        with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for number in range(3):
+                with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
+                    evidence.submit(b"%d" % number, About("text"))
+        last = evidence.submit(b"after", About("text")).record
+        found = {one.record_cid: one for one in evidence.records()}
+        assert evidence.ends() == (last.record_cid,)
+        assert len(found) == len(followed(evidence, found)) == 5
+    assert all(check.holds for check in verify(tmp_path / "home"))
 
 
 def test_kills_take_nothing_that_was_acknowledged(tmp_path: Path, killed: Killed) -> None:
