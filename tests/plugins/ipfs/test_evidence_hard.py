@@ -112,6 +112,31 @@ evidence = Evidence(store, **({"recipients": sys.argv[2]} if sys.argv[2:] else {
 for store.dies in False, False, True:
     evidence.submit(b"evidence", About("text"))
 """
+#: Closes the evidence while other threads submit to it.
+CLOSING = """
+import sys, threading
+from pathlib import Path
+from time import sleep
+from pointsman import Store
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence
+
+with Store({"home": Blocks(path=Path(sys.argv[1]))}) as store, Evidence(store) as evidence:
+    ended, records = threading.Event(), []
+    def submit():
+        while not ended.is_set():
+            records.append(evidence.submit(b"evidence", About("text")).record.record_cid)
+    running = [threading.Thread(target=submit) for _ in range(4)]
+    for one in running:
+        one.start()
+    for _ in range(200):
+        sleep(0.002)
+        evidence.close()
+    ended.set()
+    for one in running:
+        one.join()
+    print(*records)
+"""
 
 
 @contextmanager
@@ -145,6 +170,14 @@ def followed(evidence: Evidence, found: dict[str, Record]) -> set[str]:
             seen.add(cid)
             waiting += found[cid].previous
     return seen
+
+
+def test_it_may_be_closed_while_others_submit(tmp_path: Path) -> None:
+    """What they submit is there; SQLite, which dies when it is closed within a change, is not."""
+    done = subprocess.run([sys.executable, "-c", CLOSING, tmp_path], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    with opened(tmp_path) as evidence:
+        assert {one.record_cid for one in evidence.records()} == set(done.stdout.split())
 
 
 class Brief(Store):

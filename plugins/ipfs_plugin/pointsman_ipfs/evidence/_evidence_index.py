@@ -169,9 +169,13 @@ class EvidenceIndex(Shared):
                 raise self._told(error) from error
 
     def close(self) -> None:
-        """Close the connections."""
-        with self._reading:
-            self._close()
+        """Close the connections, when the change has ended that another thread makes; or leave them, after a minute."""
+        if self.writing.acquire(timeout=_sqlite.BUSY_S):
+            try:
+                with self._reading:
+                    self._close()
+            finally:
+                self.writing.release()
 
     # -- the file ----------------------------------------------------------------------------------
 
