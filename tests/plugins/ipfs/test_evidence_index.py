@@ -236,6 +236,14 @@ def test_one_that_another_program_holds_is_told(store: Store, tmp_path: Path, mo
         assert len(list(evidence.records())) == 2
 
 
+def test_a_store_that_is_none_is_no_source_of_records(store: Store) -> None:
+    """Its id is mistyped, say: the index would lack what is in the right one."""
+    for wrong in ["hom"], "home":
+        with pytest.raises(ConfigError, match=r"^stores: found '.*', expected of 'home'$"):
+            Evidence(store, stores=wrong)
+    Evidence(store, stores=["home"]).close()
+
+
 def test_a_damaged_record_is_named(evidence: Evidence, kept: list[Record], store: Store, tmp_path: Path) -> None:
     """By `reindex`, with its CID; what the index has of it stays. Reading it is an error, and its evidence is there."""
     (pack,) = (tmp_path / "home" / "packs").glob("*.car")

@@ -21,11 +21,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pointsman import ConfigError, UnavailableError
+from pointsman import ConfigError, Store, UnavailableError
 from pointsman.forks import Lock, Shared
 
 from .. import _sqlite
 from .._sqlite import connected, is_empty, is_read_only, make, marks_of, opened, put_aside, to_read, transaction
+from ..embedded.blocks import default_path
 from ._locked import SharedLock
 from ._records import Envelope, as_record
 from ._rows import MARKS, TABLES, Change, Row, believed, ends_of
@@ -277,6 +278,14 @@ class EvidenceIndex(Shared):
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             text = f"{text}: for {_sqlite.BUSY_S:.0f} s another program has held it; end that, and try again"
         return UnavailableError(text, retry_same=False)
+
+
+def beside(store: Store) -> Path:
+    """Return where the index is if nobody says: beside the content of the first store that has a path."""
+    for one in store.stores:
+        if one.folder is not None:
+            return one.folder / "evidence.sqlite"
+    return default_path().with_name("evidence.sqlite")
 
 
 def _page(sql: str, named: dict[str, Any], db: sqlite3.Connection) -> list[tuple[int, Row]]:

@@ -34,9 +34,8 @@ from pointsman import (
 from pointsman.content import Finding
 
 from ..dag import cid as cids
-from ..embedded.blocks import default_path
 from ._age import Identity, Keys, hidden
-from ._evidence_index import EvidenceIndex
+from ._evidence_index import EvidenceIndex, beside
 from ._filing import Filed, Files
 from ._preparing import Preparing, hashing
 from ._records import About, Record, as_bytes, check_text
@@ -93,7 +92,7 @@ class Evidence:
         `pip install "pointsman-ipfs[age]"`.
     :param identity: the private key that opens what was encrypted: its text, or the path of a key file.
     :param stores: the ids of those from whose records an index is made anew; without, all.
-    :raises ConfigError: a key is none, the package that encrypts is not installed, or `path` is none.
+    :raises ConfigError: a key, a store or `path` is none, or the package that encrypts is not installed.
     """
 
     def __init__(
@@ -110,10 +109,14 @@ class Evidence:
         if named and not recipients and not identity:  # a list that came out empty is no wish to be read by all
             text = "give the public keys of those who may open what is stored; without encryption, leave it out"
             raise ConfigError(f"recipients: found none; {text}")
-        self.store, self._stores = store, {one.id for one in store.stores} if stores is None else {*stores}
+        known = {one.id for one in store.stores}
+        self.store, self._stores = store, known if stores is None else {*stores}
+        if unknown := self._stores - known:
+            ids = ", ".join(map(repr, sorted(known)))
+            raise ConfigError(f"stores: found {min(unknown, key=str)!r}, expected of {ids}")
         if not isinstance(path, str | PathLike | None):
             raise ConfigError(f"path: found {type(path).__name__}, expected the path of the index")
-        self.path = (_beside(store) if path is None else Path(path)).absolute()
+        self.path = (beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
         self._preparing = Preparing(store, self._keys)
         self._index = EvidenceIndex(self.path, lambda: self._pinned({}), ours=path is None)
@@ -390,10 +393,3 @@ def _named(user: str | Anyone | None) -> tuple[bool, str | None]:
         return True, None
     check_text("user", user)
     return False, user
-
-
-def _beside(store: Store) -> Path:
-    for one in store.stores:
-        if one.folder is not None:
-            return one.folder / "evidence.sqlite"
-    return default_path().with_name("evidence.sqlite")
