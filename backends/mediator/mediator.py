@@ -88,7 +88,10 @@ class Mediator:
             index = folder / "evidence.sqlite"  # else it is there, beside the content, and ours to mend
         with ExitStack() as own:
             self.store = own.enter_context(default_store(folder)) if store is None else store
-            self._evidence = own.enter_context(Evidence(self.store, index, **keys))
+            of = None  # who has a folder of its own has no part in what others keep on the same node
+            if store is None and folder is not None:
+                of = [one.id for one in self.store.stores if one.folder is not None]
+            self._evidence = own.enter_context(Evidence(self.store, index, stores=of, **keys))
             self._own = own.pop_all()
         self._closed = False
         self.evidence_state = EvidenceState(lambda: self.evidence, lambda: user_of(self.state))

@@ -28,7 +28,7 @@ from .values import _FIELDS
 Got: TypeAlias = Answered[StoreBackend, Any]
 #: Who is asked, one after another; and who is asked if all of them fail.
 Order: TypeAlias = tuple[Sequence[StoreBackend], Sequence[StoreBackend]]
-_TIMEOUT = {"timeout": _FIELDS["timeout"]}  #: that of a call, as a router's has it
+_SECONDS = dict.fromkeys(("timeout", "patience"), _FIELDS["timeout"])  #: those of a call, as a router's are
 
 
 class Storing:
@@ -63,14 +63,14 @@ class Storing:
     ) -> Task:
         """Return what is asked. What moves content has no limit but that nothing may stand still; the rest has one.
 
-        :raises ConfigError: there is no such store, the timeout is no number of seconds, or all of it is closed.
+        :raises ConfigError: there is no such store, what should be seconds is no number, or all of it is closed.
         """
         self.check_open()
-        if timeout is not None and (problems := misfits(_TIMEOUT, {"timeout": timeout})):
+        given = {name: value for name, value in (("timeout", timeout), *of.items()) if name in _SECONDS}
+        if given != {"timeout": None} and (problems := misfits(_SECONDS, given)):
             raise ConfigError(*problems)
-        policy = self._shared.policy
-        whole = policy.timeout if timeout is None and not moving else timeout
-        task = Task(hook, of, Scope(whole, idle_timeout=policy.idle_timeout), store)
+        whole = self._shared.policy.timeout if timeout is None and not moving else timeout
+        task = Task(hook, of, Scope(whole, idle_timeout=self._shared.policy.idle_timeout), store)
         if store is not None:
             self.gate.check_named(task)
         return task

@@ -16,23 +16,24 @@ MASK = "***"
 #: By identity: of two equal secrets each must go on masking when the other is gone.
 _held: WeakValueDictionary[int, Secret] = WeakValueDictionary()
 
-#: What keys look like, so that one which we do not hold (a provider's echo, a foreign key) is masked too.
+#: What keys look like, so that one which we do not hold (a provider's echo, a foreign key) is masked too. Its one group
+#: is what stays: the name of a key that has no looks of its own.
 _KEY_LIKE = re.compile(
     r"""-----BEGIN\ [A-Z0-9\ ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z0-9\ ]*PRIVATE\ KEY-----|\Z)
-      | \b(?:(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghu|github_pat)[-_]|AIza|AQ\.)[A-Za-z0-9*._-]{12,}
+      | \b(?:(?:sk|pk|rk|hf|gsk|xai|gh[oprsu]|github_pat|glpat|nvapi|xox[abeprs])[-_]|AIza|AQ\.)[A-Za-z0-9*._-]{12,}
+      | \b(?:npm_|r8_|pplx-|pypi-AgE)[A-Za-z0-9_-]{32,}
       | (?<=bearer\ )[^\s"',;]{4,}
-      | (?<=[?&]key=)[^\s&"']+
-      | (?<=[?&]api_key=)[^\s&"']+
+      | (?<=[?&]key=)[^\s&"']+ | (?<=[?&]api_key=)[^\s&"']+
       | (?<=://)[^\s/?#@:]+:[^\s/?#@]+(?=@)
-      | \bAGE-SECRET-KEY-1[A-Z0-9]{20,}
-      | \beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
+      | \bAGE-SECRET-KEY-1[A-Z0-9]{20,} | (secret_?access_?key\W{1,6})[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])
+      | \b(?-i:A[KS]IA[A-Z2-7]{16})\b | \beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 #: What an address may have percent-encoded of a key.
 _SIGN = re.compile(r"[^A-Za-z0-9]")
 #: What none of these is without, but for some words: a text that has nothing of it is not looked at closer, which would
 #: take ten times as long, in the path of a call.
-_AFTER_PREFIX = re.compile(r"[-_](?<=(?:sk|pk|rk|hf|ai|hp|hu|ho|at)[-_])")
+_AFTER_PREFIX = re.compile(r"[-_](?:(?<=(?:[spr]k|hf|ai|h[oprsu]|at|x[abeprs]|pm|r8|lx)[-_])|(?<=vapi.|pypi.|cess.))")
 
 
 class Secret:
@@ -91,14 +92,15 @@ def redact(text: str, *, shortest: int = 4) -> str:
     if (
         ("z" in plain and "aiza" in plain)  # one letter is found ten times as fast as a word
         or ("q" in plain and "aq." in plain)
-        or ("=" in plain and "key=" in plain)
+        or ("I" in text and ("AKIA" in text or "ASIA" in text))
+        or ("k" in plain and ("key=" in plain or "accesskey" in plain))
         or "bearer " in plain
         or ("@" in plain and "://" in plain)
         or ("j" in plain and "eyj" in plain)
         or ("-" in plain and ("age-secret-key-1" in plain or "private key-----" in plain))
         or (("-" in plain or "_" in plain) and _AFTER_PREFIX.search(plain))
     ):
-        return _KEY_LIKE.sub(MASK, text)
+        return _KEY_LIKE.sub(rf"\1{MASK}", text)
     return text
 
 

@@ -155,9 +155,7 @@ class Store:
         try:
             offset, length = index(offset), None if length is None else index(length)
         except TypeError as error:
-            raise InvalidRequestError(
-                f"offset {offset!r:.40}, length {length!r:.40}: expected whole numbers"
-            ) from error
+            raise InvalidRequestError(f"offset {offset!r:.40}, length {length!r:.40}: expected integers") from error
         task = self._storing.task("fetch", store, timeout, moving=True, cid=cid, offset=offset, length=length)
         pieces = self._storing.bytes_of(task)
         return Content(with_first(pieces, next(pieces, b"")))
@@ -166,6 +164,8 @@ class Store:
         self, cid: str, target: str | os.PathLike[str], *, store: str | None = None, timeout: float | None = None
     ) -> None:
         """Write a file or a folder to a path where nothing is: whole and verified, or not at all. Raises as `get`."""
+        if not isinstance(target, str | os.PathLike):
+            raise InvalidRequestError(f"target: found {type(target).__name__}, expected a path where nothing is")
         self._storing.run(self._storing.task("extract", store, timeout, moving=True, cid=cid, target=Path(target)))
 
     def export_car(self, cid: str, *, store: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
@@ -282,7 +282,7 @@ class Store:
 
         :param patience: seconds after which it returns if nothing moves; one failure is enough then.
         """
-        self._post.drain(self._storing.task("import_car", None, timeout, moving=True).scope, patience)
+        self._post.drain(self._storing.task("sync", None, timeout, moving=True, patience=patience).scope, patience)
         return self.waiting()
 
     def waiting(self) -> tuple[Waiting, ...]:

@@ -97,6 +97,16 @@ def test_a_key_is_masked_as_long_as_anybody_holds_it() -> None:
         "ghp_abcdefghijklmnopqrst",
         "gho_abcdefghijklmnopqrst",
         "github_pat_11ABCDEFG0abcdefghij",
+        "ghs_abcdefghijklmnopqrst",
+        "glpat-abcdefghijklmnopqrst",
+        "nvapi-abcdefghijklmnopqrst",
+        "xoxb-123456789012-abcdefghij",
+        "npm_abcdefghijklmnopqrstuvwxyz0123456789",
+        "r8_abcdefghijklmnopqrstuvwxyz01234567890",
+        "pplx-abcdefghijklmnopqrstuvwxyz0123456789",
+        "pypi-AgEIcHlwaS5vcmcCJGFiY2RlZmdoaWprbG1ub3A",
+        "AKIAIOSFODNN7EXAMPLE",
+        "ASIAIOSFODNN7EXAMPLE",
         "AIzaSyA1234567890abcdefghij",
         "xai-abcdefghijklmnopqrst",
         "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ",
@@ -120,11 +130,13 @@ def test_what_looks_like_a_key_is_masked(text: str, around: str) -> None:
         ("authorization: bearer qwertyuiop", "qwertyuiop"),
         ("GET /v1beta/models?key=qwertyuiop&alt=sse", "qwertyuiop"),
         ("https://example.org/?a=1&api_key=qwertyuiop", "qwertyuiop"),
+        ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "wJalrXUtnFEMI"),
+        ('{\\"SecretAccessKey\\": \\"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\\"}', "wJalrXUtnFEMI"),
         ("cannot reach https://anna:qwertyuiop@example.org/v1", "qwertyuiop"),
     ],
 )
 def test_headers_and_urls_do_not_carry_keys(text: str, kept: str) -> None:
-    """What stands behind `Bearer` or in `key=` is a key, whatever it looks like."""
+    """What stands behind `Bearer`, in `key=` or behind its name is a key, whatever it looks like."""
     assert kept not in redact(text)
 
 
@@ -136,6 +148,9 @@ def test_headers_and_urls_do_not_carry_keys(text: str, kept: str) -> None:
         "sk-short",
         "ask-the-librarian-about-it",
         "skeletonization-experts",
+        "npm_config_registry and the model pplx-70b-online",
+        "ASIA AND AFRICA, ASIAPACIFIC",
+        "the secret access key is in the safe",
         "pkg_resources.extern",
         "risk-management-department",
         "write to anna@example.org, or see https://example.org:8443/a@b",
@@ -152,10 +167,12 @@ def test_the_quick_look_misses_no_key() -> None:
     rng = random.Random("keys")
     pieces = ("sk", "pk", "hf", "gsk", "xai", "gho", "GitHub_Pat", "AIza", "AQ.", "bearer ", "?key=", "&api_key=")
     pieces += ("://", "anna:", "@", "eyJ", ".", "AGE-SECRET-KEY-1", "-----BEGIN ", "PRIVATE KEY-----", "-----END ")
-    pieces += ("-", "_", " ", "x", "abcdefghijkl", "0123456789AB", "\u017f", "\u212a", "\u00e4", "\n")
+    pieces += ("AKIA", "ASIA", "IOSFODNN7EXAMPLE", "secret", "access", "key", "pypi-AgE", "npm", "r8", "pplx", "xoxb")
+    pieces += ("NVAPI", "glpat", "-", "_", " ", "=", "x", "abcdefghijkl", "0123456789AB", "0" * 40)
+    pieces += ("\u017f", "\u212a", "\u00e4", "\n")
     for _ in range(20_000):
         text = "".join(rng.choices(pieces, k=rng.randrange(1, 8)))
-        assert redact(text) == _KEY_LIKE.sub(MASK, text)
+        assert redact(text) == _KEY_LIKE.sub(rf"\1{MASK}", text)
 
 
 def test_threads_make_keys_while_others_redact() -> None:

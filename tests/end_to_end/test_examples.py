@@ -59,7 +59,10 @@ def test_batch(tmp_path: Path) -> None:
 
 
 def test_evidence(tmp_path: Path) -> None:
-    """What is submitted is found again, byte for byte, also by the next run; the small model says something of it."""
+    """What is submitted is found again, byte for byte, also by the next run; the small model says something of it.
+
+    Where it is run it leaves one folder, and says which.
+    """
     for pieces in 2, 4:
         lines = run(EXAMPLES / "evidence.py", cwd=tmp_path).splitlines()
         assert lines[0].endswith(", in ['blocks']")
@@ -72,6 +75,8 @@ def test_evidence(tmp_path: Path) -> None:
         assert lines[1] == "There is nothing of these kinds: image, video, audio, text, financial, medical."
         assert lines[2].startswith("[here] ")
         assert lines[lines.index("Evidence:") + 1].startswith("[")
+        assert lines[-1].startswith(f"All of it is kept in {tmp_path / 'case'}, ")
+        assert [path.name for path in tmp_path.iterdir()] == ["case"]
 
 
 def test_the_echo_plugin_passes_its_own_tests(tmp_path: Path) -> None:

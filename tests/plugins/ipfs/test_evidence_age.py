@@ -16,6 +16,7 @@ import pytest
 from attrs import evolve
 from multiformats import CID
 from pointsman import AuthenticationError, ConfigError, Secret, Store, UnavailableError, UnusableAnswer
+from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.evidence import About, Evidence, Statistics, reindex
 from pointsman_ipfs.evidence._age import Keys
@@ -104,6 +105,31 @@ def test_whoever_has_the_key_finds_and_reads_it(open_: Open, tmp_path: Path) -> 
 
 
 ALICE_FILE = f"# created: 2026-05-03\n# public key: {ALICE.to_public()}\n{ALICE}\n"
+
+
+@pytest.mark.parametrize(
+    "inside", [b"no CBOR", {}, {"time": "0001-01-01T00:00:00+23:00"}, {"size": None}, {"id": "f" * 32}]
+)
+def test_what_others_have_sealed_and_is_nonsense_keeps_nobody_from_the_rest(
+    open_: Open, store: Store, inside: Any
+) -> None:
+    """Also where it names the same evidence: it is in no list, is counted, and is an error by its own CID."""
+    evidence = open_(ALICE.to_public(), identity=str(ALICE))
+    record = evidence.submit(PICTURE, ABOUT).record
+    said, sealed = sealed_in(store, record.record_cid)
+    if isinstance(inside, dict):
+        whole = cbor.decode(pyrage.decrypt(sealed, [ALICE]))
+        inside = cbor.encode({**whole, **inside} if inside else {})
+    age = pyrage.encrypt(inside, [ALICE.to_public()])
+    block = dag_cbor.encode({**said, "sealed": CID.decode(cids.to_text(cids.raw_cid(age)))})
+    blocks = [(cids.cbor_cid(block), block), (cids.raw_cid(age), age)]
+    (forged,) = store.import_car(b"".join(car.write([blocks[0][0]], blocks)))
+    assert evidence.reindex().records == 2
+    assert list(evidence.records("anna.karenina")) == [record]
+    assert (evidence.statistics().records, evidence.statistics().sealed) == (1, 1)
+    assert evidence.find(record.cid) == (record,)
+    with pytest.raises(UnusableAnswer, match=forged.cid):
+        evidence.find(forged.cid)
 
 
 def test_nothing_of_it_is_in_clear(open_: Open, store: Store, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -111,6 +112,31 @@ evidence = Evidence(store, **({"recipients": sys.argv[2]} if sys.argv[2:] else {
 for store.dies in False, False, True:
     evidence.submit(b"evidence", About("text"))
 """
+#: Closes the evidence while other threads submit to it.
+CLOSING = """
+import sys, threading
+from pathlib import Path
+from time import sleep
+from pointsman import Store
+from pointsman_ipfs import Blocks
+from pointsman_ipfs.evidence import About, Evidence
+
+with Store({"home": Blocks(path=Path(sys.argv[1]))}) as store, Evidence(store) as evidence:
+    ended, records = threading.Event(), []
+    def submit():
+        while not ended.is_set():
+            records.append(evidence.submit(b"evidence", About("text")).record.record_cid)
+    running = [threading.Thread(target=submit) for _ in range(4)]
+    for one in running:
+        one.start()
+    for _ in range(200):
+        sleep(0.002)
+        evidence.close()
+    ended.set()
+    for one in running:
+        one.join()
+    print(*records)
+"""
 
 
 @contextmanager
@@ -144,6 +170,41 @@ def followed(evidence: Evidence, found: dict[str, Record]) -> set[str]:
             seen.add(cid)
             waiting += found[cid].previous
     return seen
+
+
+def test_it_may_be_closed_while_others_submit(tmp_path: Path) -> None:
+    """What they submit is there; SQLite, which dies when it is closed within a change, is not."""
+    done = subprocess.run([sys.executable, "-c", CLOSING, tmp_path], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    with opened(tmp_path) as evidence:
+        assert {one.record_cid for one in evidence.records()} == set(done.stdout.split())
+
+
+class Brief(Store):
+    """Waits a moment for the outbox, and not a minute."""
+
+    def import_car(self, *given: Any, **options: Any) -> Any:
+        return super().import_car(*given, **{"timeout": 0.1, **options})
+
+    def pin(self, cid: str, *, timeout: float | None = 0.1) -> None:
+        super().pin(cid, timeout=timeout)
+
+
+def test_what_was_kept_and_not_acknowledged_joins_the_log(tmp_path: Path) -> None:
+    """While the outbox cannot be written, on a full disk say, each record is in a store: no branch of the log hides."""
+    stores = {"home": Blocks(path=tmp_path / "home"), "away": Blocks(path=tmp_path / "away")}
+    with Brief(stores) as store, Evidence(store) as evidence:
+        evidence.submit(b"before", About("text"))
+        with closing(sqlite3.connect(tmp_path / "home" / "outbox.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for number in range(3):
+                with pytest.raises(UnavailableError, match=r"the outbox .* cannot be used: "):
+                    evidence.submit(b"%d" % number, About("text"))
+        last = evidence.submit(b"after", About("text")).record
+        found = {one.record_cid: one for one in evidence.records()}
+        assert evidence.ends() == (last.record_cid,)
+        assert len(found) == len(followed(evidence, found)) == 5
+    assert all(check.holds for check in verify(tmp_path / "home"))
 
 
 def test_kills_take_nothing_that_was_acknowledged(tmp_path: Path, killed: Killed) -> None:

@@ -236,6 +236,14 @@ def test_one_that_another_program_holds_is_told(store: Store, tmp_path: Path, mo
         assert len(list(evidence.records())) == 2
 
 
+def test_a_store_that_is_none_is_no_source_of_records(store: Store) -> None:
+    """Its id is mistyped, say: the index would lack what is in the right one."""
+    for wrong in ["hom"], "home":
+        with pytest.raises(ConfigError, match=r"^stores: found '.*', expected of 'home'$"):
+            Evidence(store, stores=wrong)
+    Evidence(store, stores=["home"]).close()
+
+
 def test_a_damaged_record_is_named(evidence: Evidence, kept: list[Record], store: Store, tmp_path: Path) -> None:
     """By `reindex`, with its CID; what the index has of it stays. Reading it is an error, and its evidence is there."""
     (pack,) = (tmp_path / "home" / "packs").glob("*.car")
@@ -265,6 +273,27 @@ def test_what_is_pinned_and_no_record_is_left_alone(evidence: Evidence, kept: li
     assert found.records == 8
     assert [one.cid for one in found.unreadable] == [pinned[1].cid]
     assert "its id or its links are not what they should be" in found.unreadable[0].problem
+
+
+def test_a_record_that_is_not_as_one_is_keeps_nobody_from_the_others(
+    evidence: Evidence, kept: list[Record], store: Store
+) -> None:
+    """Whoever imports what somebody made up finds it named by `reindex`, in no list, and an error by its own CID."""
+    whole: Any = cbor.decode(store.get(kept[7].record_cid.replace("bafyrei", "bafkrei", 1)))
+    pinned = list[str]()
+    for wrong in ({"size": -1}, {"user": 5}, {"time": "0001-01-01T00:00:00+23:00"}, {"more": 1}, {"metadata": None}):
+        block = cbor.encode({**whole, **wrong})
+        cid = cids.cbor_cid(block)
+        pinned += [one.cid for one in store.import_car(b"".join(car.write([cid], [(cid, block)])))]
+    found = evidence.reindex()
+    assert found.records == 8
+    assert {one.cid for one in found.unreadable} == set(pinned)
+    assert list(evidence.records()) == kept
+    assert evidence.statistics().records == 8
+    assert evidence.find(kept[7].cid) == (kept[7],)
+    for cid_ in pinned:
+        with pytest.raises(UnusableAnswer, match=cid_):
+            evidence.find(cid_)
 
 
 def test_evidence_that_is_let_go_stays_known(evidence: Evidence, kept: list[Record], store: Store) -> None:

@@ -77,9 +77,11 @@ def test_collections_of_the_node_take_nothing(
     running: Callable[[Any], AbstractContextManager[Any]],
     tmp_path: Path,
     noise: Callable[[int, int], bytes],
+    monkeypatch: pytest.MonkeyPatch,
     alone: bool,
 ) -> None:
     """Whether the node is the only store or the second one: `ipfs repo gc` leaves what the records link to."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the outbox of a node alone is
     with running(spare_kubo) as node:
         stores = {"node": Kubo(url=node.api)} if alone else {"home": Blocks(path=tmp_path), "node": Kubo(url=node.api)}
         with Store(stores) as store, Evidence(store, tmp_path / "evidence.sqlite") as evidence:

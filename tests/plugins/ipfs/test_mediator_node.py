@@ -140,6 +140,20 @@ def test_damaged_bytes_come_back_from_the_node(at: Any, kubo: Any, tmp_path: Pat
         assert (found["data"], found["verified"]) == (LEASE, True)
 
 
+def test_what_others_keep_on_the_node_is_no_part_of_a_folder_of_ones_own(at: Any, kubo: Any, tmp_path: Path) -> None:
+    """Neither its lists nor its log have it, also when the index is made anew; the log of the folder stays one log."""
+    with at(kubo.api, path=tmp_path / "one") as mediator:
+        mediator.submit_evidence(LEASE, "document", "anna", "The lease")
+        assert mediator.store.sync() == ()
+    with at(kubo.api, path=tmp_path / "other") as mediator:
+        first = mediator.submit_evidence(b"Of another case", "text", "anna")
+        assert mediator.store.sync() == ()
+        for _ in range(2):
+            assert [one["cid"] for one in mediator.get_user_evidence("anna")] == [first["cid"]]
+            assert [one.previous for one in mediator.evidence.records()] == [()]
+            assert mediator.evidence.reindex().records == 1
+
+
 def test_what_the_node_alone_has_is_found_by_the_cid_of_its_record(at: Any, kubo: Any, tmp_path: Path) -> None:
     """On another machine, say, with the same node: all that was said, and the bytes."""
     with at(kubo.api, path=tmp_path / "one") as mediator:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from pointsman import Backend, Completion, Message, Request, Router, Secret, Store, UnavailableError
+from pointsman import Backend, Completion, ConfigError, Message, Request, Router, Secret, Store, UnavailableError
 from pointsman.testing import Scripted
 from pointsman_ipfs import Blocks, Receipts
 from pointsman_ipfs.proof import verify
@@ -286,3 +286,7 @@ def test_the_private_key_is_shown_nowhere(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="expected a private key of Ed25519") as caught:
         Router.from_config(json.loads(json.dumps(config)))
     assert key_in_base64()[:-2] not in str(caught.value)
+    pem = private().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    for key in key_in_base64(), pem:
+        with pytest.raises(ConfigError, match=r"^key_path: found what may be the key itself, .* is given as `key`$"):
+            Receipts(key_path=key)

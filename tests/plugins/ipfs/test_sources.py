@@ -172,8 +172,16 @@ def test_progress_that_fails_is_the_callers_error(two: Store, progress: Any) -> 
 def test_a_part_is_given_in_whole_numbers(two: Store, part: dict[str, Any]) -> None:
     """What is none is the caller's error, and no store's."""
     letter = two.put(b"Dear Sir").cid
-    with pytest.raises(InvalidRequestError, match=r"offset .*, length .*: expected whole numbers"):
+    with pytest.raises(InvalidRequestError, match=r"offset .*, length .*: expected integers"):
         two.open(letter, **part)
+
+
+def test_a_target_is_a_path(two: Store) -> None:
+    """What is none is the caller's error, as where content is given."""
+    letter = two.put(b"Dear Sir").cid
+    for target in 5, b"letter", None:
+        with pytest.raises(InvalidRequestError, match=r"^target: found \w+, expected a path where nothing is$"):
+            two.extract(letter, target)  # type: ignore[arg-type] # this is the rule
 
 
 @define(eq=False)
@@ -331,6 +339,8 @@ def test_a_timeout_is_a_number_of_seconds(two: Store, timeout: Any) -> None:
     for call in calls:
         with pytest.raises(ConfigError, match=r"^timeout: found .*, expected a number from 0 upwards$"):
             call(letter, timeout=timeout)
+    with pytest.raises(ConfigError, match=r"^patience: found .*, expected a number from 0 upwards$"):
+        two.sync(patience=timeout)
     with pytest.raises(BackendTimeout):
         two.get(letter, timeout=0)
 

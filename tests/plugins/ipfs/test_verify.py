@@ -227,12 +227,14 @@ def test_a_time_that_goes_back_is_named(forged: Forged) -> None:
     assert "has the time 2025-12-31T23:59:59.000000Z, before that of number 0" in line
 
 
-def test_a_beginning_behind_something_later_is_named(forged: Forged) -> None:
-    """A chain that begins behind a receipt which is younger, or which is not here."""
-    lines = failing(
-        forged(lambda _: record(3, None, number=0), lambda before: record(0, None, chain="1" * 32, after=before))
-    )
-    assert any("it begins behind receipt" in line and "came later" in line for line in lines)
+def test_what_a_chain_begins_behind_is_looked_at(forged: Forged) -> None:
+    """A receipt of the same chain, or one which is not here. A clock that was set back between two routers is told."""
+    checks = forged(lambda _: record(3, None, number=0), lambda before: record(0, None, chain="1" * 32, after=before))
+    (line,) = [check.text for check in checks if "it begins behind" in check.text]
+    assert "; the clock was set back, or one of the times is wrong: 2026-01-01T00:00:03" in line
+    assert failing(checks) == []
+    lines = failing(forged(numbered(0), lambda before: record(0, None, after=before)))
+    assert any("it begins behind receipt" in line for line in lines)
     absent = cids.to_text(cids.cbor_cid(b"absent"))
     checks = forged(numbered(0, after=[absent]))
     assert [check.text for check in checks if not check.holds] == [

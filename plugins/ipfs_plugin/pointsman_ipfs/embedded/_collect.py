@@ -14,14 +14,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from time import monotonic
 
 from pointsman import UnavailableError, UnusableAnswer
 from pointsman.content import Collected
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
-from ._holding import PATIENCE_S, lacking, later
+from ._holding import PATIENCE_S, lacking, lacking_still
 from ._index import Pin, Place, Sweep, Written
 from ._packs import Mark, Pack, head_of, locked, marked, packs_in
 from ._places import Places
@@ -77,14 +76,10 @@ def _walk(root: bytes, sweep: Sweep, places: Places, shelf: Shelf, alive: Callab
         alive()
         return shelf.get(cid)
 
-    ends = monotonic() + PATIENCE_S
-    while why := lacking(places, root, Verified(get), found := _Found(sweep)):
-        places.catch_up_wholly()
-        if not places.pinned(root):
-            return
-        if not later(places, root, ends):
-            text = f"nothing was removed: {to_text(root)} is pinned and not whole: {why}; mend or unpin it first"
-            raise UnusableAnswer(text, retry_same=False, try_next=False)
+    found, read = _Found(sweep), Verified(get)
+    if lacking(places, root, read, found) and (why := lacking_still(places, root, read, found.begin, PATIENCE_S)):
+        text = f"nothing was removed: {to_text(root)} is pinned and not whole: {why}; mend or unpin it first"
+        raise UnusableAnswer(text, retry_same=False, try_next=False)
     found.settle()
 
 
@@ -99,6 +94,11 @@ class _Found:
 
     def add(self, cid: bytes) -> None:
         self._new.add(cid)
+
+    def begin(self) -> _Found:
+        """Forget what was found."""
+        self._new.clear()
+        return self
 
     def settle(self) -> None:
         for cid in self._new:

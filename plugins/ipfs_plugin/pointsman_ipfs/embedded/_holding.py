@@ -34,17 +34,28 @@ def lacking(places: Places, root: bytes, get: Verified, seen: Seen | None = None
     return ""
 
 
-def lacking_still(places: Places, root: bytes, get: Verified) -> str:
-    """Say so of a root that was pinned: others may have unpinned and collected it since, or be writing it again."""
-    ends = monotonic() + _SHORT_S
+def lacking_still(
+    places: Places,
+    root: bytes,
+    get: Verified,
+    begin: Callable[[], Seen | None] = lambda: None,
+    patience: float = _SHORT_S,
+) -> str:
+    """Say so of a root that was pinned: others may have unpinned and collected it since, or be writing it again.
+
+    :param begin: returns what is passed over and added to; called for each look, also for that at a pin that is gone.
+    :param patience: seconds for which it is looked for again.
+    """
+    ends = monotonic() + patience
     while True:
+        seen = begin()
         places.catch_up()
-        why = lacking(places, root, get) if places.pinned(root) else ""
-        if not why or not later(places, root, ends):
+        why = lacking(places, root, get, seen) if places.pinned(root) else ""
+        if not why or not _later(places, root, ends):
             return why
 
 
-def later(places: Places, root: bytes, ends: float) -> bool:
+def _later(places: Places, root: bytes, ends: float) -> bool:
     """Say, a moment later, whether what is missing under a pin is to be looked for again: the pin is new.
 
     A put whose blocks were just collected by somebody else writes them again, after its pin.

@@ -21,11 +21,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pointsman import ConfigError, UnavailableError
+from pointsman import ConfigError, Store, UnavailableError
 from pointsman.forks import Lock, Shared
 
 from .. import _sqlite
 from .._sqlite import connected, is_empty, is_read_only, make, marks_of, opened, put_aside, to_read, transaction
+from ..embedded.blocks import default_path
 from ._locked import SharedLock
 from ._records import Envelope, as_record
 from ._rows import MARKS, TABLES, Change, Row, believed, ends_of
@@ -169,9 +170,13 @@ class EvidenceIndex(Shared):
                 raise self._told(error) from error
 
     def close(self) -> None:
-        """Close the connections."""
-        with self._reading:
-            self._close()
+        """Close the connections, when the change has ended that another thread makes; or leave them, after a minute."""
+        if self.writing.acquire(timeout=_sqlite.BUSY_S):
+            try:
+                with self._reading:
+                    self._close()
+            finally:
+                self.writing.release()
 
     # -- the file ----------------------------------------------------------------------------------
 
@@ -189,7 +194,9 @@ class EvidenceIndex(Shared):
                 try:
                     self._open()
                 except sqlite3.Error as error:
-                    if not _is_damage(error) or not (self._ours or _is_ours(self.path, error)):
+                    # What is foreign is not read: to close it would let go of what this process has locked in it.
+                    ours = self._ours or (not isinstance(error, _Foreign) and _is_ours(self.path))
+                    if not _is_damage(error) or not ours:
                         if _is_damage(error):
                             self.writing.forget()
                         raise self._told(error) from error
@@ -273,6 +280,14 @@ class EvidenceIndex(Shared):
         return UnavailableError(text, retry_same=False)
 
 
+def beside(store: Store) -> Path:
+    """Return where the index is if nobody says: beside the content of the first store that has a path."""
+    for one in store.stores:
+        if one.folder is not None:
+            return one.folder / "evidence.sqlite"
+    return default_path().with_name("evidence.sqlite")
+
+
 def _page(sql: str, named: dict[str, Any], db: sqlite3.Connection) -> list[tuple[int, Row]]:
     rows = db.execute(sql, named).fetchall()
     return [(place, believed(cid, block, sealed)) for place, cid, block, sealed in rows]
@@ -284,14 +299,8 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return code in _DAMAGE and not isinstance(error, sqlite3.ProgrammingError)
 
 
-def _is_ours(path: Path, error: sqlite3.Error | None = None) -> bool:
-    """Whether the header, as far as it can be read, says that it is an index of evidence.
-
-    :param error: when it was opened. Of another program's file that is not read: to close it would let go of what that
-        has locked, if it runs in this process.
-    """
-    if isinstance(error, _Foreign):
-        return False
+def _is_ours(path: Path) -> bool:
+    """Whether the header, as far as it can be read, says that it is an index of evidence."""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(100)
         return head.startswith(_MAGIC) and head[68:72] == MARKS[0].to_bytes(4, "big")

@@ -96,10 +96,10 @@ class Files:
         begun, entered = begun_in(self._index.writing.noted()), list[bytes]()
         if begun and not change.has(begun[-1]):
             for cid in filter(self._has, begun):  # nobody was told of another one that it is kept
+                entered.append(cid)
                 with suppress(BackendError):
                     self._store.pin(to_text(cid))
                     change.add(self._read(cid))
-                    entered.append(cid)
         return entered
 
     def _has(self, cid: bytes) -> bool:

@@ -218,7 +218,7 @@ class Envelope:
                 user=_of(said, "user", str | None),
                 metadata=_of(said, "metadata", dict),
             )
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # the first hour of the year 1 is none in UTC everywhere
             raise _wrong(self.cid, str(error)) from error
 
 

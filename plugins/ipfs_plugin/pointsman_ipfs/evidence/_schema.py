@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pointsman import UnusableAnswer
+
 from .._forms import Of, is_count, is_hex, is_time, misfits, such
-from ..dag.cbor import Ref
-from ..dag.cid import RAW, codec_of, is_ours
-from ._records import SCHEMA
+from ..dag.cbor import Ref, encode
+from ..dag.cid import RAW, codec_of, is_ours, to_text
+from ._records import SCHEMA, Envelope
+
+#: What stands in the block of every record.
+_SIGN = encode("schema") + encode(SCHEMA)
 
 
 @such("a link by a CID of version 0 or 1, raw, dag-pb or dag-cbor, and sha2-256")
@@ -55,6 +60,19 @@ def problems_of(said: Mapping[str, Any]) -> Iterator[str]:
         yield "merges: found none, or more than `previous` has"
     if merges.__class__ is list and len({*map(repr, merges), repr(said.get("previous"))}) <= len(merges):
         yield "merges: found the same record twice"
+
+
+def envelope_of(cid: bytes, block: bytes) -> Envelope | None:
+    """Return what a block says, which anybody may have written; None if it is one of something else.
+
+    :raises UnusableAnswer: it says that it is a record, and is not as one is.
+    """
+    if _SIGN not in block:
+        return None
+    envelope = Envelope.read(cid, block)
+    if (problem := next(problems_of(envelope.said), None)) is not None:
+        raise UnusableAnswer(f"record {to_text(cid)}: {problem}")
+    return envelope
 
 
 def opened_problems(said: Any) -> Iterator[str]:

@@ -34,14 +34,13 @@ from pointsman import (
 from pointsman.content import Finding
 
 from ..dag import cid as cids
-from ..dag.cbor import encode
-from ..embedded.blocks import default_path
 from ._age import Identity, Keys, hidden
-from ._evidence_index import EvidenceIndex
+from ._evidence_index import EvidenceIndex, beside
 from ._filing import Filed, Files
 from ._preparing import Preparing, hashing
-from ._records import SCHEMA, About, Envelope, Record, as_bytes, check_text
+from ._records import About, Record, as_bytes, check_text
 from ._rows import Row
+from ._schema import envelope_of
 from ._submitted import Submitted
 
 __all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Statistics", "reindex"]
@@ -50,8 +49,6 @@ __all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Stati
 _TRIES = 3
 #: Bytes of encrypted records that are remembered when they were opened.
 _REMEMBERED = 64 << 20
-#: What stands in the block of every record.
-_SIGN = encode("schema") + encode(SCHEMA)
 
 
 class Anyone(Enum):
@@ -71,7 +68,7 @@ class Statistics:
     size: int  #: bytes of evidence, of the same bytes as often as they were submitted
     evidence_types: frozenset[str]
     users: frozenset[str]
-    sealed: int = 0  #: encrypted records, not counted above, that no key here opens: nobody knows whose they are
+    sealed: int = 0  #: encrypted records, not counted above, that cannot be read here: nobody knows whose they are
 
 
 @frozen
@@ -94,7 +91,8 @@ class Evidence:
         `identity`, unless that is of SSH, which only reads then; without that, nothing is encrypted. Needs
         `pip install "pointsman-ipfs[age]"`.
     :param identity: the private key that opens what was encrypted: its text, or the path of a key file.
-    :raises ConfigError: a key is none, the package that encrypts is not installed, or `path` is none.
+    :param stores: the ids of those from whose records an index is made anew; without, all.
+    :raises ConfigError: a key, a store or `path` is none, or the package that encrypts is not installed.
     """
 
     def __init__(
@@ -104,16 +102,21 @@ class Evidence:
         *,
         recipients: str | Iterable[str] | None = None,
         identity: Identity | Iterable[Identity] | None = None,
+        stores: Iterable[str] | None = None,
     ) -> None:
         named = recipients is not None or identity is not None
         recipients, identity = hidden(recipients, public=True), hidden(identity)  # so that no traceback shows a key
         if named and not recipients and not identity:  # a list that came out empty is no wish to be read by all
             text = "give the public keys of those who may open what is stored; without encryption, leave it out"
             raise ConfigError(f"recipients: found none; {text}")
-        self.store = store
+        known = {one.id for one in store.stores}
+        self.store, self._stores = store, known if stores is None else {*stores}
+        if unknown := self._stores - known:
+            ids = ", ".join(map(repr, sorted(known)))
+            raise ConfigError(f"stores: found {min(unknown, key=str)!r}, expected of {ids}")
         if not isinstance(path, str | PathLike | None):
             raise ConfigError(f"path: found {type(path).__name__}, expected the path of the index")
-        self.path = (_beside(store) if path is None else Path(path)).absolute()
+        self.path = (beside(store) if path is None else Path(path)).absolute()
         self._keys = Keys(recipients, identity) if recipients or identity else None
         self._preparing = Preparing(store, self._keys)
         self._index = EvidenceIndex(self.path, lambda: self._pinned({}), ours=path is None)
@@ -159,19 +162,23 @@ class Evidence:
         knows is found by that of its plain bytes, too, by which the next one links to it.
 
         :raises InvalidRequestError: it is no CID.
-        :raises AuthenticationError: they are encrypted, and there is no key, or none that opens them.
+        :raises AuthenticationError: they are encrypted, and there is no key, or none that opens any.
+        :raises UnusableAnswer: what is there is not as a record is.
         """
         wanted = cids.version_1(cids.parse(cid))
         rows = self._index.with_cid(wanted)
         if not rows and cids.codec_of(wanted) == cids.DAG_CBOR:
             with suppress(ContentNotFoundError):
                 rows = list(self._read(wanted))
-        return tuple(map(self._record, rows))
+        unread = list[BackendError]()
+        if (found := tuple(self._readable(rows, unread))) or not unread:
+            return found
+        raise unread[0]
 
     def records(self, user: str | Anyone | None = ANYONE, claim_type: str | None = None) -> Iterator[Record]:
         """Give out the records of a user (None: those that name no user), of a claim if one is named, in their order.
 
-        Those that are encrypted for others are left out; `statistics` counts them.
+        Those that are encrypted for others are left out, and those in which nonsense was; `statistics` counts them.
 
         :raises AuthenticationError: there are records, and all are encrypted, and no key here opens any.
         :raises InvalidRequestError: user or claim is no text.
@@ -185,7 +192,7 @@ class Evidence:
     def statistics(self, user: str | Anyone | None = ANYONE) -> Statistics:
         """Return what the records of a user come to. Raises as `records`."""
         anyone, named = _named(user)
-        known, unread = self._index.totals(named, anyone=anyone), list[str]()
+        known, unread = self._index.totals(named, anyone=anyone), list[BackendError]()
         readable = self._readable(self._index.sealed(), unread)
         sealed = [one for one in readable if anyone or one.user == named]
         return Statistics(
@@ -251,9 +258,7 @@ class Evidence:
 
         :raises UnusableAnswer: it is damaged.
         """
-        block = self._block(cid)
-        if _SIGN in block:
-            envelope = Envelope.read(cid, block)
+        if (envelope := envelope_of(cid, self._block(cid))) is not None:
             yield Row(envelope, None if envelope.sealed is None else self._block(envelope.sealed))
 
     def _block(self, cid: bytes) -> bytes:
@@ -262,23 +267,23 @@ class Evidence:
             raise UnusableAnswer(f"block {cids.to_text(cid)}: the store gave other bytes", retry_same=False)
         return block
 
-    def _readable(self, rows: Iterable[Row], unread: list[str]) -> Iterator[Record]:
+    def _readable(self, rows: Iterable[Row], unread: list[BackendError]) -> Iterator[Record]:
         """Yield what those records say that can be opened.
 
         :param unread: takes of each other one why it cannot be.
-        :raises AuthenticationError: no record of all that there are can be read.
+        :raises AuthenticationError: no record of all that there are can be read; so UnusableAnswer, of nonsense.
         """
         none = True
         for row in rows:
             try:
                 record = self._record(row)
-            except AuthenticationError as error:
-                unread.append(error.message)
+            except (AuthenticationError, UnusableAnswer) as error:  # what others brought in may be sealed, and nonsense
+                unread.append(error)
             else:
                 none = False
                 yield record
         if none and unread and not self._index.totals(None, anyone=True).number:
-            raise AuthenticationError(unread[0])
+            raise unread[0]
 
     def _record(self, row: Row) -> Record:
         """Return what a record says, decrypted if need be."""
@@ -321,7 +326,7 @@ class Evidence:
             return Reindexed(change.replace(self._pinned(unreadable), kept), tuple(unreadable.values()))
 
     def _pinned(self, unreadable: dict[str, Finding]) -> Iterator[Row]:
-        """Yield the records that are pinned in any store.
+        """Yield the records that are pinned in any store of those.
 
         :param unreadable: takes what may be one and cannot be read, and which store cannot be listed.
         :raises BackendError: none can be listed.
@@ -331,7 +336,7 @@ class Evidence:
         for store in self.store.stores:
             state = health[store.id]
             lists = store.writable or store.folder is not None  # a gateway does not
-            if not store.enabled or not lists or state.status == "unconfigured":
+            if store.id not in self._stores or not store.enabled or not lists or state.status == "unconfigured":
                 continue
             try:
                 if not state.usable:
@@ -388,10 +393,3 @@ def _named(user: str | Anyone | None) -> tuple[bool, str | None]:
         return True, None
     check_text("user", user)
     return False, user
-
-
-def _beside(store: Store) -> Path:
-    for one in store.stores:
-        if one.folder is not None:
-            return one.folder / "evidence.sqlite"
-    return default_path().with_name("evidence.sqlite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from ..dag.cbor import encode
 _PEM = "-----BEGIN"
 _SIZE = 32  #: bytes of a key, private or public
 _NAME = encode("signature")
+#: In the place of a path: PEM, or 32 bytes in base64.
+_LIKE_KEY = re.compile(r"PRIVATE KEY|[A-Za-z0-9+/]{40}=$")
 _INSTALL = 'signatures need cryptography: pip install "pointsman-ipfs[sign]"'
 
 
@@ -38,9 +41,11 @@ def signer_of(key: Secret | None, path: Path | None) -> Signer | None:
         try:
             key = Secret(path.read_text("ascii"))
         except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"key_path: {path} cannot be read: {getattr(error, 'strerror', 'it is no text')}"
-            ) from None
+            if _LIKE_KEY.search(str(path)):
+                text = "found what may be the key itself, expected the path of its file; a key is given as `key`"
+                raise ConfigError(f"key_path: {text}") from None
+            text = f"{path} cannot be read: {getattr(error, 'strerror', 'it is no text')}"
+            raise ConfigError(f"key_path: {text}") from None
     if key is None:
         return None
     private = _private(key, "key" if path is None else f"key_path: {path}")
