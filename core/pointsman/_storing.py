@@ -66,8 +66,8 @@ class Storing:
         :raises ConfigError: there is no such store, what should be seconds is no number, or all of it is closed.
         """
         self.check_open()
-        given = {name: value for name, value in (("timeout", timeout), *of.items()) if name in _SECONDS}
-        if given != {"timeout": None} and (problems := misfits(_SECONDS, given)):
+        seconds = {"timeout": timeout, "patience": of.get("patience")}
+        if (timeout is not None or "patience" in of) and (problems := misfits(_SECONDS, seconds)):
             raise ConfigError(*problems)
         whole = self._shared.policy.timeout if timeout is None and not moving else timeout
         task = Task(hook, of, Scope(whole, idle_timeout=self._shared.policy.idle_timeout), store)
