@@ -71,6 +71,23 @@ def test_what_is_pinned_again_and_collected_meanwhile_is_told(
     other.gc()
 
 
+def test_a_pin_that_others_have_put_meanwhile_is_not_taken_back(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CAR with two roots cannot be kept whole, since what one builds upon was collected: the other one is whole."""
+    store, other = opened(), opened()
+    store.put(b"collected", pin=False)
+    data = encode({"data": Ref(cids.raw_cid(b"collected"))})
+    blocks = [(cids.raw_cid(b"hello"), b"hello"), (cids.cbor_cid(data), data)]
+    list(other.ls())
+    once(monkeypatch, Writer, "add", lambda: other.put(b"hello"), after=True)
+    once(monkeypatch, Writer, "add", other.gc, after=False)
+    with pytest.raises(ContentNotFoundError):
+        store.import_car(b"".join(car.write([cid for cid, _ in blocks], blocks)))
+    assert [entry.cid for entry in other.ls()] == [cids.to_text(blocks[0][0])]
+    other.gc()
+
+
 def test_what_was_collected_before_its_writer_noted_it_is_written_again(
     opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:

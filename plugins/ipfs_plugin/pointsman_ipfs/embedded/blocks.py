@@ -173,9 +173,8 @@ class Blocks:
         with _Put(opened, pin, alive) as put:
             for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:
                 put.block(cid, data)
-            before = opened.places.pinned_of(roots)
             put.finish(roots)
-        held.pinned(before, partial(opened.writer.add, (), ()))
+        held.pinned(partial(opened.writer.add, (), ()))
         return [_stored(get, root) for root in roots]
 
     @hookimpl
@@ -185,9 +184,8 @@ class Blocks:
         root = reader.resolve(get, cid)
         held = Held(opened.places, get, (root,))
         held.hold(root)
-        before = opened.places.pinned_of((root,))
         opened.writer.add((), (root,))
-        held.pinned(before, partial(opened.writer.add, (), ()))
+        held.pinned(partial(opened.writer.add, (), ()))
 
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
