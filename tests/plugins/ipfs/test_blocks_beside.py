@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import ContentNotFoundError, Store
+from pointsman import BackendTimeout, ContentNotFoundError, Store
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
@@ -189,3 +192,30 @@ def test_a_large_put_that_was_interrupted_twice_holds_on_to_nothing(
     cid = store.put(b"put since", pin=False).cid
     assert [one.blocks for one in other.gc().values()] == [1]
     assert not other.has(cid)
+
+
+@pytest.mark.parametrize("way", ["put", "put what is there", "pin", "import_car", "unpin", "gc"])
+def test_the_time_of_a_call_is_up_where_another_program_was_stopped_while_it_changed_the_index(
+    opened: Callable[[], Store], tmp_path: Path, way: str
+) -> None:
+    """Its lock is waited for no longer than the call may take; what failed is put when the lock is free."""
+    store, large = opened(), os.urandom(3 << 20)
+    cid = store.put(b"here before" * 10_000).cid
+    exported = b"".join(store.export_car(cid))
+    list(store.ls())  # the index knows all of it
+    calls: dict[str, Callable[[], object]] = {
+        "put": lambda: store.put(large * 2, timeout=0.3),
+        "put what is there": lambda: store.put(b"here before" * 10_000, timeout=0.3),
+        "pin": lambda: store.pin(cid, timeout=0.3),
+        "import_car": lambda: store.import_car(exported, timeout=0.3),
+        "unpin": lambda: store.unpin(cid, timeout=0.3),
+        "gc": lambda: store.gc(timeout=0.3),
+    }
+    stopped = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+    stopped.execute("BEGIN IMMEDIATE")
+    began = monotonic()
+    with suppress(BackendTimeout) if way == "unpin" else pytest.raises(BackendTimeout):
+        calls[way]()
+    assert monotonic() - began < 10
+    stopped.close()
+    calls[way]()

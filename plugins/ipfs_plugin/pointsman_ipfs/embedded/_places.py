@@ -12,15 +12,19 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from time import monotonic
 
 from pointsman import UnavailableError
 
+from .._sqlite import patience
 from ._index import Index, Place, Written
 from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned, sync_file, unwritten
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
 _PAUSE_S, _PAUSES = 0.1, 20
+#: Seconds for which others that change the index are waited for then, and after which it is tried again.
+_AGAIN_S = 1.0
 #: Blocks that are remembered beyond those that wait: of small things that are put again and again.
 _REMEMBERED = 1 << 14
 #: Rows of the index that are entered in one go.
@@ -226,8 +230,12 @@ class Places:
                 if self._ending.wait(_PAUSE_S) or len(self._waiting) == before:
                     break
             self._wanted.clear()
-            with suppress(UnavailableError, MemoryError):  # a full disk: it waits on, and whoever needs it is told
-                self.flush()
+            try:
+                with patience.until(monotonic() + _AGAIN_S):  # other threads of ours may not wait as long
+                    self.flush()
+            except (UnavailableError, MemoryError):  # a full disk: it waits on, and whoever needs it is told
+                self._wanted.set()
+                self._ending.wait(_AGAIN_S)
 
     # -- what others have written ------------------------------------------------------------------
 
