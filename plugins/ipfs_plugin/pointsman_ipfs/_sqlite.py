@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -33,8 +33,8 @@ class _Patience(threading.local):
             self.ends = before
 
     def left_ms(self) -> int:
-        """Return for how many milliseconds this thread may wait now."""
-        return int(1000 * max(0.0, min(BUSY_S, self.ends - monotonic())))
+        """Return for how many milliseconds this thread may wait now: when they have gone by, its time is up."""
+        return ceil(1000 * max(0.0, min(BUSY_S, self.ends - monotonic()))) + 1
 
 
 #: Of who changes the index of an embedded store.

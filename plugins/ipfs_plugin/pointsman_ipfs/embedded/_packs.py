@@ -78,7 +78,7 @@ class Pack:
         self.path, self.name, self._path = path, path.stem, str(path)
         self.size = size
         self.abandoned = False
-        self._file = file
+        self._file, self._stands = file, _standing(file)
         self._room = size  #: bytes that the file has, those behind `size` zeros
         self._broken = False
 
@@ -159,7 +159,7 @@ class Pack:
         start = self.append(data)
         try:
             sync_file(self._file)
-            if not os.access(self._path, os.F_OK):  # not `fstat`: the next barrier takes longer after it
+            if _standing(self._file) != self._stands or not os.access(self._path, os.F_OK):
                 raise FileNotFoundError(ENOENT, f"{self.path.name} was removed by another program")
         except OSError as error:
             self._broken, self.size = True, start
@@ -198,6 +198,17 @@ class Pack:
     def fileno(self) -> int:
         """The open file."""
         return self._file
+
+
+def _standing(file: int) -> str:
+    """Return where an open file stands now: not where it was, if another one was put in its place, or its folder moved.
+
+    Without `fstat`, after which the next barrier takes longer. "" where the system does not say it.
+    """
+    try:
+        return os.readlink(f"/proc/self/fd/{file}")
+    except OSError:
+        return ""
 
 
 def marked(name: str, offset: int, mark: Mark) -> bytes:
