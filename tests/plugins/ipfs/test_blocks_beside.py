@@ -157,6 +157,28 @@ def test_what_a_collection_moves_during_a_verify_is_not_told(
     assert verifying.get(cid) == b"hello"
 
 
+def test_what_a_child_inherits_keeps_no_pack_from_a_collection(
+    opened: Callable[[], Store], forked: Callable[[Callable[[], object]], int], tmp_path: Path
+) -> None:
+    """Its copy of a file would keep the lock that its parent has let go, and the room of a pack that is gone."""
+    store, packs = opened(), tmp_path / "packs"
+    cid = store.put(b"stays").cid
+    store.put(os.urandom(300_000), pin=False)
+    assert store.get(cid) == b"stays"
+    before, (ends, end), (begins, begin) = [*packs.iterdir()], os.pipe(), os.pipe()
+    child = forked(lambda: (os.close(end), os.write(begin, b"!"), os.read(ends, 1)))
+    try:
+        assert os.read(begins, 1) == b"!"
+        store.gc()
+        assert [pack for pack in before if pack.exists()] == []
+        files = map(os.path.realpath, Path(f"/proc/{child}/fd").iterdir())
+        assert [file for file in files if file.startswith(str(packs))] == []
+    finally:
+        for file in end, ends, begin, begins:
+            os.close(file)
+        os.waitpid(child, 0)
+
+
 def test_nobody_goes_on_with_a_pack_that_a_killed_collection_left(opened: Callable[[], Store], tmp_path: Path) -> None:
     """Others leave what is said there alone, as long as it counts as one that somebody moves blocks to."""
     first, other = opened(), opened()

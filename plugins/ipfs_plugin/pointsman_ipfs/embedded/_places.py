@@ -17,8 +17,9 @@ from time import monotonic
 from pointsman import UnavailableError
 
 from .._sqlite import patience
+from ._disk import sync_file, unwritten
 from ._index import Index, Place, Written
-from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned, sync_file, unwritten
+from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import time_ns
 
 from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
+from pointsman.forks import Shared
 
 from ..dag.cid import matches, to_text, version_1
 from ._index import Place
@@ -21,17 +22,21 @@ from ._places import Places
 _OPEN = 64
 
 
-class Shelf:
-    """Reads the blocks of one store. Thread-safe.
+class Shelf(Shared):
+    """Reads the blocks of one store. Thread-safe; a forked child keeps no file open: packs may go meanwhile.
 
     :param quarantine: the folder for what is wrong; None where nothing can be put aside.
     """
 
     def __init__(self, places: Places, quarantine: Path | None) -> None:
         self._places, self._quarantine = places, quarantine
+        self._generation = places.generation
+        self.begin()
+        super().__init__()
+
+    def begin(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[str, _File] = {}
-        self._generation = places.generation
 
     def get(self, cid: bytes) -> bytes:
         """Return the bytes of a block, verified.

@@ -15,8 +15,9 @@ from pointsman import UnavailableError
 
 from .._sqlite import patience
 from .._together import Together
+from ._disk import sync_file, unwritten
 from ._index import Written
-from ._packs import Mark, Pack, head_of, is_formed, joined, packs_in, sync_file, unwritten
+from ._packs import Mark, Pack, head_of, is_formed, joined, packs_in
 from ._places import Places
 from ._reserve import Reserve
 from ._shelf import Shelf
