@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import time_ns
@@ -55,7 +55,7 @@ class Shelf(Shared):
                 self._places.catch_up()
                 continue
             self._put_aside(cid, place, data)
-            self._look_elsewhere(cid, place)
+            self.look_elsewhere({cid: place})
             wrong.add(place)
         if place or any(damaged[-32:] == digest for damaged in self._places.index.damaged()):
             raise UnusableAnswer(f"block {to_text(cid)} was damaged on this disk{self._aside(cid)}", try_next=True)
@@ -79,9 +79,11 @@ class Shelf(Shared):
         return file is not None and version_1(cid_before(file.number, place.offset, cid[-32:])) == version_1(cid)
 
     def check(self, name: str) -> Iterator[tuple[bytes, str]]:
-        """Read a pack through; put aside what is wrong, and yield it with the reason."""
-        for cid, place in self._standing(name):
-            if self.at(cid, place) is None and self._file(name) is not None:  # else a collection has moved it
+        """Read a pack through; put aside what is wrong, and yield it with the reason if it is whole nowhere else."""
+        wrong = {cid: place for cid, place in self._standing(name) if self.at(cid, place) is None}
+        self.look_elsewhere(wrong)
+        for cid in wrong:
+            if self._places.index.place(cid[-32:]) is None and self._file(name) is not None:  # else it was moved
                 yield cid, f"its bytes in {name}.car are not those of its CID{self._aside(cid)}"
 
     def _standing(self, name: str) -> Iterator[tuple[bytes, Place]]:
@@ -112,6 +114,20 @@ class Shelf(Shared):
             return data
         self._put_aside(cid, place, data)
         return None
+
+    def look_elsewhere(self, wrong: Mapping[bytes, Place]) -> None:
+        """See whether these blocks, which are wrong where they were read, stand elsewhere, too: whole ones are entered.
+
+        What was put again since it is damaged does: the index has the older place of two.
+        """
+        left = {cid[-32:]: (cid, place) for cid, place in wrong.items()}
+        for path in packs_in(self._places.folder) if left else ():
+            for record in self.records(path.stem):
+                place = Place(path.stem, record.offset, record.length)
+                cid, read = left.get(record.cid[-32:], (b"", place))
+                if read != place and matches(cid, self._read(place) or b""):
+                    self._places.index.found(record, path.stem)
+                    del left[cid[-32:]]
 
     def records(self, name: str) -> Iterator[Record]:
         """Yield the blocks that stand in a pack, without reading them; nothing if the pack is gone."""
@@ -176,15 +192,6 @@ class Shelf(Shared):
         """Say whether anything was put aside in the place of a block."""
         is_there = self._quarantine is not None and any(self._quarantine.glob(f"{to_text(cid)}.*"))
         return ": what is there in its place has been put aside" if is_there else ""
-
-    def _look_elsewhere(self, cid: bytes, wrong: Place) -> None:
-        """See whether another pack, or another place in this one, has the block: whole ones are entered."""
-        for path in packs_in(self._places.folder):
-            for record in self.records(path.stem):
-                place = Place(path.stem, record.offset, record.length)
-                if record.cid[-32:] == cid[-32:] and place != wrong and matches(cid, self._read(place) or b""):
-                    self._places.index.found(record, path.stem)
-                    return
 
 
 class _File:

@@ -1,0 +1,82 @@
+"""A block that stands in several places of a store, and is damaged in the one where it is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pointsman import Store
+from pointsman_ipfs import Blocks
+
+CONTENT = b"what is put again since it is damaged" * 9
+
+
+def flip(pack: Path, at: int) -> None:
+    data = bytearray(pack.read_bytes())
+    data[data.index(CONTENT) + at] ^= 1
+    with pack.open("r+b") as file:  # the file that others have open
+        file.write(data)
+
+
+def put_again(path: Path, *garbage: bytes) -> str:
+    """Put it, damage it, and put it again with another process's memory; with garbage in the pack of the new one."""
+    packs = path / "packs"
+    with Store([Blocks(path=path)]) as first, Store([Blocks(path=path)]) as store:
+        cid = first.put(CONTENT).cid
+        first.put(b"it goes on there")
+        list(store.ls())
+        (pack,) = packs.iterdir()
+        flip(pack, 3)
+        for one in garbage:
+            store.put(one, pin=False)
+        assert store.put(CONTENT).cid == cid
+    return cid
+
+
+@pytest.mark.parametrize("how", ["verify", "gc", "verify and gc"])
+def test_content_that_was_damaged_and_put_again_is_whole(tmp_path: Path, how: str) -> None:
+    """Whoever finds the old place wrong takes the new one; and no collection drops the new one for the old one."""
+    cid = put_again(tmp_path, *[os.urandom(300_000)] * ("gc" in how))
+    with Store([Blocks(path=tmp_path)]) as store:
+        before = {*(tmp_path / "packs").iterdir()}
+        if "verify" in how:
+            assert list(store.verify()) == []
+        if "gc" in how:
+            store.gc()
+            assert before != {*(tmp_path / "packs").iterdir()}
+        assert store.get(cid) == CONTENT
+        assert list(store.verify()) == []
+    for file in tmp_path.glob("index*"):
+        file.unlink()
+    with Store([Blocks(path=tmp_path)]) as store:
+        assert list(store.verify()) == []
+        store.gc()
+        assert store.get(cid) == CONTENT
+
+
+def test_a_whole_copy_in_a_pack_that_is_emptied_is_moved(tmp_path: Path) -> None:
+    """Of two copies in one pack the damaged one is read: the other one goes on to the new pack."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        store.put(os.urandom(300_000), pin=False)
+        cid = store.put(CONTENT).cid
+    (pack,) = (tmp_path / "packs").iterdir()
+    with Store([Blocks(path=tmp_path)]) as store:
+        assert store.put(CONTENT).cid == cid
+    flip(pack, 3)
+    with Store([Blocks(path=tmp_path)]) as store:
+        store.gc()
+        assert not pack.exists()
+        assert store.get(cid) == CONTENT
+        assert list(store.verify()) == []
+
+
+def test_what_is_damaged_in_every_place_is_told_once(tmp_path: Path) -> None:
+    """It is nowhere else: that is damage, whoever looks."""
+    cid = put_again(tmp_path)
+    for pack in (tmp_path / "packs").iterdir():
+        data = pack.read_bytes().replace(CONTENT, bytes(len(CONTENT)))
+        pack.write_bytes(data)
+    with Store([Blocks(path=tmp_path)]) as store:
+        wrong = [one for one in store.verify() if "are not those of its CID" in one.problem]
+        assert [one.cid for one in wrong] == [cid]
