@@ -83,6 +83,7 @@ def test_nothing_is_acknowledged_in_a_pack_in_whose_place_a_backup_was_put(
     copy = shutil.copytree(path, path.with_name("copy"), ignore=shutil.ignore_patterns("index*"))
 
     def put_back() -> Iterator[bytes]:
+        store.put(b"since")
         yield bytes(size)
         if what == "a folder":
             path.rename(path.with_name("old"))

@@ -105,17 +105,21 @@ class Places:
         return generation, {digest for digest in digests if digest in recent}
 
     def _renew(self) -> int:
-        """Forget what may have been collected since; return the generation.
-
-        What waits is read where it is until the index has it. No put builds upon it: others may have entered it first.
-        """
+        """Forget what may have been collected since; return the generation."""
         if (generation := self.generation) != self._seen:
             with self._lock:
                 self._seen = generation
-                waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
-                self._theirs |= {digest: place for digest, place in self._recent.items() if digest in waiting}
-                self._recent = {}
+                self._distrust()
         return generation
+
+    def _distrust(self) -> None:
+        """Let no put build upon what was written: others may have entered it first, and collected it. The lock is held.
+
+        What waits is read where it is until the index has it.
+        """
+        waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
+        self._theirs |= {digest: place for digest, place in self._recent.items() if digest in waiting}
+        self._recent = {}
 
     def forget(self, digest: bytes) -> None:
         """Let the index say where a block is: what this process remembers is not so any more."""
@@ -188,8 +192,11 @@ class Places:
         """Cut a pack of ours, of which the disk did not get the end, unless others have entered that.
 
         Then they have brought it to the disk, and build upon it. Where the index cannot say it, that stays, too:
-        it is entered when the disk gets it, though nobody was told that it is kept.
+        it is entered when the disk gets it, though nobody was told that it is kept. Perhaps a backup was put in its
+        place: no put builds upon what is remembered of it.
         """
+        with self._lock:
+            self._distrust()
         with suppress(UnavailableError), self.index.counting(pack.name, pack.size) as counts:
             if not counts:
                 pack.cut(pack.size)
