@@ -104,6 +104,21 @@ def test_nothing_is_acknowledged_in_a_pack_in_whose_place_a_backup_was_put(
         assert {cid for cid in {before, *mine} if not other.has(cid)} == set()
 
 
+@pytest.mark.parametrize("size", [100_000, 6 << 20], ids=["small", "large"])
+def test_what_is_put_again_is_not_read_from_a_file_that_nobody_else_finds(store: Store, path: Path, size: int) -> None:
+    """Its pack was removed, or is another one now; whoever has the old file open can still read it."""
+    cid = store.put(bytes(size)).cid
+    assert store.get(cid) == bytes(size)
+    for pack in (path / "packs").iterdir():
+        pack.unlink()
+    with suppress(UnavailableError):
+        store.put(b"its own pack is gone, too")
+    assert store.put(bytes(size)).cid == cid
+    store.close()
+    with Store([Blocks(path=path)]) as other:
+        assert other.get(cid) == bytes(size)
+
+
 def test_of_a_pack_that_is_gone_nothing_is_put_aside(store: Store, path: Path) -> None:
     """There are no bytes that anybody could look at."""
     cid = store.put(b"hello").cid

@@ -281,6 +281,7 @@ class Places:
             if not (self.folder / f"{gone}.car").exists():
                 with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
                     self.index.lost_pack(gone)
+        sizes = self.index.sizes()
         for path in packs_in(self.folder):
             known = sizes.get(path.stem, 0)
             with suppress(FileNotFoundError):

@@ -14,6 +14,7 @@ from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
 from pointsman.forks import Shared
 
 from ..dag.cid import matches, to_text, version_1
+from ._disk import standing
 from ._index import Place
 from ._packs import Mark, Record, cid_before, is_formed, packs_in, scanned
 from ._places import Places
@@ -70,6 +71,9 @@ class Shelf(Shared):
         place = self._places.find(cid[-32:])
         if place is None:
             return False
+        if (file := self._open.get(place.pack)) is not None and standing(file.number) != file.stood:
+            with self._lock:  # it was removed, or another one was put in its place
+                self._open.pop(place.pack, None)
         if (found := self._read(place)) != data:
             self._put_aside(cid, place, found)
             return False
@@ -198,7 +202,7 @@ class _File:
     """An open file, which is closed when nobody reads from it any more."""
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number, self.stood = number, standing(number)
 
     def __del__(self) -> None:
         os.close(self.number)
