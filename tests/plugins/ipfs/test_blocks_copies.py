@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
-from pointsman import Store
+from pointsman import Store, UnusableAnswer
 from pointsman_ipfs import Blocks
+from pointsman_ipfs.embedded import _collect, _shelf
 
 CONTENT = b"what is put again since it is damaged" * 9
 
@@ -80,3 +82,34 @@ def test_what_is_damaged_in_every_place_is_told_once(tmp_path: Path) -> None:
     with Store([Blocks(path=tmp_path)]) as store:
         wrong = [one for one in store.verify() if "are not those of its CID" in one.problem]
         assert [one.cid for one in wrong] == [cid]
+
+
+def test_what_a_disk_cannot_read_for_a_moment_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection leaves the pack where it stands, and verify finds it again when the disk reads it."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        cid = store.put(CONTENT).cid
+        other = store.put(b"beside it").cid
+        store.put(os.urandom(300_000), pin=False)
+    (pack,) = (tmp_path / "packs").iterdir()
+    pread = os.pread
+
+    def read(file: int, length: int, offset: int) -> bytes:
+        if length == len(CONTENT):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, length, offset)
+
+    with Store([Blocks(path=tmp_path)]) as store:
+        with monkeypatch.context() as failing:
+            failing.setattr(_shelf.os, "pread", read)
+            failing.setattr(_collect, "PATIENCE_S", 0.0)
+            with pytest.raises(UnusableAnswer, match=f"{cid} is pinned and not whole"):
+                store.gc()
+        assert pack.exists()
+        assert list(store.verify()) == []
+        assert store.get(cid) == CONTENT
+        store.gc()
+        assert not pack.exists()
+        assert store.get(cid) == CONTENT
+        assert store.get(other) == b"beside it"

@@ -156,7 +156,10 @@ class _Mover:
         self._counts, self._writing, self._said = 0, False, set()
 
     def _empty(self, path: Path) -> None:
-        """Move what is of use in a pack, and take the pack away."""
+        """Move what is of use in a pack, and take the pack away.
+
+        :raises UnavailableError: that could not be written, or is damaged: the pack stays.
+        """
         index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
         wrong = dict[bytes, Place]()
         self._places.catch_up_wholly()
@@ -171,6 +174,8 @@ class _Mover:
         for cid in wrong:
             if (found := index.place(cid[-32:])) is not None and found.pack == path.stem:
                 self._move(cid, found, moved, {})
+        if any(index.place(cid[-32:]) is None for cid in wrong):  # perhaps the disk reads it the next time
+            raise UnavailableError(f"{path} has damaged blocks, and is left as it is; verify names them")
         said = sorted({*index.said_of(roots)} - self._said, key=attrgetter("seq"))
         for pin in said:
             pack, kept = self._into(), (pin.cid,)

@@ -119,7 +119,7 @@ class Shelf(Shared):
         self._put_aside(cid, place, data)
         return None
 
-    def look_elsewhere(self, wrong: Mapping[bytes, Place]) -> None:
+    def look_elsewhere(self, wrong: Mapping[bytes, Place | None]) -> None:
         """See whether these blocks, which are wrong where they were read, stand elsewhere, too: whole ones are entered.
 
         What was put again since it is damaged does: the index has the older place of two.

@@ -224,6 +224,7 @@ class Blocks:
             for found, problem in opened.shelf.check(path.stem):
                 alive()
                 yield Finding(cids.to_text(found), problem)
+        opened.shelf.look_elsewhere(dict.fromkeys(opened.places.index.damaged()))
         for damaged in opened.places.index.damaged():
             yield Finding(cids.to_text(damaged), "it was damaged, and is not here again")
         for root in opened.places.pins():
