@@ -225,19 +225,19 @@ def test_the_time_of_a_call_is_up_where_another_program_was_stopped_while_it_cha
     cid = store.put(b"here before" * 10_000).cid
     exported = b"".join(store.export_car(cid))
     list(store.ls())  # the index knows all of it
-    calls: dict[str, Callable[[], object]] = {
-        "put": lambda: store.put(large * 2, timeout=0.3),
-        "put what is there": lambda: store.put(b"here before" * 10_000, timeout=0.3),
-        "pin": lambda: store.pin(cid, timeout=0.3),
-        "import_car": lambda: store.import_car(exported, timeout=0.3),
-        "unpin": lambda: store.unpin(cid, timeout=0.3),
-        "gc": lambda: store.gc(timeout=0.3),
+    calls: dict[str, Callable[[float | None], object]] = {
+        "put": lambda timeout: store.put(large * 2, timeout=timeout),
+        "put what is there": lambda timeout: store.put(b"here before" * 10_000, timeout=timeout),
+        "pin": lambda timeout: store.pin(cid, timeout=timeout),
+        "import_car": lambda timeout: store.import_car(exported, timeout=timeout),
+        "unpin": lambda timeout: store.unpin(cid, timeout=timeout),
+        "gc": lambda timeout: store.gc(timeout=timeout),
     }
     stopped = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
     stopped.execute("BEGIN IMMEDIATE")
     began = monotonic()
     with suppress(BackendTimeout) if way == "unpin" else pytest.raises(BackendTimeout):
-        calls[way]()
+        calls[way](0.3)
     assert monotonic() - began < 10
     stopped.close()
-    calls[way]()
+    calls[way](None)

@@ -57,6 +57,19 @@ def test_content_that_was_damaged_and_put_again_is_whole(tmp_path: Path, how: st
         assert store.get(cid) == CONTENT
 
 
+def test_what_a_process_has_put_itself_is_not_taken_on_trust(tmp_path: Path) -> None:
+    """It remembers for long what it has written; when that is put again, it looks what stands there now."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        cid = store.put(CONTENT).cid
+        (pack,) = (tmp_path / "packs").iterdir()
+        flip(pack, 3)
+        assert store.put(CONTENT).cid == cid
+        assert store.get(cid) == CONTENT
+    with Store([Blocks(path=tmp_path)]) as store:
+        assert store.get(cid) == CONTENT
+        assert list(store.verify()) == []
+
+
 def test_a_whole_copy_in_a_pack_that_is_emptied_is_moved(tmp_path: Path) -> None:
     """Of two copies in one pack the damaged one is read: the other one goes on to the new pack."""
     with Store([Blocks(path=tmp_path)]) as store:

@@ -140,8 +140,8 @@ class Writer:
         """
         generation, known = self._places.recent([digest for digest, (cid, _) in every.items() if not is_formed(cid)])
         if large := [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]:
-            known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
-        return generation, known
+            known |= self._index.touch(large)
+        return generation, {digest for digest in known if self._shelf.holds(*every[digest])}
 
     def _fitting(self, waiting: Sequence[_Entry]) -> int:
         """Return how many of these are written together: until there is enough.
