@@ -86,6 +86,19 @@ def test_a_whole_copy_in_a_pack_that_is_emptied_is_moved(tmp_path: Path) -> None
         assert list(store.verify()) == []
 
 
+def test_what_stands_in_the_folder_is_verified(tmp_path: Path) -> None:
+    """Not what is still open of a pack in whose place another one was put."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        cid = store.put(CONTENT).cid
+        assert store.get(cid) == CONTENT
+        (pack,) = (tmp_path / "packs").iterdir()
+        copy = tmp_path / "copy"
+        copy.write_bytes(pack.read_bytes())
+        flip(copy, 3)
+        copy.rename(pack)
+        assert cid in [one.cid for one in store.verify()]
+
+
 def test_what_is_damaged_in_every_place_is_told_once(tmp_path: Path) -> None:
     """It is nowhere else: that is damage, whoever looks."""
     cid = put_again(tmp_path)

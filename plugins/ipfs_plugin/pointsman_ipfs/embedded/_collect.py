@@ -174,8 +174,9 @@ class _Mover:
         for cid in wrong:
             if (found := index.place(cid[-32:])) is not None and found.pack == path.stem:
                 self._move(cid, found, moved, {})
-        if any(index.place(cid[-32:]) is None for cid in wrong):  # perhaps the disk reads it the next time
-            raise UnavailableError(f"{path} has damaged blocks, and is left as it is; verify names them")
+                found = None
+            if found is None and cid[-32:] not in moved:  # perhaps the disk reads it the next time
+                raise UnavailableError(f"{path} has damaged blocks, and is left as it is; verify names them")
         said = sorted({*index.said_of(roots)} - self._said, key=attrgetter("seq"))
         for pin in said:
             pack, kept = self._into(), (pin.cid,)

@@ -132,6 +132,8 @@ class Shelf(Shared):
                 if read != place and matches(cid, self._read(place) or b""):
                     self._places.index.found(record, path.stem)
                     del left[cid[-32:]]
+                    if not left:
+                        return
 
     def records(self, name: str) -> Iterator[Record]:
         """Yield the blocks that stand in a pack, without reading them; nothing if the pack is gone."""

@@ -220,6 +220,7 @@ class Blocks:
                 yield Finding(cids.to_text(found), problem)
             return
         opened.places.index.check()
+        opened.shelf.close()  # what is read is what others would find
         for path in packs_in(opened.places.folder):
             for found, problem in opened.shelf.check(path.stem):
                 alive()
