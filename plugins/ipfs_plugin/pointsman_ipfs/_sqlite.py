@@ -7,14 +7,38 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import ceil, inf
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 from pointsman.forks import Lock, Shared
 
 #: Seconds for which another process that changes the file is waited for.
 BUSY_S = 60.0
+
+
+class _Patience(threading.local):
+    """How long a thread waits for that."""
+
+    ends = inf  #: at the latest, by `monotonic`
+
+    @contextmanager
+    def until(self, ends: float) -> Iterator[None]:
+        """Let this thread wait no longer than that, by `monotonic`."""
+        before, self.ends = self.ends, ends
+        try:
+            yield
+        finally:
+            self.ends = before
+
+    def left_ms(self) -> int:
+        """Return for how many milliseconds this thread may wait now: when they have gone by, its time is up."""
+        return ceil(1000 * max(0.0, min(BUSY_S, self.ends - monotonic()))) + 1
+
+
+#: Of who changes the index of an embedded store.
+patience = _Patience()
 
 
 def connected(path: str | Path) -> sqlite3.Connection:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import ContentNotFoundError, Store
+from pointsman import BackendTimeout, ContentNotFoundError, Store
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
@@ -68,6 +71,23 @@ def test_what_is_pinned_again_and_collected_meanwhile_is_told(
     with pytest.raises(ContentNotFoundError):
         again()
     assert list(other.ls()) == []
+    other.gc()
+
+
+def test_a_pin_that_others_have_put_meanwhile_is_not_taken_back(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CAR with two roots cannot be kept whole, since what one builds upon was collected: the other one is whole."""
+    store, other = opened(), opened()
+    store.put(b"collected", pin=False)
+    data = encode({"data": Ref(cids.raw_cid(b"collected"))})
+    blocks = [(cids.raw_cid(b"hello"), b"hello"), (cids.cbor_cid(data), data)]
+    list(other.ls())
+    once(monkeypatch, Writer, "add", lambda: other.put(b"hello"), after=True)
+    once(monkeypatch, Writer, "add", other.gc, after=False)
+    with pytest.raises(ContentNotFoundError):
+        store.import_car(b"".join(car.write([cid for cid, _ in blocks], blocks)))
+    assert [entry.cid for entry in other.ls()] == [cids.to_text(blocks[0][0])]
     other.gc()
 
 
@@ -137,6 +157,28 @@ def test_what_a_collection_moves_during_a_verify_is_not_told(
     assert verifying.get(cid) == b"hello"
 
 
+def test_what_a_child_inherits_keeps_no_pack_from_a_collection(
+    opened: Callable[[], Store], forked: Callable[[Callable[[], object]], int], tmp_path: Path
+) -> None:
+    """Its copy of a file would keep the lock that its parent has let go, and the room of a pack that is gone."""
+    store, packs = opened(), tmp_path / "packs"
+    cid = store.put(b"stays").cid
+    store.put(os.urandom(300_000), pin=False)
+    assert store.get(cid) == b"stays"
+    before, (ends, end), (begins, begin) = [*packs.iterdir()], os.pipe(), os.pipe()
+    child = forked(lambda: (os.close(end), os.write(begin, b"!"), os.read(ends, 1)))
+    try:
+        assert os.read(begins, 1) == b"!"
+        store.gc()
+        assert [pack for pack in before if pack.exists()] == []
+        files = map(os.path.realpath, Path(f"/proc/{child}/fd").iterdir())
+        assert [file for file in files if file.startswith(str(packs))] == []
+    finally:
+        for file in end, ends, begin, begins:
+            os.close(file)
+        os.waitpid(child, 0)
+
+
 def test_nobody_goes_on_with_a_pack_that_a_killed_collection_left(opened: Callable[[], Store], tmp_path: Path) -> None:
     """Others leave what is said there alone, as long as it counts as one that somebody moves blocks to."""
     first, other = opened(), opened()
@@ -172,3 +214,30 @@ def test_a_large_put_that_was_interrupted_twice_holds_on_to_nothing(
     cid = store.put(b"put since", pin=False).cid
     assert [one.blocks for one in other.gc().values()] == [1]
     assert not other.has(cid)
+
+
+@pytest.mark.parametrize("way", ["put", "put what is there", "pin", "import_car", "unpin", "gc"])
+def test_the_time_of_a_call_is_up_where_another_program_was_stopped_while_it_changed_the_index(
+    opened: Callable[[], Store], tmp_path: Path, way: str
+) -> None:
+    """Its lock is waited for no longer than the call may take; what failed is put when the lock is free."""
+    store, large = opened(), os.urandom(3 << 20)
+    cid = store.put(b"here before" * 10_000).cid
+    exported = b"".join(store.export_car(cid))
+    list(store.ls())  # the index knows all of it
+    calls: dict[str, Callable[[float | None], object]] = {
+        "put": lambda timeout: store.put(large * 2, timeout=timeout),
+        "put what is there": lambda timeout: store.put(b"here before" * 10_000, timeout=timeout),
+        "pin": lambda timeout: store.pin(cid, timeout=timeout),
+        "import_car": lambda timeout: store.import_car(exported, timeout=timeout),
+        "unpin": lambda timeout: store.unpin(cid, timeout=timeout),
+        "gc": lambda timeout: store.gc(timeout=timeout),
+    }
+    stopped = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+    stopped.execute("BEGIN IMMEDIATE")
+    began = monotonic()
+    with suppress(BackendTimeout) if way == "unpin" else pytest.raises(BackendTimeout):
+        calls[way](0.3)
+    assert monotonic() - began < 10
+    stopped.close()
+    calls[way](None)

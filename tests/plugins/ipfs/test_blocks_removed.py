@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,52 @@ def test_another_store_in_the_place_of_a_folder_is_used(store: Store, path: Path
         mine = store.put(bytes(6 << 20)).cid
         assert other.get(mine) == bytes(6 << 20)
         assert {entry.cid for entry in store.ls()} == {cid, mine}
+
+
+@pytest.mark.parametrize("size", [5, 6 << 20], ids=["small", "large"])
+@pytest.mark.parametrize("what", ["a folder", "each pack"])
+def test_nothing_is_acknowledged_in_a_pack_in_whose_place_a_backup_was_put(
+    store: Store, path: Path, what: str, size: int
+) -> None:
+    """There is a pack of that name, and it is another file: what is written to the old one nobody would find."""
+    before = store.put(b"before").cid
+    copy = shutil.copytree(path, path.with_name("copy"), ignore=shutil.ignore_patterns("index*"))
+
+    def put_back() -> Iterator[bytes]:
+        store.put(b"since")
+        yield bytes(size)
+        if what == "a folder":
+            path.rename(path.with_name("old"))
+            shutil.copytree(copy, path)
+        else:
+            for pack in (copy / "packs").iterdir():
+                (path / "other").write_bytes(pack.read_bytes())
+                (path / "other").rename(path / "packs" / pack.name)
+
+    mine = set[str]()
+    with suppress(UnavailableError):
+        mine.add(store.put(put_back()).cid)
+    while len(mine) < 2:
+        with suppress(UnavailableError):
+            mine.add(store.put(b"since").cid)
+            mine.add(store.put(b"and since").cid)
+    with Store([Blocks(path=path)]) as other:
+        assert {cid for cid in {before, *mine} if not other.has(cid)} == set()
+
+
+@pytest.mark.parametrize("size", [100_000, 6 << 20], ids=["small", "large"])
+def test_what_is_put_again_is_not_read_from_a_file_that_nobody_else_finds(store: Store, path: Path, size: int) -> None:
+    """Its pack was removed, or is another one now; whoever has the old file open can still read it."""
+    cid = store.put(bytes(size)).cid
+    assert store.get(cid) == bytes(size)
+    for pack in (path / "packs").iterdir():
+        pack.unlink()
+    with suppress(UnavailableError):
+        store.put(b"its own pack is gone, too")
+    assert store.put(bytes(size)).cid == cid
+    store.close()
+    with Store([Blocks(path=path)]) as other:
+        assert other.get(cid) == bytes(size)
 
 
 def test_of_a_pack_that_is_gone_nothing_is_put_aside(store: Store, path: Path) -> None:

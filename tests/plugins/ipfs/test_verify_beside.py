@@ -227,7 +227,7 @@ def test_what_was_altered_is_not_taken_for_what_a_killed_writer_left(kept: Path)
     lengths = [at for at in range(mark - 3, mark) if at >= 0]
     altered = [whole[:at] + bytes((whole[at] | 0x80,)) + whole[at + 1 :] for at in lengths]
     altered += [whole[:at] + b"\xff" + whole[at + 1 :] for at in lengths]
-    altered.append(whole + more[:99] + b"?" + more[100:])
+    altered.append(whole + more[:99] + bytes((more[99] ^ 1,)) + more[100:])
     altered.append(whole + b"\xff\xff\x7f" + more[3:])
     reader = car.Reader([whole])
     altered += [whole[: reader.begin] + whole[reader.end :] for _ in reader if reader.end < counts]

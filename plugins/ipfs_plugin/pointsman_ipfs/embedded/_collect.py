@@ -156,16 +156,27 @@ class _Mover:
         self._counts, self._writing, self._said = 0, False, set()
 
     def _empty(self, path: Path) -> None:
-        """Move what is of use in a pack, and take the pack away."""
+        """Move what is of use in a pack, and take the pack away.
+
+        :raises UnavailableError: that could not be written, or is damaged: the pack stays.
+        """
         index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
+        wrong = dict[bytes, Place]()
         self._places.catch_up_wholly()
         for one in self._shelf.contents(path.stem):
             if isinstance(one, Mark):
                 roots.update(cid for cid, _ in one.said())
                 continue
-            self._move(one.cid, Place(path.stem, one.offset, one.length), moved)
+            self._move(one.cid, Place(path.stem, one.offset, one.length), moved, wrong)
         for cid, place in self._shelf.hidden(path.stem, len(moved)):
-            self._move(cid, place, moved)
+            self._move(cid, place, moved, wrong)
+        self._shelf.look_elsewhere(wrong)
+        for cid in wrong:
+            if (found := index.place(cid[-32:])) is not None and found.pack == path.stem:
+                self._move(cid, found, moved, {})
+                found = None
+            if found is None and cid[-32:] not in moved:  # perhaps the disk reads it the next time
+                raise UnavailableError(f"{path} has damaged blocks, and is left as it is; verify names them")
         said = sorted({*index.said_of(roots)} - self._said, key=attrgetter("seq"))
         for pin in said:
             pack, kept = self._into(), (pin.cid,)
@@ -180,9 +191,14 @@ class _Mover:
             self._said, self._counts, self._writing = self._said.union(said), self._pack.size, False
         path.unlink()
 
-    def _move(self, cid: bytes, place: Place, moved: dict[bytes, Place]) -> None:
-        """Write a block anew, if it is read from there and whole."""
-        if self._places.index.place(cid[-32:]) == place and (data := self._shelf.at(cid, place)) is not None:
+    def _move(self, cid: bytes, place: Place, moved: dict[bytes, Place], wrong: dict[bytes, Place]) -> None:
+        """Write a block anew, if it is read from there and whole; where it is read from and wrong is noted."""
+        known = self._places.index.place(cid[-32:])
+        if known is None or cid[-32:] in moved:
+            return
+        if (data := self._shelf.at(cid, known)) is None:
+            wrong[cid] = known
+        elif known == place:
             pack, head = self._into(), head_of(cid, len(data))
             moved[cid[-32:]] = Place(pack.name, pack.append(head + data) + len(head), place.length)
 

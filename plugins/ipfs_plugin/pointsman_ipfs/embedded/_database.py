@@ -13,7 +13,7 @@ from weakref import finalize
 from pointsman import UnavailableError
 from pointsman.forks import Lock, Shared
 
-from .._sqlite import connected, is_empty, make, marks_of, opened, put_aside, to_read, transaction
+from .._sqlite import connected, is_empty, make, marks_of, opened, patience, put_aside, to_read, transaction
 
 #: "PtsI" in ASCII, in the file's header; and the version of the tables.
 _MARKS = 0x50747349, 1
@@ -142,6 +142,7 @@ class Database(Shared):
             try:
                 if self._write.in_transaction:  # an interrupt came before its end
                     self._write.execute("ROLLBACK")
+                self._write.execute(f"PRAGMA busy_timeout={patience.left_ms()}")
                 yield self._write
             except sqlite3.Error as error:
                 raise self.told(error) from error

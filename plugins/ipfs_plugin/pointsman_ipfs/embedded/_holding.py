@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from time import monotonic, sleep, time_ns
 
@@ -106,10 +106,11 @@ class Held:
             return False
         return True
 
-    def pinned(self, before: Collection[bytes], unpin: Callable[[tuple[bytes, ...]], object]) -> None:
+    def pinned(self, unpin: Callable[[tuple[bytes, ...]], object]) -> None:
         """Say that the pins are durable. Where a collection was faster, they are taken back.
 
-        :param before: roots that were pinned already, and stay so if they are whole.
+        But for those of roots that are whole: others may have pinned the same ones meanwhile, and put what was missing.
+
         :raises ContentNotFoundError: something was collected meanwhile.
         """
         again = [] if self._places.generation == self._generation else list(self._roots)
@@ -118,7 +119,7 @@ class Held:
             for root in again:
                 self.hold(root)
         except (ContentNotFoundError, UnusableAnswer):
-            unpin(tuple(one for one in self._own if one not in before or lacking(self._places, one, self._get)))
+            unpin(tuple(one for one in self._own if lacking(self._places, one, self._get)))
             raise
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pointsman import UnavailableError
 
 from .. import _sqlite
-from ._packs import sync_folder
+from ._disk import sync_folder
 from ._places import Places
 from ._reserve import Reserve
 from ._shelf import Shelf

@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from pointsman import UnavailableError, UnusableAnswer
+from pointsman.forks import Shared
 
 from .._sqlite import is_read_only
 from ..dag import _varint, car
 from ..dag.cbor import Ref, decode, encode
 from ..dag.cid import RAW
+from ._disk import standing, sync_file, sync_folder, unwritten
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
@@ -67,8 +69,10 @@ def head_of(cid: bytes, length: int) -> bytes:
     return _varint.written(len(cid) + length) + cid
 
 
-class Pack:
+class Pack(Shared):
     """A pack that this process writes: no other one may, as long as it lives. Not thread-safe.
+
+    A forked child lets it go: as long as that lives, its copy of the file would keep it locked.
 
     :param file: open for reading and writing, and locked.
     :param size: bytes that count.
@@ -78,9 +82,14 @@ class Pack:
         self.path, self.name, self._path = path, path.stem, str(path)
         self.size = size
         self.abandoned = False
-        self._file = file
+        self._file, self._stands = file, standing(file)
         self._room = size  #: bytes that the file has, those behind `size` zeros
         self._broken = False
+        super().__init__()
+
+    def begin(self) -> None:
+        self.abandoned = self._broken = True
+        self.close()
 
     @classmethod
     def create(cls, folder: Path) -> Pack:
@@ -159,7 +168,7 @@ class Pack:
         start = self.append(data)
         try:
             sync_file(self._file)
-            if not os.access(self._path, os.F_OK):  # not `fstat`: the next barrier takes longer after it
+            if standing(self._file) != self._stands or not os.access(self._path, os.F_OK):
                 raise FileNotFoundError(ENOENT, f"{self.path.name} was removed by another program")
         except OSError as error:
             self._broken, self.size = True, start
@@ -193,7 +202,9 @@ class Pack:
         """Let it go: it is unlocked."""
         if self._room > self.size and not self._broken:
             self.cut(self.size)
-        os.close(self._file)
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def fileno(self) -> int:
         """The open file."""
@@ -346,30 +357,6 @@ def packs_in(folder: Path) -> Iterable[Path]:
         return sorted(folder.glob(f"{_NAME}{_END}"))
     except OSError as error:
         raise UnavailableError(f"{folder} cannot be read: {error.strerror}") from error
-
-
-def sync_file(file: int) -> None:
-    """Wait until the disk has all of a file that reading it back needs. Raises OSError."""
-    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: its fsync stops at the disk's own cache
-        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
-    else:
-        os.fdatasync(file)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder. Raises OSError."""
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def unwritten(path: Path, error: OSError) -> UnavailableError:
-    """Return what it means that something could not be written."""
-    where = path if path.is_dir() else path.parent
-    text = f"{where} cannot be written: {error.strerror or error}; make room there, or choose another path"
-    return UnavailableError(text, retry_same=False, code=None if error.errno is None else str(error.errno))
 
 
 def joined(blocks: Sequence[tuple[bytes, bytes]], at: int) -> tuple[bytes, list[Record]]:

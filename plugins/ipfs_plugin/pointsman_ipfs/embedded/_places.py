@@ -12,15 +12,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from time import monotonic
 
 from pointsman import UnavailableError
 
+from .._sqlite import patience
+from ._disk import sync_file, unwritten
 from ._index import Index, Place, Written
-from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned, sync_file, unwritten
+from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
 _PAUSE_S, _PAUSES = 0.1, 20
+#: Seconds for which others that change the index are waited for then, and after which it is tried again.
+_AGAIN_S = 1.0
 #: Blocks that are remembered beyond those that wait: of small things that are put again and again.
 _REMEMBERED = 1 << 14
 #: Rows of the index that are entered in one go.
@@ -100,17 +105,21 @@ class Places:
         return generation, {digest for digest in digests if digest in recent}
 
     def _renew(self) -> int:
-        """Forget what may have been collected since; return the generation.
-
-        What waits is read where it is until the index has it. No put builds upon it: others may have entered it first.
-        """
+        """Forget what may have been collected since; return the generation."""
         if (generation := self.generation) != self._seen:
             with self._lock:
                 self._seen = generation
-                waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
-                self._theirs |= {digest: place for digest, place in self._recent.items() if digest in waiting}
-                self._recent = {}
+                self._distrust()
         return generation
+
+    def _distrust(self) -> None:
+        """Let no put build upon what was written: others may have entered it first, and collected it. The lock is held.
+
+        What waits is read where it is until the index has it.
+        """
+        waiting = {record.cid[-32:] for one in self._waiting for record in one.records}
+        self._theirs |= {digest: place for digest, place in self._recent.items() if digest in waiting}
+        self._recent = {}
 
     def forget(self, digest: bytes) -> None:
         """Let the index say where a block is: what this process remembers is not so any more."""
@@ -183,8 +192,11 @@ class Places:
         """Cut a pack of ours, of which the disk did not get the end, unless others have entered that.
 
         Then they have brought it to the disk, and build upon it. Where the index cannot say it, that stays, too:
-        it is entered when the disk gets it, though nobody was told that it is kept.
+        it is entered when the disk gets it, though nobody was told that it is kept. Perhaps a backup was put in its
+        place: no put builds upon what is remembered of it.
         """
+        with self._lock:
+            self._distrust()
         with suppress(UnavailableError), self.index.counting(pack.name, pack.size) as counts:
             if not counts:
                 pack.cut(pack.size)
@@ -226,8 +238,12 @@ class Places:
                 if self._ending.wait(_PAUSE_S) or len(self._waiting) == before:
                     break
             self._wanted.clear()
-            with suppress(UnavailableError, MemoryError):  # a full disk: it waits on, and whoever needs it is told
-                self.flush()
+            try:
+                with patience.until(monotonic() + _AGAIN_S):  # other threads of ours may not wait as long
+                    self.flush()
+            except (UnavailableError, MemoryError):  # a full disk: it waits on, and whoever needs it is told
+                self._wanted.set()
+                self._ending.wait(_AGAIN_S)
 
     # -- what others have written ------------------------------------------------------------------
 
@@ -265,6 +281,7 @@ class Places:
             if not (self.folder / f"{gone}.car").exists():
                 with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
                     self.index.lost_pack(gone)
+        sizes = self.index.sizes()
         for path in packs_in(self.folder):
             known = sizes.get(path.stem, 0)
             with suppress(FileNotFoundError):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import time_ns
 
 from pointsman import ContentNotFoundError, UnavailableError, UnusableAnswer
 from pointsman.content import Progress
+from pointsman.forks import Shared
 
 from ..dag.cid import matches, to_text, version_1
+from ._disk import standing
 from ._index import Place
 from ._packs import Mark, Record, cid_before, is_formed, packs_in, scanned
 from ._places import Places
@@ -22,17 +24,21 @@ from ._places import Places
 _OPEN = 64
 
 
-class Shelf:
-    """Reads the blocks of one store. Thread-safe.
+class Shelf(Shared):
+    """Reads the blocks of one store. Thread-safe; a forked child keeps no file open: packs may go meanwhile.
 
     :param quarantine: the folder for what is wrong; None where nothing can be put aside.
     """
 
     def __init__(self, places: Places, quarantine: Path | None) -> None:
         self._places, self._quarantine = places, quarantine
+        self._generation = places.generation
+        self.begin()
+        super().__init__()
+
+    def begin(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[str, _File] = {}
-        self._generation = places.generation
 
     def get(self, cid: bytes) -> bytes:
         """Return the bytes of a block, verified.
@@ -51,7 +57,7 @@ class Shelf:
                 self._places.catch_up()
                 continue
             self._put_aside(cid, place, data)
-            self._look_elsewhere(cid, place)
+            self.look_elsewhere({cid: place})
             wrong.add(place)
         if place or any(damaged[-32:] == digest for damaged in self._places.index.damaged()):
             raise UnusableAnswer(f"block {to_text(cid)} was damaged on this disk{self._aside(cid)}", try_next=True)
@@ -66,6 +72,9 @@ class Shelf:
         place = self._places.find(cid[-32:])
         if place is None:
             return False
+        if (file := self._open.get(place.pack)) is not None and standing(file.number) != file.stood:
+            with self._lock:  # it was removed, or another one was put in its place
+                self._open.pop(place.pack, None)
         if (found := self._read(place)) != data:
             self._put_aside(cid, place, found)
             return False
@@ -75,10 +84,15 @@ class Shelf:
         return file is not None and version_1(cid_before(file.number, place.offset, cid[-32:])) == version_1(cid)
 
     def check(self, name: str, progress: Progress) -> Iterator[tuple[bytes, str]]:
-        """Read a pack through; put aside what is wrong, and yield it with the reason."""
+        """Read a pack through; put aside what is wrong, and yield it with the reason if it is whole nowhere else."""
+        wrong = {}
         for cid, place in self._standing(name):
+            if self.at(cid, place) is None:
+                wrong[cid] = place
             progress(place.length)
-            if self.at(cid, place) is None and self._file(name) is not None:  # else a collection has moved it
+        self.look_elsewhere(wrong)
+        for cid in wrong:
+            if self._places.index.place(cid[-32:]) is None and self._file(name) is not None:  # else it was moved
                 yield cid, f"its bytes in {name}.car are not those of its CID{self._aside(cid)}"
 
     def _standing(self, name: str) -> Iterator[tuple[bytes, Place]]:
@@ -109,6 +123,22 @@ class Shelf:
             return data
         self._put_aside(cid, place, data)
         return None
+
+    def look_elsewhere(self, wrong: Mapping[bytes, Place | None]) -> None:
+        """See whether these blocks, which are wrong where they were read, stand elsewhere, too: whole ones are entered.
+
+        What was put again since it is damaged does: the index has the older place of two.
+        """
+        left = {cid[-32:]: (cid, place) for cid, place in wrong.items()}
+        for path in packs_in(self._places.folder) if left else ():
+            for record in self.records(path.stem):
+                place = Place(path.stem, record.offset, record.length)
+                cid, read = left.get(record.cid[-32:], (b"", place))
+                if read != place and matches(cid, self._read(place) or b""):
+                    self._places.index.found(record, path.stem)
+                    del left[cid[-32:]]
+                    if not left:
+                        return
 
     def records(self, name: str) -> Iterator[Record]:
         """Yield the blocks that stand in a pack, without reading them; nothing if the pack is gone."""
@@ -174,21 +204,12 @@ class Shelf:
         is_there = self._quarantine is not None and any(self._quarantine.glob(f"{to_text(cid)}.*"))
         return ": what is there in its place has been put aside" if is_there else ""
 
-    def _look_elsewhere(self, cid: bytes, wrong: Place) -> None:
-        """See whether another pack, or another place in this one, has the block: whole ones are entered."""
-        for path in packs_in(self._places.folder):
-            for record in self.records(path.stem):
-                place = Place(path.stem, record.offset, record.length)
-                if record.cid[-32:] == cid[-32:] and place != wrong and matches(cid, self._read(place) or b""):
-                    self._places.index.found(record, path.stem)
-                    return
-
 
 class _File:
     """An open file, which is closed when nobody reads from it any more."""
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number, self.stood = number, standing(number)
 
     def __del__(self) -> None:
         os.close(self.number)

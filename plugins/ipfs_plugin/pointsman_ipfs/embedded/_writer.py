@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from operator import itemgetter
 from queue import SimpleQueue
 from time import monotonic_ns, time_ns
@@ -12,9 +13,11 @@ from typing import NamedTuple, TypeAlias
 
 from pointsman import UnavailableError
 
+from .._sqlite import patience
 from .._together import Together
+from ._disk import sync_file, unwritten
 from ._index import Written
-from ._packs import Mark, Pack, head_of, is_formed, joined, packs_in, sync_file, unwritten
+from ._packs import Mark, Pack, head_of, is_formed, joined, packs_in
 from ._places import Places
 from ._reserve import Reserve
 from ._shelf import Shelf
@@ -41,6 +44,7 @@ class _Entry(NamedTuple):
     blocks: Blocks
     pins: tuple[bytes, ...]
     unpins: tuple[bytes, ...]
+    ends: float  #: until when its thread waits for who changes the index
 
 
 class Writer:
@@ -59,7 +63,7 @@ class Writer:
 
         :raises UnavailableError: they could not be written.
         """
-        self._together.add(_Entry(blocks, pins, unpins))
+        self._together.add(_Entry(blocks, pins, unpins, patience.ends))
 
     def large(self) -> Large:
         """Return what takes many blocks, in a pack of its own."""
@@ -90,7 +94,8 @@ class Writer:
 
     def _write_batch(self, batch: Sequence[_Entry]) -> None:
         try:
-            self._write([block for entry in batch for block in entry.blocks], batch)
+            with patience.until(max(entry.ends for entry in batch)):
+                self._write([block for entry in batch for block in entry.blocks], batch)
         except OSError as error:
             raise unwritten(self._places.folder, error) from error
         except UnavailableError:
@@ -123,9 +128,10 @@ class Writer:
             pack.close()
             raise
         if known and self._places.generation != generation:  # what we took to be there may have been collected
-            self._places.flush()
-            if self._index.touch(list(every)) != every.keys():  # and what is new, if others have unpinned it
-                self._write(list(every.values()), batch)
+            with patience.until(inf):  # else a pin would be left to which nothing belongs
+                self._places.flush()
+                if self._index.touch(list(every)) != every.keys():  # and what is new, if others have unpinned it
+                    self._write(list(every.values()), batch)
 
     def _known(self, every: Mapping[bytes, tuple[bytes, bytes]]) -> tuple[int, set[bytes]]:
         """Return what the store has of these, and of which generation that is.
@@ -134,8 +140,8 @@ class Writer:
         """
         generation, known = self._places.recent([digest for digest, (cid, _) in every.items() if not is_formed(cid)])
         if large := [digest for digest, (_, data) in every.items() if len(data) >= _WORTH]:
-            known.update(digest for digest in self._index.touch(large) if self._shelf.holds(*every[digest]))
-        return generation, known
+            known |= self._index.touch(large)
+        return generation, {digest for digest in known if self._shelf.holds(*every[digest])}
 
     def _fitting(self, waiting: Sequence[_Entry]) -> int:
         """Return how many of these are written together: until there is enough.

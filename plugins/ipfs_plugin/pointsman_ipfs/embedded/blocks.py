@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -23,6 +24,7 @@ from pointsman import (
 from pointsman.content import Collected, Entry, Finding, Progress, Source, Stored
 from pointsman.forks import ForkLock
 
+from .._sqlite import patience
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified, counted
@@ -98,21 +100,22 @@ class Blocks:
     @hookimpl
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
-        profile, opened, first = profile_of(source.profile or self.profile), self._to_write(), b""
-        if source.file is not None:
-            first = piece_of(source.file.read, profile)
-            if len(first) < profile.chunk:  # it is one block, as most things are
-                block = leaf_of(first, profile)
-                _check(scope)
-                source.progress(len(block[1]))
-                opened.writer.add((block,), block[:1] if source.pin else ())
-                return Stored(cids.to_text(block[0]), len(first))
-        with _Put(opened, source.pin, _alive(scope), source.progress) as put:
+        with _in_time(scope):
+            profile, opened, first = profile_of(source.profile or self.profile), self._to_write(), b""
             if source.file is not None:
-                link = add_file(source.file.read, profile, put.block, first)
-            else:
-                link = add_tree(source.path or "", profile, put.block, hidden=source.hidden)
-            put.finish([link.cid])
+                first = piece_of(source.file.read, profile)
+                if len(first) < profile.chunk:  # it is one block, as most things are
+                    block = leaf_of(first, profile)
+                    _check(scope)
+                    source.progress(len(block[1]))
+                    opened.writer.add((block,), block[:1] if source.pin else ())
+                    return Stored(cids.to_text(block[0]), len(first))
+            with _Put(opened, source.pin, _alive(scope), source.progress) as put:
+                if source.file is not None:
+                    link = add_file(source.file.read, profile, put.block, first)
+                else:
+                    link = add_tree(source.path or "", profile, put.block, hidden=source.hidden)
+                put.finish([link.cid])
         kind = "file" if source.file is not None else reader.kind_and_size(self._get(scope), link.cid)[0]
         return Stored(cids.to_text(link.cid), link.size, kind)
 
@@ -167,43 +170,45 @@ class Blocks:
     @hookimpl
     def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
-        opened, alive, get = self._to_write(), _alive(scope), self._get(scope)
-        roots, blocks = car.opened(source)
-        held = Held(opened.places, get, roots)
-        with _Put(opened, pin, alive) as put:
-            for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:
-                put.block(cid, data)
-            before = opened.places.pinned_of(roots)
-            put.finish(roots)
-        held.pinned(before, partial(opened.writer.add, (), ()))
+        with _in_time(scope):
+            opened, alive, get = self._to_write(), _alive(scope), self._get(scope)
+            roots, blocks = car.opened(source)
+            held = Held(opened.places, get, roots)
+            with _Put(opened, pin, alive) as put:
+                for cid, data in car.complete(roots, blocks, held.holds) if pin else blocks:
+                    put.block(cid, data)
+                put.finish(roots)
+        held.pinned(partial(opened.writer.add, (), ()))
         return [_stored(get, root) for root in roots]
 
     @hookimpl
     def pin(self, cid: str, scope: Scope) -> None:
         """Keep everything under `cid` until it is unpinned."""
-        opened, get = self._to_write(makes=False), self._get(scope)
-        root = reader.resolve(get, cid)
-        held = Held(opened.places, get, (root,))
-        held.hold(root)
-        before = opened.places.pinned_of((root,))
-        opened.writer.add((), (root,))
-        held.pinned(before, partial(opened.writer.add, (), ()))
+        with _in_time(scope):
+            opened, get = self._to_write(makes=False), self._get(scope)
+            root = reader.resolve(get, cid)
+            held = Held(opened.places, get, (root,))
+            held.hold(root)
+            opened.writer.add((), (root,))
+        held.pinned(partial(opened.writer.add, (), ()))
 
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
-        opened, root = self._to_write(makes=False), reader.resolve(self._get(scope), cid)
-        opened.places.catch_up()
-        if opened.places.pinned(root):
-            opened.with_room(lambda: opened.writer.add((), (), (root,)))
+        with _in_time(scope):
+            opened, root = self._to_write(makes=False), reader.resolve(self._get(scope), cid)
+            opened.places.catch_up()
+            if opened.places.pinned(root):
+                opened.with_room(lambda: opened.writer.add((), (), (root,)))
 
     @hookimpl
     def collect(self, scope: Scope) -> Collected:
         """Remove what no pin keeps."""
-        opened, alive = self._to_write(makes=False), _alive(scope)
-        if opened.absent:
-            return Collected(0, 0)
-        return opened.with_room(lambda: collected(opened.places, opened.shelf, opened.writer, alive))
+        with _in_time(scope):
+            opened, alive = self._to_write(makes=False), _alive(scope)
+            if opened.absent:
+                return Collected(0, 0)
+            return opened.with_room(lambda: collected(opened.places, opened.shelf, opened.writer, alive))
 
     @hookimpl
     def verify(self, cid: str | None, progress: Progress, scope: Scope) -> Iterator[Finding]:
@@ -215,10 +220,12 @@ class Blocks:
                 yield Finding(cids.to_text(found), problem)
             return
         opened.places.index.check()
+        opened.shelf.close()  # what is read is what others would find
         for path in packs_in(opened.places.folder):
             for found, problem in opened.shelf.check(path.stem, progress):
                 alive()
                 yield Finding(cids.to_text(found), problem)
+        opened.shelf.look_elsewhere(dict.fromkeys(opened.places.index.damaged()))
         for damaged in opened.places.index.damaged():
             yield Finding(cids.to_text(damaged), "it was damaged, and is not here again")
         for root in opened.places.pins():
@@ -348,6 +355,17 @@ def _check(scope: Scope) -> None:
 def _alive(scope: Scope) -> Callable[[], None]:
     """Return what checks that."""
     return partial(_check, scope)
+
+
+@contextmanager
+def _in_time(scope: Scope) -> Iterator[None]:
+    """Let what is done inside wait for others that change the index no longer than somebody waits for it."""
+    with patience.until(scope.deadline):
+        try:
+            yield
+        except UnavailableError:
+            _check(scope)
+            raise
 
 
 def _stored(get: Verified, root: bytes) -> Stored:

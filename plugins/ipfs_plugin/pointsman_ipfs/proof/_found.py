@@ -37,6 +37,7 @@ class Found:
         with self._db.lock:
             self._db.db.executescript(_TABLES)
         self._files, self._opened = list[Path](), dict[Path, int]()
+        self._numbers = dict[Path, int]()  #: of the files whose blocks are here
 
     def __contains__(self, cid: bytes) -> bool:
         return self._place(cid) is not None
@@ -54,6 +55,7 @@ class Found:
     def begin(self, path: Path, file: int) -> None:
         """Begin another file, or one anew, which is open."""
         self.forget(path)
+        self._numbers[path] = len(self._files)
         self._files.append(path)
         if len(self._opened) < _OPEN:
             self._opened[path] = os.dup(file)
@@ -62,9 +64,8 @@ class Found:
         """Forget the blocks of a file that is gone. Others may have the same ones."""
         if path in self._opened:
             os.close(self._opened.pop(path))
-        for number, one in enumerate(self._files):
-            if one == path:
-                self._db.ask("DELETE FROM blocks WHERE file=?", (number,))
+        if (number := self._numbers.pop(path, None)) is not None:
+            self._db.ask("DELETE FROM blocks WHERE file=?", (number,))
 
     def add(self, cid: bytes, offset: int, length: int) -> None:
         """Take a block of that file, which was verified."""

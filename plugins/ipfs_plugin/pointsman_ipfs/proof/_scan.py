@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import BinaryIO
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 from pointsman import UnusableAnswer
 
 from ..dag import car
@@ -36,6 +36,36 @@ class Damage:
 
 #: A block, verified; or what is wrong.
 Read = tuple[bytes, bytes] | Damage
+
+
+@define
+class _Behind:
+    """What stands behind the last mark of a pack."""
+
+    start: int  #: where that mark ends
+    damaged: list[Damage] = field(factory=list)
+    moved: bool = False  #: whether a mark of another place is there
+
+    def told(
+        self, path: Path, file: BinaryIO, before: os.stat_result, reader: car.Reader, *, live: bool
+    ) -> Iterator[Damage]:
+        """Tell of it, once all was read.
+
+        :param before: what the file was when that began.
+        :param live: whether somebody was writing it then.
+        """
+        damaged, end, ends = list(self.damaged), before.st_size, reader.end
+        if not reader.framed and not any(any(piece) for piece in _pieces(file, end, reader.begin)):
+            damaged.pop()  # what was no block is room for others
+        elif len(damaged) == 1 and reader.is_cut and _is_begun(path.stem.encode(), file, reader.begin, end):
+            damaged, ends = [], end
+        begun = not damaged and not self.moved  # who was killed has left no mark
+        live = live or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns  # somebody has gone on with it
+        if ends > self.start:
+            why = _LIVE if live else _BEGUN if begun else _DAMAGED
+            text = f"found {ends - self.start} bytes without a mark: {why}"
+            damaged.append(Damage(f"{path}, byte {self.start}", text))
+        return (evolve(one, never_counted=live or begun) for one in damaged)
 
 
 @frozen
@@ -79,40 +109,29 @@ class Scan:
         """
         with path.open("rb", buffering=0) as file:
             live, before = _has_writer(file), os.fstat(file.fileno())
-            end = before.st_size
             if os.pread(file.fileno(), len(HEADER), 0) != HEADER:
                 yield Damage(f"{path}, byte 0", "found another header than every pack has; nothing in it can be read")
                 return
             self.found.begin(path, file.fileno())
-            reader, name = car.Reader(self._pieces(file, end)), path.stem.encode()
-            counts, damaged, moved = len(HEADER), list[Damage](), False
+            reader, name = car.Reader(self._pieces(file, before.st_size)), path.stem.encode()
+            behind = _Behind(len(HEADER))
             for one in self._blocks(path, reader):
+                late = reader.end > until
                 if isinstance(one, Damage):
-                    damaged.append(one)
-                    continue
-                mark, late = mark_in(one[1], one[0], path.stem, reader.begin), reader.end > until
-                if mark is None:
-                    moved |= codec_of(one[0]) == DAG_CBOR and name in one[1]  # a mark of another place
-                    yield from () if late else (one,)
-                    continue
-                if codec_of(one[0]) != DAG_CBOR:
-                    damaged.append(Damage(f"{path}, byte {reader.begin}", "found a mark under a CID of another codec"))
-                    continue
-                yield from damaged
-                counts, damaged, moved = reader.end, [], False
-                if not late:
-                    self._count(path, counts, mark)
-            ends = reader.end
-            if not reader.framed and not any(any(piece) for piece in _pieces(file, end, reader.begin)):
-                damaged = damaged[:-1]  # what was no block is room for others
-            elif len(damaged) == 1 and reader.is_cut and _is_begun(name, file, reader.begin, end):
-                damaged, ends = [], end
-            begun = not damaged and not moved  # who was killed has left no mark
-            live = live or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns  # somebody has gone on with it
-            if ends > counts:
-                why = _LIVE if live else _BEGUN if begun else _DAMAGED
-                damaged.append(Damage(f"{path}, byte {counts}", f"found {ends - counts} bytes without a mark: {why}"))
-            yield from (evolve(one, never_counted=live or begun) for one in damaged)
+                    behind.damaged.append(one)
+                elif (mark := mark_in(one[1], one[0], path.stem, reader.begin)) is None:
+                    behind.moved |= codec_of(one[0]) == DAG_CBOR and name in one[1]
+                    if not late:
+                        yield one
+                elif codec_of(one[0]) != DAG_CBOR:
+                    text = "found a mark under a CID of another codec"
+                    behind.damaged.append(Damage(f"{path}, byte {reader.begin}", text))
+                else:
+                    yield from behind.damaged
+                    behind = _Behind(reader.end)
+                    if not late:
+                        self._count(path, reader.end, mark)
+            yield from behind.told(path, file, before, reader, live=live)
 
     def _count(self, path: Path, end: int, mark: Mark) -> None:
         self.counted[path] = end
