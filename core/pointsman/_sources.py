@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import closing, contextmanager
+from math import inf
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TypeAlias
@@ -194,7 +195,8 @@ def told(scope: Scope, progress: Progress, size: int) -> None:
         progress(size)
     except Exception as error:
         raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
-    scope.moved(scope.remaining())
+    if scope.deadline < inf:
+        scope.moved(scope.remaining())
 
 
 def check_time(left: float, when: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,7 +84,8 @@ class Stores(Registry[StoreBackend]):
             raise UnavailableError("the store was closed meanwhile", retry_same=False, try_next=False)
         caller: Callable[..., Any] | None = self._callers[backend.id, task.hook]
         assert caller is not None  # noqa: S101 - the gate has seen to that
-        task.scope.part = task.scope.remaining() if backend.timeout is None else 0.0  # its own is for all of it
+        if task.scope.deadline < inf:
+            task.scope.part = task.scope.remaining() if backend.timeout is None else 0.0  # its own is for all of it
         if task.reads is not None:
             task.reads.restart()
         found = caller(**task.arguments, scope=task.scope)

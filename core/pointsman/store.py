@@ -332,7 +332,7 @@ class Store:
 
     def _acknowledged(self, stored: Stored, backend: StoreBackend, task: Task, *, pin: bool) -> Stored:
         """Return what is kept, once it stands in the outbox who has still to get it."""
-        several = pin and len(self.stores) > 1
+        several = pin and len(self._storing.registry.backends) > 1
         others = self._others(backend) if several and task.backend is None else []
         if several:
             self._post.send(stored.cid, others, kept=backend.id, scope=task.scope)

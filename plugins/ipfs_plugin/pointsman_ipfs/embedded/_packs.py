@@ -168,7 +168,7 @@ class Pack(Shared):
         start = self.append(data)
         try:
             sync_file(self._file)
-            if standing(self._file) != self._stands or not os.access(self._path, os.F_OK):
+            if standing(self._file) != self._stands or (not self._stands and not os.access(self._path, os.F_OK)):
                 raise FileNotFoundError(ENOENT, f"{self.path.name} was removed by another program")
         except OSError as error:
             self._broken, self.size = True, start

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from queue import SimpleQueue
 from time import monotonic_ns, time_ns
 from typing import NamedTuple, TypeAlias
 
 from pointsman import UnavailableError
 
-from .._sqlite import patience
+from .._sqlite import Until, patience
 from .._together import Together
 from ._disk import sync_file, unwritten
 from ._index import Written
@@ -36,6 +36,7 @@ _WORTH = 1 << 16
 
 
 _DATA = itemgetter(1)  #: of a block
+_ENDS = attrgetter("ends")  #: of what a thread adds
 
 
 class _Entry(NamedTuple):
@@ -94,7 +95,7 @@ class Writer:
 
     def _write_batch(self, batch: Sequence[_Entry]) -> None:
         try:
-            with patience.until(max(entry.ends for entry in batch)):
+            with Until(max(map(_ENDS, batch))):
                 self._write([block for entry in batch for block in entry.blocks], batch)
         except OSError as error:
             raise unwritten(self._places.folder, error) from error
@@ -128,7 +129,7 @@ class Writer:
             pack.close()
             raise
         if known and self._places.generation != generation:  # what we took to be there may have been collected
-            with patience.until(inf):  # else a pin would be left to which nothing belongs
+            with Until(inf):  # else a pin would be left to which nothing belongs
                 self._places.flush()
                 if self._index.touch(list(every)) != every.keys():  # and what is new, if others have unpinned it
                     self._write(list(every.values()), batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,7 +23,7 @@ from pointsman import (
 from pointsman.content import Collected, Entry, Finding, Progress, Source, Stored
 from pointsman.forks import ForkLock
 
-from .._sqlite import patience
+from .._sqlite import Until
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified, counted
@@ -100,7 +99,7 @@ class Blocks:
     @hookimpl
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
-        with _in_time(scope):
+        with _InTime(scope):
             profile, opened, first = profile_of(source.profile or self.profile), self._to_write(), b""
             if source.file is not None:
                 first = piece_of(source.file.read, profile)
@@ -170,7 +169,7 @@ class Blocks:
     @hookimpl
     def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
-        with _in_time(scope):
+        with _InTime(scope):
             opened, alive, get = self._to_write(), _alive(scope), self._get(scope)
             roots, blocks = car.opened(source)
             held = Held(opened.places, get, roots)
@@ -184,7 +183,7 @@ class Blocks:
     @hookimpl
     def pin(self, cid: str, scope: Scope) -> None:
         """Keep everything under `cid` until it is unpinned."""
-        with _in_time(scope):
+        with _InTime(scope):
             opened, get = self._to_write(makes=False), self._get(scope)
             root = reader.resolve(get, cid)
             held = Held(opened.places, get, (root,))
@@ -195,7 +194,7 @@ class Blocks:
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
-        with _in_time(scope):
+        with _InTime(scope):
             opened, root = self._to_write(makes=False), reader.resolve(self._get(scope), cid)
             opened.places.catch_up()
             if opened.places.pinned(root):
@@ -204,7 +203,7 @@ class Blocks:
     @hookimpl
     def collect(self, scope: Scope) -> Collected:
         """Remove what no pin keeps."""
-        with _in_time(scope):
+        with _InTime(scope):
             opened, alive = self._to_write(makes=False), _alive(scope)
             if opened.absent:
                 return Collected(0, 0)
@@ -357,15 +356,19 @@ def _alive(scope: Scope) -> Callable[[], None]:
     return partial(_check, scope)
 
 
-@contextmanager
-def _in_time(scope: Scope) -> Iterator[None]:
-    """Let what is done inside wait for others that change the index no longer than somebody waits for it."""
-    with patience.until(scope.deadline):
-        try:
-            yield
-        except UnavailableError:
-            _check(scope)
-            raise
+class _InTime(Until):
+    """Lets what is done inside wait for others that change the index no longer than somebody waits for it."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope.deadline)
+        self._scope = scope
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        super().__exit__(kind)
+        if kind is not None and issubclass(kind, UnavailableError):
+            _check(self._scope)
 
 
 def _stored(get: Verified, root: bytes) -> Stored:
