@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from math import ceil, inf
 from pathlib import Path
 from time import monotonic, time
@@ -32,10 +32,17 @@ class _Patience(threading.local):
 patience = _Patience()
 
 
-class Until:
-    """Lets a thread wait no longer than that, by `monotonic`. With each small put: no generator, which is slower."""
+def until(ends: float) -> AbstractContextManager[None]:
+    """Let this thread wait no longer than that, by `monotonic`."""
+    return _AS_IT_IS if ends == patience.ends else Until(ends)
 
-    __slots__ = ("_before", "_ends")
+
+#: With each small put, most of which have all the time: a generator would be slower.
+_AS_IT_IS = nullcontext()
+
+
+class Until(AbstractContextManager[None]):
+    """Lets the thread that enters it wait no longer than that."""
 
     def __init__(self, ends: float) -> None:
         self._ends = ends

@@ -16,7 +16,7 @@ from time import monotonic
 
 from pointsman import UnavailableError
 
-from .._sqlite import Until
+from .._sqlite import until
 from ._disk import sync_file, unwritten
 from ._index import Index, Place, Written
 from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned
@@ -239,7 +239,7 @@ class Places:
                     break
             self._wanted.clear()
             try:
-                with Until(monotonic() + _AGAIN_S):  # other threads of ours may not wait as long
+                with until(monotonic() + _AGAIN_S):  # other threads of ours may not wait as long
                     self.flush()
             except (UnavailableError, MemoryError):  # a full disk: it waits on, and whoever needs it is told
                 self._wanted.set()

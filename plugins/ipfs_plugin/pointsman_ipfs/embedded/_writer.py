@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from pointsman import UnavailableError
 
-from .._sqlite import Until, patience
+from .._sqlite import patience, until
 from .._together import Together
 from ._disk import sync_file, unwritten
 from ._index import Written
@@ -95,7 +95,7 @@ class Writer:
 
     def _write_batch(self, batch: Sequence[_Entry]) -> None:
         try:
-            with Until(max(map(_ENDS, batch))):
+            with until(max(map(_ENDS, batch))):
                 self._write([block for entry in batch for block in entry.blocks], batch)
         except OSError as error:
             raise unwritten(self._places.folder, error) from error
@@ -129,7 +129,7 @@ class Writer:
             pack.close()
             raise
         if known and self._places.generation != generation:  # what we took to be there may have been collected
-            with Until(inf):  # else a pin would be left to which nothing belongs
+            with until(inf):  # else a pin would be left to which nothing belongs
                 self._places.flush()
                 if self._index.touch(list(every)) != every.keys():  # and what is new, if others have unpinned it
                     self._write(list(every.values()), batch)

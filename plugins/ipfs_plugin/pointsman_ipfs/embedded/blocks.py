@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import BinaryIO, ClassVar
@@ -23,7 +25,7 @@ from pointsman import (
 from pointsman.content import Collected, Entry, Finding, Progress, Source, Stored
 from pointsman.forks import ForkLock
 
-from .._sqlite import Until
+from .._sqlite import Until, until
 from ..dag import car, reader
 from ..dag import cid as cids
 from ..dag.block import Verified, counted
@@ -99,7 +101,7 @@ class Blocks:
     @hookimpl
     def store(self, source: Source, scope: Scope) -> Stored:
         """Keep a file, a folder or a stream of bytes."""
-        with _InTime(scope):
+        with _in_time(scope):
             profile, opened, first = profile_of(source.profile or self.profile), self._to_write(), b""
             if source.file is not None:
                 first = piece_of(source.file.read, profile)
@@ -169,7 +171,7 @@ class Blocks:
     @hookimpl
     def import_car(self, source: BinaryIO, pin: bool, scope: Scope) -> Sequence[Stored]:
         """Keep what a CAR file holds. What it does not hold of its roots, when they are pinned, must be here."""
-        with _InTime(scope):
+        with _in_time(scope):
             opened, alive, get = self._to_write(), _alive(scope), self._get(scope)
             roots, blocks = car.opened(source)
             held = Held(opened.places, get, roots)
@@ -183,7 +185,7 @@ class Blocks:
     @hookimpl
     def pin(self, cid: str, scope: Scope) -> None:
         """Keep everything under `cid` until it is unpinned."""
-        with _InTime(scope):
+        with _in_time(scope):
             opened, get = self._to_write(makes=False), self._get(scope)
             root = reader.resolve(get, cid)
             held = Held(opened.places, get, (root,))
@@ -194,7 +196,7 @@ class Blocks:
     @hookimpl
     def unpin(self, cid: str, scope: Scope) -> None:
         """Let `collect` take what is under `cid`."""
-        with _InTime(scope):
+        with _in_time(scope):
             opened, root = self._to_write(makes=False), reader.resolve(self._get(scope), cid)
             opened.places.catch_up()
             if opened.places.pinned(root):
@@ -203,7 +205,7 @@ class Blocks:
     @hookimpl
     def collect(self, scope: Scope) -> Collected:
         """Remove what no pin keeps."""
-        with _InTime(scope):
+        with _in_time(scope):
             opened, alive = self._to_write(makes=False), _alive(scope)
             if opened.absent:
                 return Collected(0, 0)
@@ -356,10 +358,13 @@ def _alive(scope: Scope) -> Callable[[], None]:
     return partial(_check, scope)
 
 
-class _InTime(Until):
-    """Lets what is done inside wait for others that change the index no longer than somebody waits for it."""
+def _in_time(scope: Scope) -> AbstractContextManager[None]:
+    """Let what is done inside wait for others that change the index no longer than somebody waits for it."""
+    return until(inf) if scope.deadline == inf else _InTime(scope)
 
-    __slots__ = ("_scope",)
+
+class _InTime(Until):
+    """Lets it, and tells whose time is up so."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(scope.deadline)
