@@ -46,6 +46,7 @@ class Places:
         self.removed = False  #: whether the folder was seen to be gone, or to be another one
         self._collected = str(root / "collected")  #: a file, whose time is the generation
         self.began = self.generation  #: which it was when this was opened
+        self.gone: Sequence[str] = ()  #: packs that were gone then
         self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}  #: of what we have written: puts build upon it
@@ -274,14 +275,13 @@ class Places:
         """Bring packs whose writers are gone to their last mark, and the index to where the packs are.
 
         An index may be older than they are: a power cut takes its last commits back, and a backup has one of its own
-        time. So packs that are gone are struck out first: what they held is found where a collection has moved it.
+        time. So what was in packs that are gone is struck out first: it is found where a collection has moved it.
         """
         sizes, running = self.index.sizes(), self.index.runs()
-        for gone in sizes:
-            if not (self.folder / f"{gone}.car").exists():
-                with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
-                    self.index.lost_pack(gone)
-        sizes = self.index.sizes()
+        self.gone = [name for name in sizes if not (self.folder / f"{name}.car").exists()]
+        for name in self.gone:
+            with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
+                self.index.lost_pack(name)
         for path in packs_in(self.folder):
             known = sizes.get(path.stem, 0)
             with suppress(FileNotFoundError):
