@@ -21,6 +21,8 @@ from pointsman_ipfs.embedded._places import Places
 from pointsman_ipfs.embedded._shelf import Shelf
 from pointsman_ipfs.embedded._writer import Writer
 
+_ABSENT = cids.to_text(cids.raw_cid(b"nobody has put this"))
+
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Callable[[], Store]]:
@@ -241,3 +243,19 @@ def test_the_time_of_a_call_is_up_where_another_program_was_stopped_while_it_cha
     assert monotonic() - began < 10
     stopped.close()
     calls[way](None)
+
+
+def test_who_reads_does_not_wait_for_a_program_that_was_stopped(opened: Callable[[], Store], tmp_path: Path) -> None:
+    """What is not in the index yet is remembered: nobody has to wait until it is entered."""
+    store, other = opened(), opened()
+    before = store.put(b"before").cid
+    assert other.get(before) == b"before"
+    assert {entry.cid for entry in store.ls()} == {before}  # the index knows it
+    stopped = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+    stopped.execute("BEGIN IMMEDIATE")
+    cid, began = store.put(b"hello").cid, monotonic()
+    assert other.get(cid) == b"hello"
+    assert {entry.cid for entry in other.ls()} == {before, cid}
+    assert not store.has(_ABSENT)
+    assert monotonic() - began < 30
+    stopped.close()

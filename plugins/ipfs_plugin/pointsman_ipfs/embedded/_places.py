@@ -257,7 +257,14 @@ class Places:
         self.flush()
 
     def catch_up(self) -> bool:
-        """Enter what any pack has beyond what the index knows, or remember it; say whether there was anything."""
+        """Enter what any pack has beyond what the index knows, or remember it; say whether there was anything.
+
+        Others that change the index are waited for no longer than a moment: what is remembered is found, too.
+        """
+        with patience.until(min(patience.ends, monotonic() + _AGAIN_S)):
+            return self._caught_up()
+
+    def _caught_up(self) -> bool:
         grown = bool(self._waiting)
         with suppress(UnavailableError):  # a full disk: what waits is remembered
             self.flush()
