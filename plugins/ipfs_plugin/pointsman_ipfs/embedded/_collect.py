@@ -162,7 +162,7 @@ class _Mover:
         """
         index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
         wrong = dict[bytes, Place]()
-        self._places.catch_up_wholly()
+        self._places.catch_up_with(path)
         for one in self._shelf.contents(path.stem):
             if isinstance(one, Mark):
                 roots.update(cid for cid, _ in one.said())
@@ -171,11 +171,11 @@ class _Mover:
         for cid, place in self._shelf.hidden(path.stem, len(moved)):
             self._move(cid, place, moved, wrong)
         self._shelf.look_elsewhere(wrong)
-        for cid in wrong:
+        for cid, place in wrong.items():
             if (found := index.place(cid[-32:])) is not None and found.pack == path.stem:
                 self._move(cid, found, moved, {})
                 found = None
-            if found is None and cid[-32:] not in moved:  # perhaps the disk reads it the next time
+            if found in (None, place) and cid[-32:] not in moved:  # perhaps the disk reads it the next time
                 raise UnavailableError(f"{path} has damaged blocks, and is left as it is; verify names them")
         said = sorted({*index.said_of(roots)} - self._said, key=attrgetter("seq"))
         for pin in said:

@@ -256,6 +256,14 @@ class Places:
         self.catch_up()
         self.flush()
 
+    def catch_up_with(self, path: Path) -> None:
+        """Enter what a pack, which this process has locked, has beyond what the index knows.
+
+        :raises UnavailableError: the index cannot be written.
+        """
+        self._read_on(path, self.index.sizes().get(path.stem, 0), live=False)
+        self.flush()
+
     def catch_up(self) -> bool:
         """Enter what any pack has beyond what the index knows, or remember it; say whether there was anything.
 
