@@ -115,7 +115,7 @@ class _Mover:
         self._writing = False  #: whether it holds more than that
         self._said = set[Pin]()  #: what it says of roots
         self.emptied = False  #: whether any pack could be taken away
-        self.failure: UnavailableError | None = None  #: why another one could not
+        self.failure: UnavailableError | UnusableAnswer | None = None  #: why another one could not
 
     def __enter__(self) -> _Mover:
         return self
@@ -136,7 +136,7 @@ class _Mover:
                 if name not in self._places.index.runs():  # else it holds more than the index knows
                     self._empty(path)
                     self.emptied = True
-            except UnavailableError as error:
+            except (UnavailableError, UnusableAnswer) as error:
                 self.failure = error
                 self._end()
             finally:
@@ -158,7 +158,8 @@ class _Mover:
     def _empty(self, path: Path) -> None:
         """Move what is of use in a pack, and take the pack away.
 
-        :raises UnavailableError: that could not be written, or is damaged: the pack stays.
+        :raises UnavailableError: that could not be written: the pack stays.
+        :raises UnusableAnswer: something of it is damaged: the pack stays.
         """
         index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
         wrong = dict[bytes, Place]()
@@ -176,7 +177,8 @@ class _Mover:
                 self._move(cid, found, moved, {})
                 found = None
             if found in (None, place) and cid[-32:] not in moved:  # perhaps the disk reads it the next time
-                raise UnavailableError(f"{path} has damaged blocks, and is left as it is; verify names them")
+                text = f"{path} has damaged blocks, and is left as it is; verify names them"
+                raise UnusableAnswer(text, retry_same=False, try_next=False)
         said = sorted({*index.said_of(roots)} - self._said, key=attrgetter("seq"))
         for pin in said:
             pack, kept = self._into(), (pin.cid,)
