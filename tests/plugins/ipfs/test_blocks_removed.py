@@ -133,6 +133,21 @@ def test_a_pack_that_is_gone_takes_no_other_one_with_it(store: Store, path: Path
         assert other.get(cid) == bytes(range(256)) * (3 << 13)
 
 
+def test_a_pack_that_cannot_be_used_is_named(store: Store, path: Path) -> None:
+    """As one that another user made, who wrote to this store: it says which one, and what to do."""
+    cid = store.put(b"hello").cid
+    wrong = path / "packs" / f"{0:032x}.car"
+    wrong.mkdir()
+    text = f"{wrong} cannot be used: Is a directory; see that it is a file that you can read and write"
+    with pytest.raises(UnavailableError, match=text):
+        store.gc()
+    with Store([Blocks(path=path)]) as other, pytest.raises(UnavailableError, match=text):
+        other.get(cid)
+    wrong.rmdir()
+    store.gc()
+    assert store.get(cid) == b"hello"
+
+
 def test_of_a_pack_that_is_gone_nothing_is_put_aside(store: Store, path: Path) -> None:
     """There are no bytes that anybody could look at."""
     cid = store.put(b"hello").cid

@@ -22,7 +22,7 @@ from ..dag.block import Verified
 from ..dag.cid import to_text
 from ._holding import PATIENCE_S, lacking, lacking_still
 from ._index import Pin, Place, Sweep, Written
-from ._packs import Mark, Pack, head_of, locked, marked, packs_in
+from ._packs import Mark, Pack, head_of, if_there, locked, marked, packs_in
 from ._places import Places
 from ._shelf import Shelf
 from ._writer import Writer
@@ -129,18 +129,18 @@ class _Mover:
     def try_to_empty(self, name: str, filled: int) -> None:
         """Empty a pack if that is worth it and nobody writes to it; where there is no room for that, note it."""
         path = self._places.folder / f"{name}.car"
-        with suppress(FileNotFoundError):
-            if filled >= _WORTH * path.stat().st_size or (file := locked(path)) is None:
-                return
-            try:
-                if name not in self._places.index.runs():  # else it holds more than the index knows
-                    self._empty(path)
-                    self.emptied = True
-            except (UnavailableError, UnusableAnswer) as error:
-                self.failure = error
-                self._end()
-            finally:
-                os.close(file)
+        try:
+            with if_there(path):
+                if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
+                    try:
+                        if name not in self._places.index.runs():  # else it holds more than the index knows
+                            self._empty(path)
+                            self.emptied = True
+                    finally:
+                        os.close(file)
+        except (UnavailableError, UnusableAnswer) as error:
+            self.failure = error
+            self._end()
 
     def _end(self) -> None:
         pack, self._pack, counts = self._pack, None, self._counts

@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import ENOENT
 from hashlib import sha256
 from pathlib import Path
@@ -315,6 +315,21 @@ def locked(path: Path) -> int | None:
         pass
     os.close(file)
     return None
+
+
+@contextmanager
+def if_there(path: Path) -> Iterator[None]:
+    """Do nothing more where a pack is gone.
+
+    :raises UnavailableError: it cannot be used: somebody else's, say.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        text = f"{path} cannot be used: {error.strerror}; see that it is a file that you can read and write"
+        raise UnavailableError(text, retry_same=False) from error
 
 
 def counted(path: Path, file: int, start: int, end: int) -> int:

@@ -19,7 +19,7 @@ from pointsman import UnavailableError
 from .._sqlite import patience
 from ._disk import sync_file, unwritten
 from ._index import Index, Place, Written
-from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned
+from ._packs import Mark, Pack, Record, counted, cut, if_there, locked, packs_in, scanned
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
@@ -279,7 +279,7 @@ class Places:
         sizes, running = self.index.sizes(), self.index.runs()
         for path in packs_in(self.folder):
             known = sizes.get(path.stem, 0)
-            with suppress(FileNotFoundError):
+            with if_there(path):
                 if path.stem in running:  # a long put enters its own when it ends, unless that failed, or it was killed
                     grown = self._recover(path, known, True) or grown
                 elif path.stat().st_size > known:
@@ -299,7 +299,7 @@ class Places:
                 self.index.lost_pack(name)
         for path in packs_in(self.folder):
             known = sizes.get(path.stem, 0)
-            with suppress(FileNotFoundError):
+            with if_there(path):
                 if path.stat().st_size != known:
                     self._recover(path, known, path.stem in running)
 
