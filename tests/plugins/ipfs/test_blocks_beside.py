@@ -159,8 +159,13 @@ def test_what_a_collection_moves_during_a_verify_is_not_told(
     assert verifying.get(cid) == b"hello"
 
 
+@pytest.mark.parametrize("during", [False, True], ids=["before it", "during it"])
 def test_what_a_child_inherits_keeps_no_pack_from_a_collection(
-    opened: Callable[[], Store], forked: Callable[[Callable[[], object]], int], tmp_path: Path
+    opened: Callable[[], Store],
+    forked: Callable[[Callable[[], object]], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    during: bool,
 ) -> None:
     """Its copy of a file would keep the lock that its parent has let go, and the room of a pack that is gone."""
     store, packs = opened(), tmp_path / "packs"
@@ -168,17 +173,27 @@ def test_what_a_child_inherits_keeps_no_pack_from_a_collection(
     store.put(os.urandom(300_000), pin=False)
     assert store.get(cid) == b"stays"
     before, (ends, end), (begins, begin) = [*packs.iterdir()], os.pipe(), os.pipe()
-    child = forked(lambda: (os.close(end), os.write(begin, b"!"), os.read(ends, 1)))
-    try:
+    children = list[int]()
+
+    def fork() -> None:
+        children.append(forked(lambda: (os.close(end), os.write(begin, b"!"), os.read(ends, 1))))
         assert os.read(begins, 1) == b"!"
+
+    try:
+        if during:
+            once(monkeypatch, Index, "moved", fork, after=False)
+        else:
+            fork()
         store.gc()
+        (child,) = children
         assert [pack for pack in before if pack.exists()] == []
         files = map(os.path.realpath, Path(f"/proc/{child}/fd").iterdir())
         assert [file for file in files if file.startswith(str(packs))] == []
     finally:
         for file in end, ends, begin, begins:
             os.close(file)
-        os.waitpid(child, 0)
+        for child in children:
+            os.waitpid(child, 0)
 
 
 def test_nobody_goes_on_with_a_pack_that_a_killed_collection_left(opened: Callable[[], Store], tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ that is taken is not larger than that.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter, itemgetter
@@ -20,6 +19,7 @@ from pointsman.content import Collected
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
+from ._disk import locked_files
 from ._holding import PATIENCE_S, lacking, lacking_still
 from ._index import Pin, Place, Sweep, Written
 from ._packs import Mark, Pack, head_of, if_there, locked, marked, packs_in
@@ -137,7 +137,7 @@ class _Mover:
                             self._empty(path)
                             self.emptied = True
                     finally:
-                        os.close(file)
+                        locked_files.close(file)
         except (UnavailableError, UnusableAnswer) as error:
             self.failure = error
             self._end()

@@ -17,7 +17,7 @@ from time import monotonic
 from pointsman import UnavailableError
 
 from .._sqlite import patience
-from ._disk import sync_file, unwritten
+from ._disk import locked_files, sync_file, unwritten
 from ._index import Index, Place, Written
 from ._packs import Mark, Pack, Record, counted, cut, if_there, locked, packs_in, scanned
 
@@ -318,7 +318,7 @@ class Places:
                     self.index.running(path.stem, None)
             cut(path, file, max(known, self._read.get(path.stem, 0)))
         finally:
-            os.close(file)
+            locked_files.close(file)
         return grown
 
     def _read_on(self, path: Path, known: int, *, live: bool = True) -> bool:
