@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from pointsman import Store, UnusableAnswer
+from pointsman import Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.embedded import _shelf
 
@@ -152,3 +152,28 @@ def test_what_a_disk_cannot_read_for_a_moment_is_not_thrown_away(
         assert not pack.exists()
         assert store.get(cid) == CONTENT
         assert store.get(other) == b"beside it"
+
+
+def test_a_pack_that_the_disk_cannot_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is what stands before a block; nothing is cut off there, or taken away."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        kept = [store.put(CONTENT + bytes([number])).cid for number in range(4)]
+    (pack,) = (tmp_path / "packs").iterdir()
+    wrong, pread = pack.read_bytes().index(CONTENT + b"\1") - 10, os.pread
+
+    def read(file: int, length: int, offset: int) -> bytes:
+        if offset <= wrong < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, length, offset)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(_shelf.os, "pread", read)
+        with Store([Blocks(path=tmp_path)]) as store:
+            (found,) = store.verify()
+            assert f"{pack} cannot be used: Input/output error" in found.problem
+        for file in tmp_path.glob("index*"):
+            file.unlink()
+        with Store([Blocks(path=tmp_path)]) as store, pytest.raises(UnavailableError, match=f"{pack} cannot be used"):
+            store.get(kept[0])
+    with Store([Blocks(path=tmp_path)]) as store:
+        assert [store.get(cid)[-1] for cid in kept] == [0, 1, 2, 3]

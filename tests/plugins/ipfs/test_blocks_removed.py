@@ -138,7 +138,7 @@ def test_a_pack_that_cannot_be_used_is_named(store: Store, path: Path) -> None:
     cid = store.put(b"hello").cid
     wrong = path / "packs" / f"{0:032x}.car"
     wrong.mkdir()
-    text = f"{wrong} cannot be used: Is a directory; see that it is a file that you can read and write"
+    text = f"{wrong} cannot be used: Is a directory; see that it is a file that can be read and written"
     with pytest.raises(UnavailableError, match=text):
         store.gc()
     with Store([Blocks(path=path)]) as other, pytest.raises(UnavailableError, match=text):

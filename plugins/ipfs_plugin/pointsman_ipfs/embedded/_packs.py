@@ -330,7 +330,7 @@ def if_there(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         pass
     except OSError as error:
-        text = f"{path} cannot be used: {error.strerror}; see that it is a file that you can read and write"
+        text = f"{path} cannot be used: {error.strerror}; see that it is a file that can be read and written"
         raise UnavailableError(text, retry_same=False) from error
 
 
