@@ -21,6 +21,8 @@ from pointsman_ipfs.embedded._places import Places
 from pointsman_ipfs.embedded._shelf import Shelf
 from pointsman_ipfs.embedded._writer import Writer
 
+_ABSENT = cids.to_text(cids.raw_cid(b"nobody has put this"))
+
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Callable[[], Store]]:
@@ -157,8 +159,13 @@ def test_what_a_collection_moves_during_a_verify_is_not_told(
     assert verifying.get(cid) == b"hello"
 
 
+@pytest.mark.parametrize("during", [False, True], ids=["before it", "during it"])
 def test_what_a_child_inherits_keeps_no_pack_from_a_collection(
-    opened: Callable[[], Store], forked: Callable[[Callable[[], object]], int], tmp_path: Path
+    opened: Callable[[], Store],
+    forked: Callable[[Callable[[], object]], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    during: bool,
 ) -> None:
     """Its copy of a file would keep the lock that its parent has let go, and the room of a pack that is gone."""
     store, packs = opened(), tmp_path / "packs"
@@ -166,17 +173,27 @@ def test_what_a_child_inherits_keeps_no_pack_from_a_collection(
     store.put(os.urandom(300_000), pin=False)
     assert store.get(cid) == b"stays"
     before, (ends, end), (begins, begin) = [*packs.iterdir()], os.pipe(), os.pipe()
-    child = forked(lambda: (os.close(end), os.write(begin, b"!"), os.read(ends, 1)))
-    try:
+    children = list[int]()
+
+    def fork() -> None:
+        children.append(forked(lambda: (os.close(end), os.write(begin, b"!"), os.read(ends, 1))))
         assert os.read(begins, 1) == b"!"
+
+    try:
+        if during:
+            once(monkeypatch, Index, "moved", fork, after=False)
+        else:
+            fork()
         store.gc()
+        (child,) = children
         assert [pack for pack in before if pack.exists()] == []
         files = map(os.path.realpath, Path(f"/proc/{child}/fd").iterdir())
         assert [file for file in files if file.startswith(str(packs))] == []
     finally:
         for file in end, ends, begin, begins:
             os.close(file)
-        os.waitpid(child, 0)
+        for child in children:
+            os.waitpid(child, 0)
 
 
 def test_nobody_goes_on_with_a_pack_that_a_killed_collection_left(opened: Callable[[], Store], tmp_path: Path) -> None:
@@ -241,3 +258,19 @@ def test_the_time_of_a_call_is_up_where_another_program_was_stopped_while_it_cha
     assert monotonic() - began < 10
     stopped.close()
     calls[way](None)
+
+
+def test_who_reads_does_not_wait_for_a_program_that_was_stopped(opened: Callable[[], Store], tmp_path: Path) -> None:
+    """What is not in the index yet is remembered: nobody has to wait until it is entered."""
+    store, other = opened(), opened()
+    before = store.put(b"before").cid
+    assert other.get(before) == b"before"
+    assert {entry.cid for entry in store.ls()} == {before}  # the index knows it
+    stopped = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+    stopped.execute("BEGIN IMMEDIATE")
+    cid, began = store.put(b"hello").cid, monotonic()
+    assert other.get(cid) == b"hello"
+    assert {entry.cid for entry in other.ls()} == {before, cid}
+    assert not store.has(_ABSENT)
+    assert monotonic() - began < 30
+    stopped.close()

@@ -388,16 +388,6 @@ def test_a_moment_without_memory_does_not_end_what_enters_into_the_index(
         sleep(0.01)
 
 
-def test_what_is_in_the_way_of_a_store_is_named(tmp_path: Path) -> None:
-    """The file of it that cannot be opened, beside the folder."""
-    with Store([Blocks(path=tmp_path)]) as store:
-        store.put(b"hello")
-    wrong = tmp_path / "packs" / f"{0:032x}.car"
-    wrong.mkdir()
-    with Store([Blocks(path=tmp_path)]) as store, pytest.raises(UnavailableError, match=f"Is a directory .{wrong}"):
-        list(store.ls())
-
-
 def nothing_entered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this store find the disk of the index full, and no other one."""
     entered, failing = _index.Index.entered, blocks_of(store).index

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from pointsman import Store, UnusableAnswer
+from pointsman import Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs import Blocks
-from pointsman_ipfs.embedded import _collect, _shelf
+from pointsman_ipfs.embedded import _shelf
 
 CONTENT = b"what is put again since it is damaged" * 9
 
@@ -86,6 +88,18 @@ def test_a_whole_copy_in_a_pack_that_is_emptied_is_moved(tmp_path: Path) -> None
         assert list(store.verify()) == []
 
 
+def test_a_whole_copy_stays_where_the_index_cannot_be_told_of_the_damaged_one(tmp_path: Path) -> None:
+    """The index would go on to say that it is read from there, and the pack of the whole one would be gone."""
+    cid = put_again(tmp_path, os.urandom(300_000))
+    with Store([Blocks(path=tmp_path)]) as store, closing(sqlite3.connect(tmp_path / "index.sqlite")) as index:
+        store.has(cid)
+        index.execute("CREATE TRIGGER full BEFORE INSERT ON damaged BEGIN SELECT RAISE(ABORT, 'full'); END")
+        with pytest.raises(UnusableAnswer, match="has damaged blocks, and is left as it is"):
+            store.gc()
+        index.execute("DROP TRIGGER full")
+        assert store.get(cid) == CONTENT
+
+
 def test_what_stands_in_the_folder_is_verified(tmp_path: Path) -> None:
     """Not what is still open of a pack in whose place another one was put."""
     with Store([Blocks(path=tmp_path)]) as store:
@@ -129,8 +143,7 @@ def test_what_a_disk_cannot_read_for_a_moment_is_not_thrown_away(
     with Store([Blocks(path=tmp_path)]) as store:
         with monkeypatch.context() as failing:
             failing.setattr(_shelf.os, "pread", read)
-            failing.setattr(_collect, "PATIENCE_S", 0.0)
-            with pytest.raises(UnusableAnswer, match=f"{cid} is pinned and not whole"):
+            with pytest.raises(UnusableAnswer, match=f"{pack} has damaged blocks, and is left as it is"):
                 store.gc()
         assert pack.exists()
         assert list(store.verify()) == []
@@ -139,3 +152,28 @@ def test_what_a_disk_cannot_read_for_a_moment_is_not_thrown_away(
         assert not pack.exists()
         assert store.get(cid) == CONTENT
         assert store.get(other) == b"beside it"
+
+
+def test_a_pack_that_the_disk_cannot_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is what stands before a block; nothing is cut off there, or taken away."""
+    with Store([Blocks(path=tmp_path)]) as store:
+        kept = [store.put(CONTENT + bytes([number])).cid for number in range(4)]
+    (pack,) = (tmp_path / "packs").iterdir()
+    wrong, pread = pack.read_bytes().index(CONTENT + b"\1") - 10, os.pread
+
+    def read(file: int, length: int, offset: int) -> bytes:
+        if offset <= wrong < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, length, offset)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(_shelf.os, "pread", read)
+        with Store([Blocks(path=tmp_path)]) as store:
+            (found,) = store.verify()
+            assert f"{pack} cannot be used: Input/output error" in found.problem
+        for file in tmp_path.glob("index*"):
+            file.unlink()
+        with Store([Blocks(path=tmp_path)]) as store, pytest.raises(UnavailableError, match=f"{pack} cannot be used"):
+            store.get(kept[0])
+    with Store([Blocks(path=tmp_path)]) as store:
+        assert [store.get(cid)[-1] for cid in kept] == [0, 1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -117,6 +118,34 @@ def test_what_is_put_again_is_not_read_from_a_file_that_nobody_else_finds(store:
     store.close()
     with Store([Blocks(path=path)]) as other:
         assert other.get(cid) == bytes(size)
+
+
+def test_a_pack_that_is_gone_takes_no_other_one_with_it(store: Store, path: Path) -> None:
+    """Of the other one the end is lost, by which it says how far it counts: the index still knows what it holds."""
+    store.put(b"hello")
+    (first,) = (path / "packs").iterdir()
+    cid = store.put(bytes(range(256)) * (3 << 13)).cid
+    store.close()
+    (second,) = {*(path / "packs").iterdir()} - {first}
+    os.truncate(second, second.stat().st_size - 5)
+    first.unlink()
+    with Store([Blocks(path=path)]) as other:
+        assert other.get(cid) == bytes(range(256)) * (3 << 13)
+
+
+def test_a_pack_that_cannot_be_used_is_named(store: Store, path: Path) -> None:
+    """As one that another user made, who wrote to this store: it says which one, and what to do."""
+    cid = store.put(b"hello").cid
+    wrong = path / "packs" / f"{0:032x}.car"
+    wrong.mkdir()
+    text = f"{wrong} cannot be used: Is a directory; see that it is a file that can be read and written"
+    with pytest.raises(UnavailableError, match=text):
+        store.gc()
+    with Store([Blocks(path=path)]) as other, pytest.raises(UnavailableError, match=text):
+        other.get(cid)
+    wrong.rmdir()
+    store.gc()
+    assert store.get(cid) == b"hello"
 
 
 def test_of_a_pack_that_is_gone_nothing_is_put_aside(store: Store, path: Path) -> None:

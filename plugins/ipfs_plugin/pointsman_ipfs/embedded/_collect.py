@@ -9,7 +9,6 @@ that is taken is not larger than that.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter, itemgetter
@@ -20,9 +19,10 @@ from pointsman.content import Collected
 
 from ..dag.block import Verified
 from ..dag.cid import to_text
+from ._disk import locked_files
 from ._holding import PATIENCE_S, lacking, lacking_still
 from ._index import Pin, Place, Sweep, Written
-from ._packs import Mark, Pack, head_of, locked, marked, packs_in
+from ._packs import Mark, Pack, head_of, if_there, locked, marked, packs_in
 from ._places import Places
 from ._shelf import Shelf
 from ._writer import Writer
@@ -115,7 +115,7 @@ class _Mover:
         self._writing = False  #: whether it holds more than that
         self._said = set[Pin]()  #: what it says of roots
         self.emptied = False  #: whether any pack could be taken away
-        self.failure: UnavailableError | None = None  #: why another one could not
+        self.failure: UnavailableError | UnusableAnswer | None = None  #: why another one could not
 
     def __enter__(self) -> _Mover:
         return self
@@ -129,18 +129,18 @@ class _Mover:
     def try_to_empty(self, name: str, filled: int) -> None:
         """Empty a pack if that is worth it and nobody writes to it; where there is no room for that, note it."""
         path = self._places.folder / f"{name}.car"
-        with suppress(FileNotFoundError):
-            if filled >= _WORTH * path.stat().st_size or (file := locked(path)) is None:
-                return
-            try:
-                if name not in self._places.index.runs():  # else it holds more than the index knows
-                    self._empty(path)
-                    self.emptied = True
-            except UnavailableError as error:
-                self.failure = error
-                self._end()
-            finally:
-                os.close(file)
+        try:
+            with if_there(path):
+                if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
+                    try:
+                        if name not in self._places.index.runs():  # else it holds more than the index knows
+                            self._empty(path)
+                            self.emptied = True
+                    finally:
+                        locked_files.close(file)
+        except (UnavailableError, UnusableAnswer) as error:
+            self.failure = error
+            self._end()
 
     def _end(self) -> None:
         pack, self._pack, counts = self._pack, None, self._counts
@@ -158,11 +158,12 @@ class _Mover:
     def _empty(self, path: Path) -> None:
         """Move what is of use in a pack, and take the pack away.
 
-        :raises UnavailableError: that could not be written, or is damaged: the pack stays.
+        :raises UnavailableError: that could not be written: the pack stays.
+        :raises UnusableAnswer: something of it is damaged: the pack stays.
         """
         index, moved, roots = self._places.index, dict[bytes, Place](), set[bytes]()
         wrong = dict[bytes, Place]()
-        self._places.catch_up_wholly()
+        self._places.catch_up_with(path)
         for one in self._shelf.contents(path.stem):
             if isinstance(one, Mark):
                 roots.update(cid for cid, _ in one.said())
@@ -171,12 +172,13 @@ class _Mover:
         for cid, place in self._shelf.hidden(path.stem, len(moved)):
             self._move(cid, place, moved, wrong)
         self._shelf.look_elsewhere(wrong)
-        for cid in wrong:
+        for cid, place in wrong.items():
             if (found := index.place(cid[-32:])) is not None and found.pack == path.stem:
                 self._move(cid, found, moved, {})
                 found = None
-            if found is None and cid[-32:] not in moved:  # perhaps the disk reads it the next time
-                raise UnavailableError(f"{path} has damaged blocks, and is left as it is; verify names them")
+            if found in (None, place) and cid[-32:] not in moved:  # perhaps the disk reads it the next time
+                text = f"{path} has damaged blocks, and is left as it is; verify names them"
+                raise UnusableAnswer(text, retry_same=False, try_next=False)
         said = sorted({*index.said_of(roots)} - self._said, key=attrgetter("seq"))
         for pin in said:
             pack, kept = self._into(), (pin.cid,)

@@ -7,6 +7,36 @@ import os
 from pathlib import Path
 
 from pointsman import UnavailableError
+from pointsman.forks import Shared
+
+
+class _Locked(Shared):
+    """The open files that this process has locked. A forked child closes them: its copies would keep them locked for
+    as long as it lives, and those that were removed their room.
+    """
+
+    def __init__(self) -> None:
+        self._files = set[int]()
+        super().__init__()
+
+    def begin(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file that is to be locked. Raises OSError."""
+        file = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._files.add(file)
+        return file
+
+    def close(self, file: int) -> None:
+        """Let it go, unless that was done."""
+        if file in self._files:
+            self._files.remove(file)
+            os.close(file)
+
+
+locked_files = _Locked()
 
 
 def sync_file(file: int) -> None:

@@ -247,16 +247,13 @@ class Index(Database):
             db.execute("DELETE FROM packs WHERE name=? AND since IS NULL AND size=0", (pack,))
 
     def lost_pack(self, pack: str) -> None:
-        """Strike out a pack that is gone, with all that it held; of all others, nothing counts as entered any more.
-
-        They may hold the same: of two places, this one was known.
-        """
+        """Strike out what a pack held that is gone; the pack itself stays here, until others were looked through."""
         with self.changing() as (db, _):
             sql = """SELECT digest, CAST(x'01551220' || digest AS BLOB), ? FROM blocks
                 WHERE pack=(SELECT id FROM packs WHERE name=?)"""
-            if db.execute(f"INSERT OR REPLACE INTO damaged {sql}", (time(), pack)).rowcount:
-                db.execute("UPDATE packs SET size=0 WHERE since IS NULL")
-            _strike_out(db, pack)
+            db.execute(f"INSERT OR REPLACE INTO damaged {sql}", (time(), pack))
+            db.execute("DELETE FROM blocks WHERE pack=(SELECT id FROM packs WHERE name=?)", (pack,))
+            db.execute("UPDATE packs SET size=0, since=NULL WHERE name=?", (pack,))
 
     def back(self, pack: str) -> None:
         """Let a pack that was moved into another one be entered again: it was brought back, or never taken away."""

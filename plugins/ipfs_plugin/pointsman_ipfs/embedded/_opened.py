@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,7 +46,19 @@ class Opened:
             text = f"{root} cannot be used as a store: {error.strerror or error}{where}; choose another path"
             raise UnavailableError(text, retry_same=False) from error
         self.shelf = Shelf(self.places, None if self.read_only else root / "quarantine")
+        self._look_elsewhere()
         self.writer = Writer(self.places, self.shelf, self._reserve)
+
+    def _look_elsewhere(self) -> None:
+        """See whether what was in packs that are gone stands in another one, too: of two places, the index has one.
+
+        Nothing but that is read anew there. Who is interrupted does so when the store is opened the next time.
+        """
+        index = self.places.index
+        with suppress(UnavailableError):  # on a full disk
+            self.shelf.look_elsewhere(dict.fromkeys(index.damaged() if self.places.gone else ()))
+            for pack in self.places.gone:
+                index.running(pack, None)
 
     def usable(self, *, writing: bool) -> bool:
         """Whether it is of this process, and its index is sound; to write, whether a store is there at all.

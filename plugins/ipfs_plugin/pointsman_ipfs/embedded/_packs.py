@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import ENOENT
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from .._sqlite import is_read_only
 from ..dag import _varint, car
 from ..dag.cbor import Ref, decode, encode
 from ..dag.cid import RAW
-from ._disk import standing, sync_file, sync_folder, unwritten
+from ._disk import locked_files, standing, sync_file, sync_folder, unwritten
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
@@ -72,7 +72,7 @@ def head_of(cid: bytes, length: int) -> bytes:
 class Pack(Shared):
     """A pack that this process writes: no other one may, as long as it lives. Not thread-safe.
 
-    A forked child lets it go: as long as that lives, its copy of the file would keep it locked.
+    In a forked child it is of no use: there the file is closed.
 
     :param file: open for reading and writing, and locked.
     :param size: bytes that count.
@@ -89,7 +89,7 @@ class Pack(Shared):
 
     def begin(self) -> None:
         self.abandoned = self._broken = True
-        self.close()
+        self._file = -1
 
     @classmethod
     def create(cls, folder: Path) -> Pack:
@@ -100,7 +100,7 @@ class Pack(Shared):
         path = folder / f"{uuid4().hex}{_END}"
         unseen = path.with_suffix(".new")  # nobody looks into it before it is locked and has its header
         try:
-            file = os.open(unseen, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            file = locked_files.open(unseen, os.O_CREAT | os.O_EXCL)
         except OSError as error:
             raise unwritten(folder, error) from error
         try:
@@ -111,7 +111,7 @@ class Pack(Shared):
             os.rename(unseen, path)
             sync_folder(folder)
         except BaseException as error:
-            os.close(file)
+            locked_files.close(file)
             with suppress(OSError):
                 unseen.unlink()
             if isinstance(error, InterruptedError):
@@ -129,7 +129,7 @@ class Pack(Shared):
             return None
         if os.fstat(file).st_size == size:
             return cls(path, file, size)
-        os.close(file)
+        locked_files.close(file)
         return None
 
     @property
@@ -203,8 +203,7 @@ class Pack(Shared):
         if self._room > self.size and not self._broken:
             self.cut(self.size)
         file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
+        locked_files.close(file)
 
     def fileno(self) -> int:
         """The open file."""
@@ -302,9 +301,12 @@ def _cid_at(head: bytes) -> bytes | None:
 
 
 def locked(path: Path) -> int | None:
-    """Return the file of a pack, open and locked for writing; None if its writer lives, or it is gone."""
+    """Return the file of a pack, open and locked for writing; None if its writer lives, or it is gone.
+
+    `locked_files` closes it.
+    """
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = locked_files.open(path, 0)
     except FileNotFoundError:
         return None
     try:
@@ -313,8 +315,23 @@ def locked(path: Path) -> int | None:
             return file
     except BlockingIOError:
         pass
-    os.close(file)
+    locked_files.close(file)
     return None
+
+
+@contextmanager
+def if_there(path: Path) -> Iterator[None]:
+    """Do nothing more where a pack is gone.
+
+    :raises UnavailableError: it cannot be used: somebody else's, say.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        text = f"{path} cannot be used: {error.strerror}; see that it is a file that can be read and written"
+        raise UnavailableError(text, retry_same=False) from error
 
 
 def counted(path: Path, file: int, start: int, end: int) -> int:
@@ -353,7 +370,7 @@ def packs_in(folder: Path) -> Iterable[Path]:
             if not is_read_only(folder, folder.parent) and (file := locked(unseen)) is not None:
                 with suppress(OSError):
                     unseen.unlink()
-                os.close(file)
+                locked_files.close(file)
         return sorted(folder.glob(f"{_NAME}{_END}"))
     except OSError as error:
         raise UnavailableError(f"{folder} cannot be read: {error.strerror}") from error

@@ -16,10 +16,10 @@ from time import monotonic
 
 from pointsman import UnavailableError
 
-from .._sqlite import until
-from ._disk import sync_file, unwritten
+from .._sqlite import patience, until
+from ._disk import locked_files, sync_file, unwritten
 from ._index import Index, Place, Written
-from ._packs import Mark, Pack, Record, counted, cut, locked, packs_in, scanned
+from ._packs import Mark, Pack, Record, counted, cut, if_there, locked, packs_in, scanned
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.
@@ -46,6 +46,7 @@ class Places:
         self.removed = False  #: whether the folder was seen to be gone, or to be another one
         self._collected = str(root / "collected")  #: a file, whose time is the generation
         self.began = self.generation  #: which it was when this was opened
+        self.gone: Sequence[str] = ()  #: packs that were gone then
         self.index = Index(root / "index.sqlite", read_only=read_only)
         self._lock = threading.Lock()  # over what follows
         self._recent: dict[bytes, Place] = {}  #: of what we have written: puts build upon it
@@ -255,15 +256,30 @@ class Places:
         self.catch_up()
         self.flush()
 
+    def catch_up_with(self, path: Path) -> None:
+        """Enter what a pack, which this process has locked, has beyond what the index knows.
+
+        :raises UnavailableError: the index cannot be written.
+        """
+        self._read_on(path, self.index.sizes().get(path.stem, 0), live=False)
+        self.flush()
+
     def catch_up(self) -> bool:
-        """Enter what any pack has beyond what the index knows, or remember it; say whether there was anything."""
+        """Enter what any pack has beyond what the index knows, or remember it; say whether there was anything.
+
+        Others that change the index are waited for no longer than a moment: what is remembered is found, too.
+        """
+        with until(min(patience.ends, monotonic() + _AGAIN_S)):
+            return self._caught_up()
+
+    def _caught_up(self) -> bool:
         grown = bool(self._waiting)
         with suppress(UnavailableError):  # a full disk: what waits is remembered
             self.flush()
         sizes, running = self.index.sizes(), self.index.runs()
         for path in packs_in(self.folder):
             known = sizes.get(path.stem, 0)
-            with suppress(FileNotFoundError):
+            with if_there(path):
                 if path.stem in running:  # a long put enters its own when it ends, unless that failed, or it was killed
                     grown = self._recover(path, known, True) or grown
                 elif path.stat().st_size > known:
@@ -274,17 +290,16 @@ class Places:
         """Bring packs whose writers are gone to their last mark, and the index to where the packs are.
 
         An index may be older than they are: a power cut takes its last commits back, and a backup has one of its own
-        time. So packs that are gone are struck out first: what they held is found where a collection has moved it.
+        time. So what was in packs that are gone is struck out first: it is found where a collection has moved it.
         """
         sizes, running = self.index.sizes(), self.index.runs()
-        for gone in sizes:
-            if not (self.folder / f"{gone}.car").exists():
-                with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
-                    self.index.lost_pack(gone)
-        sizes = self.index.sizes()
+        self.gone = [name for name in sizes if not (self.folder / f"{name}.car").exists()]
+        for name in self.gone:
+            with suppress(UnavailableError):  # on a full disk, what was there is missed when it is asked for
+                self.index.lost_pack(name)
         for path in packs_in(self.folder):
             known = sizes.get(path.stem, 0)
-            with suppress(FileNotFoundError):
+            with if_there(path):
                 if path.stat().st_size != known:
                     self._recover(path, known, path.stem in running)
 
@@ -303,7 +318,7 @@ class Places:
                     self.index.running(path.stem, None)
             cut(path, file, max(known, self._read.get(path.stem, 0)))
         finally:
-            os.close(file)
+            locked_files.close(file)
         return grown
 
     def _read_on(self, path: Path, known: int, *, live: bool = True) -> bool:

@@ -17,7 +17,7 @@ from pointsman.forks import Shared
 from ..dag.cid import matches, to_text, version_1
 from ._disk import standing
 from ._index import Place
-from ._packs import Mark, Record, cid_before, is_formed, packs_in, scanned
+from ._packs import Mark, Record, cid_before, if_there, is_formed, packs_in, scanned
 from ._places import Places
 
 #: Packs that are kept open at most.
@@ -145,12 +145,15 @@ class Shelf(Shared):
         return (one for one in self.contents(name) if isinstance(one, Record))
 
     def contents(self, name: str) -> Iterator[Record | Mark]:
-        """Yield what stands in a pack."""
-        file = self._file(name)
+        """Yield what stands in a pack.
+
+        :raises UnavailableError: the disk cannot read what stands between the blocks.
+        """
+        file, path = self._file(name), self._places.folder / f"{name}.car"
         if file is not None:
-            end = os.fstat(file.number).st_size
-            for one in scanned(self._places.folder / f"{name}.car", file.number, 0, end):
-                yield one if isinstance(one, Record) else one[1]
+            with if_there(path):
+                for one in scanned(path, file.number, 0, os.fstat(file.number).st_size):
+                    yield one if isinstance(one, Record) else one[1]
 
     def close(self) -> None:
         """Let the files go."""
