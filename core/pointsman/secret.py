@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import NoReturn
+from urllib.parse import unquote
 from weakref import WeakValueDictionary
 
 MASK = "***"
@@ -34,6 +35,10 @@ _SIGN = re.compile(r"[^A-Za-z0-9]")
 #: What none of these is without, but for some words: a text that has nothing of it is not looked at closer, which would
 #: take ten times as long, in the path of a call.
 _AFTER_PREFIX = re.compile(r"[-_](?:(?<=(?:[spr]k|hf|ai|h[oprsu]|at|x[abeprs]|pm|r8|lx)[-_])|(?<=vapi.|pypi.|cess.))")
+
+#: Names of keys in the query of a URL; and values there that are none.
+_NAMED = re.compile("auth|code|cred|key|pass|pwd|secret|sig|token", re.IGNORECASE)
+_PLAIN = re.compile(r"(?:(?:[a-z]{1,16}|(?=[a-z]*[0-9])[a-z0-9]{1,8})(?:[-._]|\Z))+")
 
 
 class Secret:
@@ -102,6 +107,23 @@ def redact(text: str, *, shortest: int = 4) -> str:
     ):
         return _KEY_LIKE.sub(rf"\1{MASK}", text)
     return text
+
+
+def shown_url(url: str) -> str:
+    """Return the repr of the URL without its user name and query, which may hold a key; what is no URL may be one."""
+    if "://" not in str(url):
+        return repr(MASK)
+    return repr(re.sub(r"(?s)//[^?#]*@|[?#].*", lambda at: f"//{MASK}@" if at[0][0] == "/" else f"?{MASK}", str(url)))
+
+
+def keys_in(query: str) -> list[Secret]:
+    """Return the values in the query of a URL that may be keys, as they are meant: they are masked while they are held.
+
+    What is made of short words or versions, such as `api-version=2024-10-21`, is none, unless its name tells it.
+    """
+    pairs = (pair.partition("=") if "=" in pair else ("", "", pair) for pair in query.split("&"))
+    meant = ((name, unquote(value)) for name, _, value in pairs if value)
+    return [Secret(value) for name, value in meant if _NAMED.search(name) or not _PLAIN.fullmatch(value)]
 
 
 def _or_encoded(sign: re.Match[str]) -> str:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import ClassVar
-from urllib.parse import unquote
 
 from attrs import Factory, field, frozen
 from pointsman import (
@@ -76,13 +75,6 @@ def _checked(url: str) -> str:
     return address.rstrip("/").removesuffix("/ipfs") + mark + query
 
 
-def _secrets(url: str) -> list[Secret]:
-    """Return what is in the query of a URL: all of it, and each value as it is meant."""
-    query = url.partition("?")[2]
-    values = (unquote(pair.partition("=")[2] or pair) for pair in query.split("&"))
-    return [Secret(text) for text in (query, *values) if text]
-
-
 @frozen(kw_only=True)
 class Gateway(Reading):
     """Reads content through a trustless gateway, from the gateway's own blocks or from wherever it finds them."""
@@ -96,10 +88,6 @@ class Gateway(Reading):
     headers: Mapping[str, str | Secret] = field(factory=dict, converter=masked)
     _client: Client = field(
         init=False, eq=False, repr=False, default=Factory(lambda self: self._connected(), takes_self=True)
-    )
-    #: Of `url`: masked where the gateway repeats it, as long as it is held.
-    _query: list[Secret] = field(
-        init=False, eq=False, repr=False, default=Factory(lambda self: _secrets(self.url), takes_self=True)
     )
     _has_no_car: list[bool] = field(init=False, eq=False, repr=False, factory=list)
 
