@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeAlias
 from .content import Progress
 from .errors import BackendError, BackendTimeout, InvalidRequestError
 from .scope import Scope
+from .secret import words_of
 
 #: Bytes, the path of a file or folder, an open binary file, or bytes in pieces.
 Given: TypeAlias = "bytes | str | os.PathLike[str] | BinaryIO | Iterable[bytes]"
@@ -221,7 +222,7 @@ def _unreadable(error: Exception) -> InvalidRequestError:
     """Return what says that a source cannot be read: its owner's error, and no store's."""
     if isinstance(error, InvalidRequestError):
         return error
-    return InvalidRequestError(f"content: cannot be read: {type(error).__name__}: {error!s:.300}")
+    return InvalidRequestError(f"content: cannot be read: {type(error).__name__}: {words_of(error):.300}")
 
 
 def _seekable(file: Any) -> bool:

@@ -109,6 +109,14 @@ def redact(text: str, *, shortest: int = 4) -> str:
     return text
 
 
+def words_of(error: BaseException) -> str:
+    """Return what an error says, without any key; "?" where it fails at that."""
+    try:
+        return redact(str(error))
+    except Exception:
+        return "?"
+
+
 def shown_url(url: str) -> str:
     """Return the repr of the URL without its user name and query, which may hold a key; what is no URL may be one."""
     if "://" not in str(url):
