@@ -72,6 +72,23 @@ def test_files_folders_and_the_standard_input(run: Run, folder: Path, tmp_path: 
     assert done.stderr == b""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are of POSIX")
+def test_a_disk_without_room_is_no_mistake_of_whoever_asks(run: Run, tmp_path: Path) -> None:
+    """Its exit code is 1, not that of bad input, and nothing is left there."""
+    import resource
+
+    cid = run("put", "-", stdin=bytes(3 << 20)).stdout.decode().split()[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        assert b"cannot be written: File too large" in run("get", cid, "-o", "back", code=1).stderr
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "back").exists()
+    (tmp_path / "back").mkdir()
+    assert b"something is there" in run("get", cid, "-o", "back", code=2).stderr
+
+
 def test_programs_read_json(run: Run, folder: Path) -> None:
     """With all that is known of each."""
     (one,) = json.loads(run("put", "--json", "letters").stdout)
