@@ -46,7 +46,7 @@ _EMPTY = "bafkqaaa"
 _AT_ONCE = 8
 _MEANS: Mapping[int, type[BackendError]] = {
     401: AuthenticationError,
-    403: AuthenticationError,
+    403: UnusableAnswer,  # of the key, or of this content alone, where it gives out what its owner has pinned
     404: ContentNotFoundError,
     410: ContentNotFoundError,
     429: RateLimitError,
@@ -63,7 +63,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
     text = "an HTML page" if text.startswith("<") else text or "without an explanation"
     after = classify(status, headers, b"").retry_after
     told = f"HTTP {status} from {where}: {text:.500}"
-    again = None if status not in _NOT_SO else False
+    again = False if status in (*_NOT_SO, 403) else None
     return _MEANS.get(status, UnavailableError)(told, status=status, retry_after=after, retry_same=again)
 
 
@@ -124,9 +124,9 @@ class Gateway(Reading):
             body = self._client.open("GET", f"ipfs/{_EMPTY}?format=raw", Scope(HEALTH_S), headers=_AS_BLOCK)
             with body:
                 kind, data = _kind(body.headers), body.read_all(MOST_BYTES)
-        except AuthenticationError as error:
-            return Health.unconfigured(f"{error.message} (check token)", refused=True)
         except BackendError as error:
+            if error.status in (401, 403):
+                return Health.unconfigured(f"{error.message} (check token)", refused=True)
             known = error.status is not None and 300 <= error.status < 500 and error.status != 429
             return Health.unconfigured(error.message) if known else Health.unavailable(error.message)
         if kind != _RAW or data:
