@@ -43,7 +43,7 @@ class Bytes:
             return
         if self._bar is None:
             self._bar = self._begun_bar()
-        self._bar.update(0, completed=self._done)
+        self._bar.update(0, completed=self._done, description=str(self))
 
     def hide(self) -> None:
         """Take away what is shown, so that a line can be written; the next `add` shows it again."""
@@ -69,9 +69,9 @@ class Bytes:
 
     def _begun_bar(self) -> Any:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
+        columns = BarColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn()
         console = Console(stderr=True, highlight=False)
         bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         bar.add_task("", total=self._total)

@@ -447,7 +447,8 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     assert feed.stdout
     feed.stdout.close()
     assert done.returncode == 0
-    assert b"MiB" in seen
+    assert b" MiB, " in seen
+    assert b"MB" not in seen
     assert out.endswith(b"  -\n")
 
 
