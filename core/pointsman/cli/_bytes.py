@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import click
 
+from pointsman.errors import PointsmanError
+
 from ._output import close_output, complain, note
 
-#: Seconds before anything is shown, and between two lines where there is no terminal.
-_SOON, _SELDOM = 0.5, 10.0
+#: Seconds before anything is shown, between two looks of a person at what is left, and between two lines of a log.
+_SOON, _OFTEN, _SELDOM = 0.5, 0.5, 10.0
 
 
 class Bytes:
@@ -96,6 +99,34 @@ class _Counted:
 
     def seek(self, place: int) -> int:
         return self._file.seek(place)
+
+
+@contextmanager
+def counted_down(left: Callable[[], int], *, quiet: bool) -> Iterator[None]:
+    """Show on stderr how many copies are left, if that is a terminal and it takes long.
+
+    :param left: asked in another thread; if it fails, nothing is shown.
+    """
+    over = Event()
+
+    def show() -> None:
+        if over.wait(_SOON):
+            return
+        from rich.console import Console
+
+        with suppress(PointsmanError), Console(stderr=True, highlight=False).status("") as line:
+            while not over.wait(_OFTEN):
+                line.update(f"{left():,} left to bring to other stores")
+
+    thread = Thread(target=show, daemon=True)
+    if not quiet and sys.stderr.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def size_of(path: str) -> int | None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -419,6 +420,34 @@ def test_a_copy_that_was_cut_is_noticed(run: Run, tmp_path: Path, command: str, 
         assert (one.wait(60), one.stderr.read()) == (141, b"")
 
 
+def _read_all(terminal: int) -> bytes:
+    """Return what is written to a terminal until all have closed its other side, and close it."""
+    seen = b""
+    with suppress(OSError):  # the other side is closed
+        while piece := os.read(terminal, 4096):
+            seen += piece
+    os.close(terminal)
+    return seen
+
+
+def test_a_person_at_a_terminal_sees_how_many_copies_are_left(tmp_path: Path) -> None:
+    """While they are brought, by `put` as by `sync`; nothing is said with `--quiet`."""
+    config = tmp_path / "pointsman.toml"
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        url = f"http://127.0.0.1:{hangs.getsockname()[1]}"
+        stores = '[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n[[STORES]]\nid = "node"\ntype = "kubo"\n'
+        config.write_text(f'{stores}url = "{url}"\n')
+        (tmp_path / "a").write_bytes(b"hello world")
+        for words in ("put", str(tmp_path / "a")), ("sync",), ("sync", "--quiet"):
+            ours, theirs = pty.openpty()
+            command = [sys.executable, "-m", "pointsman", "store", *words, "--timeout", "2", "--config", str(config)]
+            done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+            os.close(theirs)
+            seen = _read_all(ours)
+            done.communicate(timeout=60)
+            assert (b"1 left to bring to other stores" in seen) is ("--quiet" not in words), (words, seen)
+
+
 def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     """A bar on stderr while it takes long; nothing of it stays, and stdout has the CID alone."""
     environment = {**os.environ, "HOME": str(tmp_path), "POINTSMAN_STORE": str(tmp_path / "kept"), "TERM": "xterm"}
@@ -434,14 +463,7 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
         command, stdin=feed.stdout, stdout=subprocess.PIPE, stderr=theirs, cwd=tmp_path, env=environment
     )
     os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            piece = os.read(ours, 4096)
-        except OSError:  # the other side is closed
-            break
-        seen += piece
-    os.close(ours)
+    seen = _read_all(ours)
     out, _ = done.communicate(timeout=60)
     feed.wait()
     assert feed.stdout
