@@ -22,12 +22,12 @@ _held: WeakValueDictionary[int, Secret] = WeakValueDictionary()
 _KEY_LIKE = re.compile(
     r"""-----BEGIN\ [A-Z0-9\ ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z0-9\ ]*PRIVATE\ KEY-----|\Z)
       | \b(?:(?:sk|pk|rk|hf|gsk|xai|gh[oprsu]|github_pat|glpat|nvapi|xox[abeprs])[-_]|AIza|AQ\.)[A-Za-z0-9*._-]{12,}
-      | \b(?:npm_|r8_|pplx-|pypi-AgE)[A-Za-z0-9_-]{32,}
+      | \b(?:(?:npm_|r8_|pplx-)[A-Za-z0-9]{32,}|pypi-AgE[A-Za-z0-9_-]{32,})
       | (?<=bearer\ )[^\s"',;]{4,}
       | (?<=[?&]key=)[^\s&"']+ | (?<=[?&]api_key=)[^\s&"']+
       | (?<=://)[^\s/?#@:]+:[^\s/?#@]+(?=@)
       | \bAGE-SECRET-KEY-1[A-Z0-9]{20,} | (secret_?access_?key\W{1,6})[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])
-      | \b(?-i:A[KS]IA[A-Z2-7]{16})\b | \beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
+      | \b(?-i:A[KS]IA[A-Z2-7]{16})\b | (?<![\w-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 #: What an address may have percent-encoded of a key.
