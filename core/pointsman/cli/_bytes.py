@@ -41,6 +41,12 @@ class Bytes:
         if self._quiet or monotonic() < self._next:
             return
         self._next = monotonic() + (0.1 if self._live else _SELDOM)
+        try:
+            self._show()
+        except OSError:  # nobody reads it any more: that is no matter of what is kept
+            self._quiet = True
+
+    def _show(self) -> None:
         if not self._live:
             note(str(self))
             return

@@ -474,6 +474,27 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     assert out.endswith(b"  -\n")
 
 
+def test_progress_that_nobody_reads_ends_no_put(tmp_path: Path) -> None:
+    """Whoever read stderr has left: what is put is kept all the same."""
+    (tmp_path / "a").write_bytes(bytes(3 << 20))
+    soon = "import pointsman.cli._bytes as shown; from pointsman.cli import main; shown._SOON = 0.0; main()"
+    environment = {
+        **os.environ,
+        "POINTSMAN_STORE": str(tmp_path / "kept"),
+        "IPFS_API": "no node of whoever runs the tests",
+    }
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        command = [sys.executable, "-c", soon, "store", "put", str(tmp_path / "a")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=60)
+    finally:
+        os.close(theirs)
+    assert done.stdout.endswith(b"/a\n")
+    with Store({"home": Blocks(path=tmp_path / "kept")}) as store:
+        assert store.get(done.stdout.decode().split()[0]) == bytes(3 << 20)
+
+
 def test_the_index_of_evidence_is_made_anew(run: Run, tmp_path: Path) -> None:
     """From the records in the store, wherever it is to be; what cannot be read is told, and the exit code."""
     with Store({"home": Blocks(path=tmp_path / "kept")}) as store, Evidence(store) as evidence:
