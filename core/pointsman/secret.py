@@ -127,11 +127,12 @@ def shown_url(url: str) -> str:
 def keys_in(query: str) -> list[Secret]:
     """Return the values in the query of a URL that may be keys, as they are meant: they are masked while they are held.
 
-    What is made of short words or versions, such as `api-version=2024-10-21`, is none, unless its name tells it.
+    What is made of short words or versions, such as `api-version=2024-10-21`, is none, unless its name tells it, and it
+    has eight characters.
     """
     pairs = (pair.partition("=") if "=" in pair else ("", "", pair) for pair in query.split("&"))
     meant = ((name, unquote(value)) for name, _, value in pairs if value)
-    return [Secret(value) for name, value in meant if _NAMED.search(name) or not _PLAIN.fullmatch(value)]
+    return [Secret(text) for name, text in meant if not _PLAIN.fullmatch(text) or (text[7:] and _NAMED.search(name))]
 
 
 def _or_encoded(sign: re.Match[str]) -> str:
