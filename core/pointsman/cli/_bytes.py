@@ -120,7 +120,7 @@ def counted_down(left: Callable[[], int], *, quiet: bool) -> Iterator[None]:
             return
         from rich.console import Console
 
-        with suppress(PointsmanError), Console(stderr=True, highlight=False).status("") as line:
+        with suppress(PointsmanError, OSError), Console(stderr=True, highlight=False).status("") as line:
             while not over.wait(_OFTEN):
                 line.update(f"{left():,} left to bring to other stores")
 
