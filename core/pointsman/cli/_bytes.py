@@ -115,14 +115,17 @@ def counted_down(left: Callable[[], int], *, quiet: bool) -> Iterator[None]:
     """
     over = Event()
 
+    def words() -> str:
+        return f"{left():,} left to bring to other stores"
+
     def show() -> None:
         if over.wait(_SOON):
             return
         from rich.console import Console
 
-        with suppress(PointsmanError, OSError), Console(stderr=True, highlight=False).status("") as line:
+        with suppress(PointsmanError, OSError), Console(stderr=True, highlight=False).status(words()) as line:
             while not over.wait(_OFTEN):
-                line.update(f"{left():,} left to bring to other stores")
+                line.update(words())
 
     thread = Thread(target=show, daemon=True)
     if not quiet and sys.stderr.isatty():

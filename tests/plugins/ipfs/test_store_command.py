@@ -26,6 +26,8 @@ from pointsman_ipfs.evidence import About, Evidence
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 EMPTY = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+#: The command, showing at once how far it is.
+SOON = "import pointsman.cli._bytes as shown; from pointsman.cli import main; shown._SOON = 0.0; main()"
 FOLDER = "bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354"  # an empty one
 
 
@@ -440,7 +442,7 @@ def test_a_person_at_a_terminal_sees_how_many_copies_are_left(tmp_path: Path) ->
         (tmp_path / "a").write_bytes(b"hello world")
         for words in ("put", str(tmp_path / "a")), ("sync",), ("sync", "--quiet"):
             ours, theirs = pty.openpty()
-            command = [sys.executable, "-m", "pointsman", "store", *words, "--timeout", "2", "--config", str(config)]
+            command = [sys.executable, "-c", SOON, "store", *words, "--timeout", "3", "--config", str(config)]
             done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"})
             os.close(theirs)
             seen = _read_all(ours)
@@ -477,7 +479,6 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
 def test_progress_that_nobody_reads_ends_no_put(tmp_path: Path) -> None:
     """Whoever read stderr has left: what is put is kept all the same."""
     (tmp_path / "a").write_bytes(bytes(3 << 20))
-    soon = "import pointsman.cli._bytes as shown; from pointsman.cli import main; shown._SOON = 0.0; main()"
     environment = {
         **os.environ,
         "POINTSMAN_STORE": str(tmp_path / "kept"),
@@ -486,7 +487,7 @@ def test_progress_that_nobody_reads_ends_no_put(tmp_path: Path) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     try:
-        command = [sys.executable, "-c", soon, "store", "put", str(tmp_path / "a")]
+        command = [sys.executable, "-c", SOON, "store", "put", str(tmp_path / "a")]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=60)
     finally:
         os.close(theirs)
@@ -516,9 +517,8 @@ def test_a_long_verification_shows_how_far_it_is(tmp_path: Path) -> None:
     config.write_text('[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n')
     with Store.from_config(config) as store:
         store.put(bytes(range(256)) * 8192)
-    soon = "import pointsman.cli._bytes as shown; from pointsman.cli import main; shown._SOON = 0.0; main()"
     for more, shown in ((), True), (("--quiet",), False):
-        command = [sys.executable, "-c", soon, "store", "verify", "--config", str(config), *more]
+        command = [sys.executable, "-c", SOON, "store", "verify", "--config", str(config), *more]
         done = subprocess.run(command, capture_output=True, check=True)
         assert (b" MiB, " in done.stderr) is shown, done.stderr
         assert done.stderr.endswith(b"everything is as its CID says\n")
