@@ -38,7 +38,7 @@ _AFTER_PREFIX = re.compile(r"[-_](?:(?<=(?:[spr]k|hf|ai|h[oprsu]|at|x[abeprs]|pm
 
 #: Names of keys in the query of a URL; and values there that are none.
 _NAMED = re.compile("auth|code|cred|key|pass|pwd|secret|sig|token", re.IGNORECASE)
-_PLAIN = re.compile(r"(?:(?:[a-z]{1,16}|(?=[a-z]*[0-9])[a-z0-9]{1,8})(?:[-._]|\Z))+")
+_PLAIN = re.compile(r"(?:(?:[a-z]{1,16}|(?=[a-z]*[0-9])[a-z0-9]{1,8})(?:[-._/]|\Z))+")
 
 
 class Secret:

@@ -393,12 +393,11 @@ def test_a_url_that_cannot_be_used_is_told(url: str) -> None:
 def test_a_key_in_the_query_is_masked_where_the_server_repeats_it(said: str) -> None:
     """As it was written or as it is meant; what is no key stays: it may be what is to be mended."""
     said = said.replace("KEY", KEY)
-    words = f"in 2024-10-21-preview of gpt-4o-mini with 1000, {said}| is refused"
+    words = f"in 2024-10-21-preview of gpt-4o-mini with 1000 as text/plain, {said}| is refused"
     with FaultServer() as server:
         server.play(faults.status(401, WireError(words)), everywhere=True)
-        query = (
-            f"a={KEY}&code=b%2Fc==&api-version=2024-10-21-preview&model=gpt-4o-mini&max_tokens=1000&token=opensesame"
-        )
+        plain = "api-version=2024-10-21-preview&model=gpt-4o-mini&max_tokens=1000&as=text%2Fplain"
+        query = f"a={KEY}&code=b%2Fc==&{plain}&token=opensesame"
         client = Client(f"{server.origin}/v1?{query}")
         with pytest.raises(AuthenticationError) as caught:
             client.get_json("x", Scope(5))
