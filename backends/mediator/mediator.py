@@ -192,6 +192,8 @@ class Mediator:
         """
         if not isinstance(file_path, str | os.PathLike):
             raise InvalidRequestError(f"file_path: found {type(file_path).__name__}, expected a path")
+        if not os.fspath(file_path):
+            raise InvalidRequestError("file_path: found an empty path, expected that of a file")
         path = Path(file_path)
         if metadata is None or isinstance(metadata, Mapping):
             try:

@@ -23,7 +23,7 @@ from ._configured import Configured
 from ._settings import Policy
 from .errors import AllBackendsFailed, BackendError, BackendTimeout, InvalidRequestError, RateLimitError, UnusableAnswer
 from .scope import Clock, Scope
-from .secret import redact
+from .secret import words_of
 from .values import Attempt, Outcome, Usage
 
 if TYPE_CHECKING:
@@ -351,4 +351,4 @@ def translated(error: BaseException) -> BackendError:
     code = trace.tb_frame.f_code if trace is not None else None
     where = f" (in {code.co_qualname}, {code.co_filename}:{trace.tb_lineno})" if code and trace else ""
     # No cause: the frames of a foreign exception may hold a key.
-    return BackendError(f"the plugin failed with {type(error).__name__}: {redact(str(error))}{where}")
+    return BackendError(f"the plugin failed with {type(error).__name__}: {words_of(error)}{where}")

@@ -17,7 +17,7 @@ from ._settings import Count, FromZero, OnBreak, Prices, Seconds
 from ._structure import fields_of, misfits
 from .errors import BackendError, ConfigError, InvalidRequestError
 from .scope import Clock
-from .secret import Secret, redact
+from .secret import Secret, words_of
 from .values import OPTIONAL, Capability, Chunk, Completion, ModelInfo, Request, Usage
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Providers(Registry[Backend]):
         except BackendError as error:
             return error
         except Exception as error:  # of a plugin: the others can tell all the same
-            return BackendError(f"list_models raised {type(error).__name__}: {redact(str(error))}")
+            return BackendError(f"list_models raised {type(error).__name__}: {words_of(error)}")
 
     def receipted(self, request: Request, completion: Completion) -> Completion:
         """Return the answer with the identifier of its record, if records are kept."""
@@ -225,7 +225,7 @@ class Providers(Registry[Backend]):
             return Completion(*(*_told(completion), receipt))  # `evolve` costs twice as much, on every call
         except Exception as error:  # the answer is there, and may have been paid for
             _log.failed("receipt", error)
-            text = f"there is no receipt of this answer: {redact(str(error)) or type(error).__name__}"
+            text = f"there is no receipt of this answer: {words_of(error) or type(error).__name__}"
             return evolve(completion, warnings=(*completion.warnings, text))
 
     def answered(self, request: Request, completion: Completion) -> None:

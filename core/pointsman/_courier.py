@@ -11,7 +11,7 @@ from time import monotonic, time
 from . import _log
 from ._attempts import translated
 from ._outbox import LEASE_S, Outbox, Waiting
-from .errors import ContentNotFoundError, PointsmanError
+from .errors import PointsmanError
 from .scope import Scope
 
 #: Seconds for which stores are waited for that are to let go what they are being brought.
@@ -144,7 +144,7 @@ class Courier:
                     self._outbox.let_go(store)
                 else:
                     self._outbox.failed(job, str(error), error.retry_after)
-                return isinstance(error, ContentNotFoundError)
+                return error.blameless
             finally:
                 self._moved = monotonic()
                 forget()

@@ -18,7 +18,7 @@ from . import _log, hookspecs
 from ._entries import COMMANDS, entries_of
 from ._structure import nearest
 from .errors import ConfigError
-from .secret import redact
+from .secret import words_of
 
 #: group -> hooks of which a plugin needs at least one
 GROUPS = {
@@ -145,7 +145,7 @@ def _precedence(info: PluginInfo) -> tuple[bool, str]:
 
 def cause(error: BaseException) -> str:
     """Say why a plugin cannot be used, without any key."""
-    kind, words = type(error).__name__, redact(str(error))
+    kind, words = type(error).__name__, words_of(error)
     return words if isinstance(error, ConfigError) else f"{kind}: {words}".removesuffix(": ")
 
 

@@ -10,7 +10,7 @@ from ._configured import Configured
 from ._registry import Registry
 from .errors import BackendError
 from .scope import Clock
-from .secret import redact
+from .secret import words_of
 from .values import Health
 
 #: Seconds that one health hook may take.
@@ -75,7 +75,7 @@ class Monitor:
         except BackendError as error:
             health = Health.unavailable(error.message)
         except BaseException as error:  # nobody else hears what is raised in this thread
-            health = Health.unavailable(f"health raised {type(error).__name__}: {redact(str(error))}")
+            health = Health.unavailable(f"health raised {type(error).__name__}: {words_of(error)}")
         self._note(backend, health)
 
     def _hung(self, backend: Configured) -> Health:

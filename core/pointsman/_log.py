@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .forks import ForkLock, Lock
-from .secret import redact
+from .secret import redact, words_of
 
 if TYPE_CHECKING:
     from .values import Attempt, Completion, Request
@@ -59,7 +59,7 @@ def warning(event: str, **facts: Any) -> None:
 
 def failed(hook: str, error: BaseException, **facts: Any) -> None:
     """Report what a hook raised whose failure costs the caller nothing."""
-    warning(f"{hook} failed", **facts, error=type(error).__name__, reason=str(error))
+    warning(f"{hook} failed", **facts, error=type(error).__name__, reason=words_of(error))
 
 
 def write(level: int, event: str, **facts: Any) -> None:

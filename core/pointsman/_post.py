@@ -16,7 +16,7 @@ from ._outbox import Outbox, Waiting, What
 from ._sources import Pieces
 from ._stores import StoreBackend
 from ._storing import Storing
-from .errors import BackendError, ContentNotFoundError
+from .errors import BackendError, BackendTimeout, ContentNotFoundError
 from .forks import Shared
 from .scope import Scope
 
@@ -181,8 +181,10 @@ class Post(Shared):
                     renew()
                     yield piece
             except BackendError as error:
-                failure.append(error)
-                raise _SourceFailed(f"what was to be brought could not be read: {error}") from error
+                why = _SourceFailed(f"what was to be brought could not be read: {error}", retry_after=error.retry_after)
+                hung = any(isinstance(one, BackendTimeout) for one in getattr(error, "exceptions", (error,)))
+                failure.append(error if hung or error.blameless else why)  # to wait for more of that takes hours
+                raise why from error
 
         source = Pieces(brought())
         if not pin and storing.registry.can(target[0], "mend"):

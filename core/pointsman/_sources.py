@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeAlias
 from .content import Progress
 from .errors import BackendError, BackendTimeout, InvalidRequestError
 from .scope import Scope
+from .secret import words_of
 
 #: Bytes, the path of a file or folder, an open binary file, or bytes in pieces.
 Given: TypeAlias = "bytes | str | os.PathLike[str] | BinaryIO | Iterable[bytes]"
@@ -194,7 +195,7 @@ def told(scope: Scope, progress: Progress, size: int) -> None:
     try:
         progress(size)
     except Exception as error:
-        raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {error!s:.300}") from error
+        raise InvalidRequestError(f"progress: it failed: {type(error).__name__}: {words_of(error):.300}") from error
     if scope.deadline < inf:
         scope.moved(scope.remaining())
 
@@ -223,7 +224,7 @@ def _unreadable(error: Exception) -> InvalidRequestError:
     """Return what says that a source cannot be read: its owner's error, and no store's."""
     if isinstance(error, InvalidRequestError):
         return error
-    return InvalidRequestError(f"content: cannot be read: {type(error).__name__}: {error!s:.300}")
+    return InvalidRequestError(f"content: cannot be read: {type(error).__name__}: {words_of(error):.300}")
 
 
 def _seekable(file: Any) -> bool:

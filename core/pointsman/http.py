@@ -38,7 +38,7 @@ from ._http_body import Body, Refusal, Upload, answered, idle, refused
 from ._http_connect import Server
 from ._http_transport import CONNECT_S, Exchange, Headers, revealed
 from .scope import Scope
-from .secret import Secret, redact
+from .secret import Secret, keys_in, shown_url
 from .values import Usage
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ class Client:
     ) -> None:
         url = _URL.fullmatch(base_url)
         if url is None:
-            base_url = redact(re.sub("//.*@", "//***@", base_url))  # a password may not be seen in the traceback
-            raise e.ConfigError(f"{named}: found {base_url!r}, expected http(s)://HOST, a port up to 65535, no login")
+            base_url = shown_url(base_url)  # a password may not be seen in the traceback
+            raise e.ConfigError(f"{named}: found {base_url}, expected http(s)://HOST, a port up to 65535, no login")
         self._origin, self._prefix, self._query = url[1], (url[2] or "").rstrip("/"), url[3]
+        self._keys = keys_in(self._query or "")  # masked where the server repeats them
         self.host = unquote(self._origin.partition("//")[2])
         self._session, self._refusal, self._named, self._proxied = session, refusal, named, proxied
         self._server: Server | None = None

@@ -14,7 +14,7 @@ from ._asking import Asking, Got
 from ._attempts import Shared
 from ._backends import Backend, Providers, backends_of, limiters
 from ._breaker import Breaker
-from ._discovery import ORDERS, Catalogue, PluginInfo, name_of, plugin_of, wrappers_of
+from ._discovery import ORDERS, Catalogue, PluginInfo, cause, name_of, plugin_of, wrappers_of
 from ._eligible import ModelGate, Place
 from ._health import Monitor
 from ._order import Priority
@@ -323,7 +323,7 @@ class Router:
         try:
             return self._registry.order(request, able), reserve
         except Exception as error:  # the fault of an order plugin must not cost the caller the answer
-            self._catalogue.quarantine(ORDERS, self._order_name, f"order raised {type(error).__name__}: {error}")
+            self._catalogue.quarantine(ORDERS, self._order_name, f"order raised {cause(error)}")
             _log.failed("order", error, plugin=self._order_name)
             return sorted(able, key=lambda backend: backend.priority), reserve
 

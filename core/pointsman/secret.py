@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import NoReturn
+from urllib.parse import unquote
 from weakref import WeakValueDictionary
 
 MASK = "***"
@@ -21,12 +22,12 @@ _held: WeakValueDictionary[int, Secret] = WeakValueDictionary()
 _KEY_LIKE = re.compile(
     r"""-----BEGIN\ [A-Z0-9\ ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z0-9\ ]*PRIVATE\ KEY-----|\Z)
       | \b(?:(?:sk|pk|rk|hf|gsk|xai|gh[oprsu]|github_pat|glpat|nvapi|xox[abeprs])[-_]|AIza|AQ\.)[A-Za-z0-9*._-]{12,}
-      | \b(?:npm_|r8_|pplx-|pypi-AgE)[A-Za-z0-9_-]{32,}
+      | \b(?:(?:npm_|r8_|pplx-)[A-Za-z0-9]{32,}|pypi-AgE[A-Za-z0-9_-]{32,})
       | (?<=bearer\ )[^\s"',;]{4,}
       | (?<=[?&]key=)[^\s&"']+ | (?<=[?&]api_key=)[^\s&"']+
       | (?<=://)[^\s/?#@:]+:[^\s/?#@]+(?=@)
       | \bAGE-SECRET-KEY-1[A-Z0-9]{20,} | (secret_?access_?key\W{1,6})[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])
-      | \b(?-i:A[KS]IA[A-Z2-7]{16})\b | \beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
+      | \b(?-i:A[KS]IA[A-Z2-7]{16})\b | (?<![\w-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 #: What an address may have percent-encoded of a key.
@@ -34,6 +35,10 @@ _SIGN = re.compile(r"[^A-Za-z0-9]")
 #: What none of these is without, but for some words: a text that has nothing of it is not looked at closer, which would
 #: take ten times as long, in the path of a call.
 _AFTER_PREFIX = re.compile(r"[-_](?:(?<=(?:[spr]k|hf|ai|h[oprsu]|at|x[abeprs]|pm|r8|lx)[-_])|(?<=vapi.|pypi.|cess.))")
+
+#: Names of keys in the query of a URL; and values there that are none.
+_NAMED = re.compile("auth|code|cred|key|pass|pwd|secret|sig|token", re.IGNORECASE)
+_PLAIN = re.compile(r"(?:(?:[a-z]{1,16}|(?=[a-z]*[0-9])[a-z0-9]{1,8})(?:[-._/]|\Z))+")
 
 
 class Secret:
@@ -102,6 +107,32 @@ def redact(text: str, *, shortest: int = 4) -> str:
     ):
         return _KEY_LIKE.sub(rf"\1{MASK}", text)
     return text
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error says, without any key; "?" where it fails at that."""
+    try:
+        return redact(str(error))
+    except Exception:
+        return "?"
+
+
+def shown_url(url: str) -> str:
+    """Return the repr of the URL without its user name and query, which may hold a key; what is no URL may be one."""
+    if "://" not in str(url):
+        return repr(MASK)
+    return repr(re.sub(r"(?s)//[^?#]*@|[?#].*", lambda at: f"//{MASK}@" if at[0][0] == "/" else f"?{MASK}", str(url)))
+
+
+def keys_in(query: str) -> list[Secret]:
+    """Return the values in the query of a URL that may be keys, as they are meant: they are masked while they are held.
+
+    What is made of short words or versions, such as `api-version=2024-10-21`, is none, unless its name tells it, and it
+    has eight characters.
+    """
+    pairs = (pair.partition("=") if "=" in pair else ("", "", pair) for pair in query.split("&"))
+    meant = ((name, unquote(value)) for name, _, value in pairs if value)
+    return [Secret(text) for name, text in meant if not _PLAIN.fullmatch(text) or (text[7:] and _NAMED.search(name))]
 
 
 def _or_encoded(sign: re.Match[str]) -> str:

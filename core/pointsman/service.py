@@ -40,7 +40,7 @@ from .errors import (
 from .hookspecs import hookimpl
 from .http import Client, Events, promised_form
 from .scope import Scope
-from .secret import Secret
+from .secret import Secret, shown_url
 from .values import Capability, Chunk, Completion, Health, Message, ModelInfo, Request, State
 
 if TYPE_CHECKING:
@@ -149,13 +149,6 @@ def masked(headers: Mapping[str, str | Secret]) -> dict[str, str | Secret]:
         name: Secret(value) if isinstance(value, str) and _KEY.search(name) else value
         for name, value in headers.items()
     }
-
-
-def shown_url(url: str) -> str:
-    """Return the repr of the URL without its user name and query, which may hold a key; what is no URL may be one."""
-    if "://" not in str(url):
-        return "'***'"
-    return repr(re.sub(r"//[^/?#]*@|[?#].*", lambda part: "//***@" if part[0].startswith("/") else "?***", str(url)))
 
 
 @frozen(kw_only=True)

@@ -262,7 +262,7 @@ class Store:
         :raises UnavailableError: none can verify: a gateway has nothing of its own.
         """
         task = self._storing.task("verify", store, moving=True, cid=cid)
-        task.arguments["progress"] = partial(told, task.scope, progress)
+        task.arguments["progress"] = partial(told, task.scope, bool if progress is None else progress)
         for one in self._able(task):
             try:
                 for found in self._storing.given_out(task, ([one], [])):

@@ -210,6 +210,8 @@ def test_what_is_no_path_is_refused(mediator: Mediator, path: Any) -> None:
     """By its type."""
     with pytest.raises(InvalidRequestError, match=f"file_path: found {type(path).__name__}, expected a path"):
         mediator.submit_evidence_file(path, "document")
+    with pytest.raises(InvalidRequestError, match="file_path: found an empty path, expected that of a file"):
+        mediator.submit_evidence_file("", "document")
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from warnings import catch_warnings, simplefilter
 
 import pytest
 import requests
-from pointsman import BackendError, BackendTimeout, ConfigError, Scope, Secret, UnavailableError
+from pointsman import AuthenticationError, BackendError, BackendTimeout, ConfigError, Scope, Secret, UnavailableError
 from pointsman.http import Client
-from pointsman.testing import faults
+from pointsman.testing import FaultServer, WireError, faults
 from pointsman.testing.leaks import leaks_since, resources
 from requests.adapters import HTTPAdapter
 
@@ -377,6 +377,7 @@ def test_a_header_that_cannot_be_sent_is_told(value: str, as_key: bool) -> None:
     "url",
     [
         *("", "localhost:8080", "ftp://x", "http://", "http://user:pass@host/v1", "ftp://user:pass@h"),
+        *("http://user:x/pass@host/v1", "http://user:x@host/v1?code=pass@", "http://h:port?code=pass@"),
         *("http://h:port", "http://h:65536/v1", "http://h:70000", "http://h:100000"),
     ],
 )
@@ -386,6 +387,23 @@ def test_a_url_that_cannot_be_used_is_told(url: str) -> None:
         Client(url)
     trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert "pass@" not in "".join(line for line in trace.format() if "test_http_ways.py" not in line)
+
+
+@pytest.mark.parametrize("said", ["a=KEY", "b%2Fc==", "b/c==", "b%2fc%3d%3d", "opensesame"])
+def test_a_key_in_the_query_is_masked_where_the_server_repeats_it(said: str) -> None:
+    """As it was written or as it is meant; what is no key stays: it may be what is to be mended."""
+    said = said.replace("KEY", KEY)
+    words = f"in 2024-10-21-preview of gpt-4o-mini with 1000 as text/plain, {said}| is refused"
+    with FaultServer() as server:
+        server.play(faults.status(401, WireError(words)), everywhere=True)
+        plain = "api-version=2024-10-21-preview&model=gpt-4o-mini&max_tokens=1000&as=text%2Fplain"
+        query = f"a={KEY}&code=b%2Fc==&{plain}&token=opensesame"
+        client = Client(f"{server.origin}/v1?{query}")
+        with pytest.raises(AuthenticationError) as caught:
+            client.get_json("x", Scope(5))
+        meant = words.replace(said.removeprefix("a="), "***")
+        assert meant in str(caught.value)
+        client.close()
 
 
 def test_a_repr_shows_no_key() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from pointsman import Backend, Completion, Message, Request, Router, Secret, Usage, errors, hookimpl
+from pointsman import Backend, Completion, Health, Message, ModelInfo, Request, Router, Secret, Usage, errors, hookimpl
 from pointsman.errors import (
     AllBackendsFailed,
     AuthenticationError,
@@ -352,6 +352,34 @@ class Leaky:
         header = self.key.reveal()
         assert header
         raise ValueError(f"cannot send {header} to the server")
+
+
+class Wordless(Exception):
+    """Fails even at saying what failed."""
+
+    def __str__(self) -> str:
+        raise self
+
+
+def test_an_exception_that_cannot_say_anything_is_told_by_its_name() -> None:
+    """It comes out as ours, wherever a plugin raised it."""
+
+    class Mute(Scripted):
+        """Raises it in other hooks, too."""
+
+        @hookimpl
+        def health(self) -> Health:
+            raise Wordless
+
+        @hookimpl
+        def list_models(self) -> list[ModelInfo]:
+            raise Wordless
+
+    with routed(Mute(Wordless())) as router:
+        with pytest.raises(BackendError, match=r"a: the plugin failed with Wordless: \?"):
+            router.generate("hi")
+        assert router.health()["a"].reason.startswith("health raised Wordless: ?")
+        assert str(router.models()["a"]) == "list_models raised Wordless: ?"
 
 
 def test_a_plugins_own_exception_becomes_ours_without_its_secrets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ from .store import store
 _LEFT = 141
 #: 128 + SIGINT.
 _INTERRUPTED = 130
+#: What `code` an error has of a disk that is full, or fails: that is nobody's mistake.
+_FULL = {str(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)}
 
 _EPILOG = f"""\b
 Examples:
@@ -119,8 +122,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         asked = sys.argv[1:] if arguments is None else arguments
         if asked[:1] != ["store"]:
             return tell(error)
-        code = tell(error, "store status")
-        return 2 if isinstance(error, InvalidRequestError) else code  # a CID that is none, a path where nothing is
+        code, mistaken = tell(error, "store status"), isinstance(error, InvalidRequestError) and error.code not in _FULL
+        return 2 if mistaken else code  # a CID that is none, a path where nothing is
     if code == _INTERRUPTED:
         _end_at_once_next_time()
     return code if isinstance(code, int) else 0

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import click
 
+from pointsman.errors import PointsmanError
+
 from ._output import close_output, complain, note
 
-#: Seconds before anything is shown, and between two lines where there is no terminal.
-_SOON, _SELDOM = 0.5, 10.0
+#: Seconds before anything is shown, between two looks of a person at what is left, and between two lines of a log.
+_SOON, _OFTEN, _SELDOM = 0.5, 0.5, 10.0
 
 
 class Bytes:
@@ -38,12 +41,18 @@ class Bytes:
         if self._quiet or monotonic() < self._next:
             return
         self._next = monotonic() + (0.1 if self._live else _SELDOM)
+        try:
+            self._show()
+        except OSError:  # nobody reads it any more: that is no matter of what is kept
+            self._quiet = True
+
+    def _show(self) -> None:
         if not self._live:
             note(str(self))
             return
         if self._bar is None:
             self._bar = self._begun_bar()
-        self._bar.update(0, completed=self._done)
+        self._bar.update(0, completed=self._done, description=str(self))
 
     def hide(self) -> None:
         """Take away what is shown, so that a line can be written; the next `add` shows it again."""
@@ -69,9 +78,9 @@ class Bytes:
 
     def _begun_bar(self) -> Any:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
+        columns = BarColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn()
         console = Console(stderr=True, highlight=False)
         bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         bar.add_task("", total=self._total)
@@ -96,6 +105,37 @@ class _Counted:
 
     def seek(self, place: int) -> int:
         return self._file.seek(place)
+
+
+@contextmanager
+def counted_down(left: Callable[[], int], *, quiet: bool) -> Iterator[None]:
+    """Show on stderr how many copies are left, if that is a terminal and it takes long.
+
+    :param left: asked in another thread; if it fails, nothing is shown.
+    """
+    over = Event()
+
+    def words() -> str:
+        return f"{left():,} left to bring to other stores"
+
+    def show() -> None:
+        if over.wait(_SOON):
+            return
+        from rich.console import Console
+
+        with suppress(PointsmanError, OSError), Console(stderr=True, highlight=False).status(words()) as line:
+            while not over.wait(_OFTEN):
+                line.update(words())
+
+    thread = Thread(target=show, daemon=True)
+    if not quiet and sys.stderr.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def size_of(path: str) -> int | None:

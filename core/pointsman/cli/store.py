@@ -14,7 +14,7 @@ import click
 from pointsman.errors import BackendError
 
 from ._added import Extensible
-from ._bytes import Bytes, size_of, standard_input, write_bytes, written
+from ._bytes import Bytes, counted_down, size_of, standard_input, write_bytes, written
 from ._output import answer, as_json, in_a_line, note, table
 from ._router import config_option, json_option, store_of
 
@@ -58,7 +58,10 @@ def put(paths: tuple[str, ...], store_id: str | None, config_file: str | None, a
     It is durable in one store when its CID is printed. Other stores get it before the command ends. What cannot be
     brought waits in the outbox: `pointsman store sync`.
     """
-    with _told(as_json_) as (tell, rows), _bringing(config_file, timeout=how["timeout"], rows=rows) as kept:
+    with (
+        _told(as_json_) as (tell, rows),
+        _bringing(config_file, timeout=how["timeout"], rows=rows, quiet=how["quiet"]) as kept,
+    ):
         for path in paths:
             given: Any = standard_input() if path == "-" else path
             with Bytes(size_of(path), quiet=how["quiet"]) as seen:
@@ -88,7 +91,7 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
     """Write what is under CID, verified: a file, or with CID/a/b one in a folder. A folder needs --output."""
     if output not in (None, "-") and (how["offset"] or how["length"] is not None):
         raise click.UsageError("--offset and --length are for the standard output")
-    with _bringing(config_file, only_mended=True, timeout=how["timeout"]) as kept:
+    with _bringing(config_file, only_mended=True, timeout=how["timeout"], quiet=how["quiet"]) as kept:
         if output in (None, "-"):
             with (
                 kept.open(cid, how["offset"], how["length"], store=how["store_id"], timeout=how["timeout"]) as content,
@@ -131,7 +134,7 @@ def verify(cid: str | None, store_id: str | None, as_json_: bool, config_file: s
 
     The exit code is 1 if anything is, and was not mended; else 3 if a store could not be looked at ("unchecked").
     """
-    with _bringing(config_file, only_mended=True) as kept, Bytes(None, quiet=how["quiet"]) as seen:
+    with _bringing(config_file, only_mended=True, quiet=how["quiet"]) as kept, Bytes(None, quiet=how["quiet"]) as seen:
         _say_where_none_is(kept, store_id)
         found = [
             {
@@ -175,7 +178,10 @@ def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
 @config_option
 def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **how: Any) -> int:
     """Keep what each CAR FILE holds (- is the standard input), verified, and print its roots."""
-    with _told(as_json_) as (tell, rows), _bringing(config_file, timeout=how["timeout"], rows=rows) as kept:
+    with (
+        _told(as_json_) as (tell, rows),
+        _bringing(config_file, timeout=how["timeout"], rows=rows, quiet=how["quiet"]) as kept,
+    ):
         for file in files:
             with Bytes(size_of(file), quiet=how["quiet"]) as seen, _read(file) as source:
                 try:
@@ -194,11 +200,12 @@ def import_(files: tuple[str, ...], config_file: str | None, as_json_: bool, **h
 
 @store.command(short_help="Bring to other stores what waits for them.")
 @timeout_option
+@quiet_option
 @json_option
 @config_option
-def sync(timeout: float | None, as_json_: bool, config_file: str | None) -> int:
+def sync(timeout: float | None, quiet: bool, as_json_: bool, config_file: str | None) -> int:
     """Bring to every store what waits for it in the outbox, now. The exit code is 1 if anything waits on."""
-    with store_of(config_file) as kept:
+    with store_of(config_file) as kept, counted_down(lambda: len(kept.waiting()), quiet=quiet):
         rows = [
             {"store": one.store, "cid": one.cid, "what": one.what, "tries": one.tries, "reason": one.reason}
             for one in kept.sync(timeout=timeout)
@@ -269,7 +276,12 @@ def unpin(cids: tuple[str, ...], config_file: str | None) -> int:
 
 @contextmanager
 def _bringing(
-    config_file: str | None, *, only_mended: bool = False, timeout: float | None = None, rows: Rows = ()
+    config_file: str | None,
+    *,
+    only_mended: bool = False,
+    timeout: float | None = None,
+    rows: Rows = (),
+    quiet: bool = False,
 ) -> Iterator[Store]:
     """Give the store of the configuration, and bring to other stores what waits for them before it is closed.
 
@@ -278,6 +290,7 @@ def _bringing(
     :param only_mended: only if something damaged was found that another store gets back.
     :param timeout: seconds for all of it.
     :param rows: of what was kept: they then say where it is.
+    :param quiet: show no progress.
     """
     began = time()
 
@@ -287,7 +300,9 @@ def _bringing(
     def bring(counts: Callable[[Waiting], bool]) -> None:
         waiting: Sequence[Waiting] = kept.waiting()
         if any(map(counts, waiting)):
-            waiting = _brought(kept, None if timeout is None else max(0.001, began + timeout - time()), waiting)
+            waiting = _brought(
+                kept, None if timeout is None else max(0.001, began + timeout - time()), waiting, quiet=quiet
+            )
         late = {(one.store, one.cid) for one in waiting}
         for row in rows:
             there = [store for store in row["waiting_for"] if (store, row["cid"]) not in late]
@@ -304,11 +319,12 @@ def _bringing(
         bring(lambda one: not only_mended or is_new(one))
 
 
-def _brought(kept: Store, timeout: float | None, waiting: Sequence[Waiting]) -> Sequence[Waiting]:
+def _brought(kept: Store, timeout: float | None, waiting: Sequence[Waiting], *, quiet: bool) -> Sequence[Waiting]:
     """Bring what waits, and return what waits on, once it is told."""
     why = dict[str, list[str]]()
     try:
-        waiting = kept.sync(timeout=timeout, patience=_PATIENCE)
+        with counted_down(lambda: len(kept.waiting()), quiet=quiet):
+            waiting = kept.sync(timeout=timeout, patience=_PATIENCE)
     except BackendError as error:  # of the outbox: what was put is kept
         note(in_a_line(f"the outbox cannot be used now: {error}"))
         return waiting

@@ -61,6 +61,7 @@ class Double(ThreadingHTTPServer):
             car.write([found[0][0]], found)
         )
         self.kinds = {"raw": RAW, "car": CAR}
+        self.missing = 404
 
     @property
     def url(self) -> str:
@@ -80,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         text, _, form = self.path.removeprefix("/ipfs/").partition("?format=")
         cid = parse(text)
         if cid not in self.server.blocks:
-            self.answer(404, b"not here", "text/plain")
+            self.answer(self.server.missing, b"not here", "text/plain")
         elif form == "raw":
             self.answer(200, self.server.raw(cid, self.server.blocks[cid]), self.server.kinds["raw"])
         elif isinstance(self.server.car, int):
@@ -254,7 +255,7 @@ def test_has_looks_at_every_block(double: Double, blocks: Any, noise: Any) -> No
     [
         (400, UnavailableError, "unconfigured"),
         (401, AuthenticationError, "unconfigured"),
-        (403, AuthenticationError, "unconfigured"),
+        (403, UnusableAnswer, "unconfigured"),
         (404, ContentNotFoundError, "unconfigured"),
         (410, ContentNotFoundError, "unconfigured"),
         (429, RateLimitError, "unavailable"),
@@ -284,6 +285,16 @@ def test_what_refusals_mean(fault_server: Any, status: int, error: type[BackendE
     found = gateway.health()
     assert found.status == health, found
     gateway.close()
+
+
+def test_content_that_a_gateway_may_not_give_out_takes_no_other_with_it(double: Double, blocks: Any) -> None:
+    """403 may be of one CID, with a gateway that gives out only what its owner has pinned."""
+    cid = to_text(add_file(io.BytesIO(b"Dear Sir").read, UNIXFS_V1_2025, blocks.put).cid)
+    double.missing = 403
+    with Store({"web": Gateway(url=double.url)}) as store:
+        with pytest.raises(UnusableAnswer, match="HTTP 403 from "):
+            store.get(ABSENT)
+        assert store.get(cid) == b"Dear Sir"
 
 
 @pytest.mark.parametrize("said", ["tok=S3cr%2Fet%C3%A4x", "S3cr%2Fet%C3%A4x", "S3cr/et\u00e4x", "S3cr%2fet%c3%a4x"])

@@ -14,7 +14,8 @@ from attrs import define
 from pointsman import ConfigError, Scope, Store, StoreBackend, UnavailableError, _courier, hookimpl
 from pointsman._outbox import Outbox, Waiting
 from pointsman.content import Stored
-from pointsman_ipfs import Blocks
+from pointsman_ipfs import Blocks, Gateway
+from pointsman_ipfs.dag.cid import raw_cid, to_text
 
 
 class Panic(BaseException):
@@ -113,6 +114,20 @@ def test_a_store_that_fails_again_and_again_is_tried_no_further(tmp_path: Path) 
         tries = [sorted(one.tries for one in store.sync()) for _ in range(3)]
     assert [sum(one) for one in tries] == [8 + 3, 8 + 6, 8 + 9]
     assert tries[-1][0] == 2
+
+
+def test_what_cannot_be_read_elsewhere_keeps_nothing_else_from_a_store(tmp_path: Path) -> None:
+    """It is no failure of the store that was to get it, though a source is away, too, or has what is damaged."""
+    home, away = Blocks(path=tmp_path / "home"), Gateway(url="http://127.0.0.1:1")
+    with Store({"home": home, "web": away, "office": Blocks(path=tmp_path / "office")}, max_retries=0) as store:
+        outbox = Outbox(tmp_path / "home" / "outbox.sqlite")
+        for number in range(8):
+            cid = store.put(b"%d" % number, store="home").cid if number == 7 else to_text(raw_cid(b"lost %d" % number))
+            outbox.add(cid, ["office"])
+            outbox.failed(taken(outbox), "it is away", 3000 + number)  # else it is tried meanwhile
+        outbox.close()
+        assert cid not in [one.cid for one in store.sync()]
+        assert store.has(cid, store="office")
 
 
 def test_a_store_that_is_turned_off_is_asked_for_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -25,6 +26,8 @@ from pointsman_ipfs.evidence import About, Evidence
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 EMPTY = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+#: The command, showing at once how far it is.
+SOON = "import pointsman.cli._bytes as shown; from pointsman.cli import main; shown._SOON = 0.0; main()"
 FOLDER = "bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354"  # an empty one
 
 
@@ -70,6 +73,23 @@ def test_files_folders_and_the_standard_input(run: Run, folder: Path, tmp_path: 
     run("get", lines[1][0], "--output", "back")
     assert sorted(path.name for path in (tmp_path / "back").rglob("*")) == [".hidden", "a.txt", "b.txt", "old"]
     assert done.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are of POSIX")
+def test_a_disk_without_room_is_no_mistake_of_whoever_asks(run: Run, tmp_path: Path) -> None:
+    """Its exit code is 1, not that of bad input, and nothing is left there."""
+    import resource
+
+    cid = run("put", "-", stdin=bytes(3 << 20)).stdout.decode().split()[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        assert b"cannot be written: File too large" in run("get", cid, "-o", "back", code=1).stderr
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "back").exists()
+    (tmp_path / "back").mkdir()
+    assert b"something is there" in run("get", cid, "-o", "back", code=2).stderr
 
 
 def test_programs_read_json(run: Run, folder: Path) -> None:
@@ -402,6 +422,34 @@ def test_a_copy_that_was_cut_is_noticed(run: Run, tmp_path: Path, command: str, 
         assert (one.wait(60), one.stderr.read()) == (141, b"")
 
 
+def _read_all(terminal: int) -> bytes:
+    """Return what is written to a terminal until all have closed its other side, and close it."""
+    seen = b""
+    with suppress(OSError):  # the other side is closed
+        while piece := os.read(terminal, 4096):
+            seen += piece
+    os.close(terminal)
+    return seen
+
+
+def test_a_person_at_a_terminal_sees_how_many_copies_are_left(tmp_path: Path) -> None:
+    """While they are brought, by `put` as by `sync`; nothing is said with `--quiet`."""
+    config = tmp_path / "pointsman.toml"
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        url = f"http://127.0.0.1:{hangs.getsockname()[1]}"
+        stores = '[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n[[STORES]]\nid = "node"\ntype = "kubo"\n'
+        config.write_text(f'{stores}url = "{url}"\n')
+        (tmp_path / "a").write_bytes(b"hello world")
+        for words in ("put", str(tmp_path / "a")), ("sync",), ("sync", "--quiet"):
+            ours, theirs = pty.openpty()
+            command = [sys.executable, "-c", SOON, "store", *words, "--timeout", "3", "--config", str(config)]
+            done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+            os.close(theirs)
+            seen = _read_all(ours)
+            done.communicate(timeout=60)
+            assert (b"1 left to bring to other stores" in seen) is ("--quiet" not in words), (words, seen)
+
+
 def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     """A bar on stderr while it takes long; nothing of it stays, and stdout has the CID alone."""
     environment = {**os.environ, "HOME": str(tmp_path), "POINTSMAN_STORE": str(tmp_path / "kept"), "TERM": "xterm"}
@@ -417,21 +465,35 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
         command, stdin=feed.stdout, stdout=subprocess.PIPE, stderr=theirs, cwd=tmp_path, env=environment
     )
     os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            piece = os.read(ours, 4096)
-        except OSError:  # the other side is closed
-            break
-        seen += piece
-    os.close(ours)
+    seen = _read_all(ours)
     out, _ = done.communicate(timeout=60)
     feed.wait()
     assert feed.stdout
     feed.stdout.close()
     assert done.returncode == 0
-    assert b"MiB" in seen
+    assert b" MiB, " in seen
+    assert b"MB" not in seen
     assert out.endswith(b"  -\n")
+
+
+def test_progress_that_nobody_reads_ends_no_put(tmp_path: Path) -> None:
+    """Whoever read stderr has left: what is put is kept all the same."""
+    (tmp_path / "a").write_bytes(bytes(3 << 20))
+    environment = {
+        **os.environ,
+        "POINTSMAN_STORE": str(tmp_path / "kept"),
+        "IPFS_API": "no node of whoever runs the tests",
+    }
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        command = [sys.executable, "-c", SOON, "store", "put", str(tmp_path / "a")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=60)
+    finally:
+        os.close(theirs)
+    assert done.stdout.endswith(b"/a\n")
+    with Store({"home": Blocks(path=tmp_path / "kept")}) as store:
+        assert store.get(done.stdout.decode().split()[0]) == bytes(3 << 20)
 
 
 def test_the_index_of_evidence_is_made_anew(run: Run, tmp_path: Path) -> None:
@@ -455,9 +517,8 @@ def test_a_long_verification_shows_how_far_it_is(tmp_path: Path) -> None:
     config.write_text('[[STORES]]\nid = "home"\ntype = "blocks"\npath = "kept"\n')
     with Store.from_config(config) as store:
         store.put(bytes(range(256)) * 8192)
-    soon = "import pointsman.cli._bytes as shown; from pointsman.cli import main; shown._SOON = 0.0; main()"
     for more, shown in ((), True), (("--quiet",), False):
-        command = [sys.executable, "-c", soon, "store", "verify", "--config", str(config), *more]
+        command = [sys.executable, "-c", SOON, "store", "verify", "--config", str(config), *more]
         done = subprocess.run(command, capture_output=True, check=True)
         assert (b" MiB, " in done.stderr) is shown, done.stderr
         assert done.stderr.endswith(b"everything is as its CID says\n")

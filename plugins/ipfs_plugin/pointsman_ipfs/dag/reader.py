@@ -146,7 +146,9 @@ def resolve(get: Get, path: str) -> bytes:
     for name in names:
         block, raw = _look(get, cid), name.encode("utf-8", "surrogateescape")
         if block.kind != "folder":
-            raise ContentNotFoundError(f"{to_text(cid)}: nothing is under a {block.kind}, so that {name!r:.300} is not")
+            raise ContentNotFoundError(
+                f"{to_text(cid)}: it has no {name!r:.300}: found {block.kind!r}, expected a folder"
+            )
         if block.message and block.message.kind == Kind.SHARD:
             found = hamt.find(get, cid, block.data, raw)
         else:

@@ -171,7 +171,8 @@ def _told(path: str, done: str) -> Iterator[None]:
         why = getattr(error, "strerror", None) or error
         if done == "read" and isinstance(error, FileNotFoundError):
             why = "nothing is there, or not any more"
-        raise InvalidRequestError(f"{path}: cannot be {done}: {why}") from error
+        code = None if (number := getattr(error, "errno", None)) is None else str(number)
+        raise InvalidRequestError(f"{path}: cannot be {done}: {why}", code=code) from error
 
 
 def _refuse_existing(path: str) -> None:

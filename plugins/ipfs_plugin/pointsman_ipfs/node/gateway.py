@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import ClassVar
-from urllib.parse import unquote
 
 from attrs import Factory, field, frozen
 from pointsman import (
@@ -47,7 +46,7 @@ _EMPTY = "bafkqaaa"
 _AT_ONCE = 8
 _MEANS: Mapping[int, type[BackendError]] = {
     401: AuthenticationError,
-    403: AuthenticationError,
+    403: UnusableAnswer,  # of the key, or of this content alone, where it gives out what its owner has pinned
     404: ContentNotFoundError,
     410: ContentNotFoundError,
     429: RateLimitError,
@@ -64,7 +63,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, where: str)
     text = "an HTML page" if text.startswith("<") else text or "without an explanation"
     after = classify(status, headers, b"").retry_after
     told = f"HTTP {status} from {where}: {text:.500}"
-    again = None if status not in _NOT_SO else False
+    again = False if status in (*_NOT_SO, 403) else None
     return _MEANS.get(status, UnavailableError)(told, status=status, retry_after=after, retry_same=again)
 
 
@@ -74,13 +73,6 @@ def _checked(url: str) -> str:
         raise ConfigError(f"url: found {shown_url(url)}, expected the http(s)://HOST of a gateway")
     address, mark, query = bare.partition("?")
     return address.rstrip("/").removesuffix("/ipfs") + mark + query
-
-
-def _secrets(url: str) -> list[Secret]:
-    """Return what is in the query of a URL: all of it, and each value as it is meant."""
-    query = url.partition("?")[2]
-    values = (unquote(pair.partition("=")[2] or pair) for pair in query.split("&"))
-    return [Secret(text) for text in (query, *values) if text]
 
 
 @frozen(kw_only=True)
@@ -96,10 +88,6 @@ class Gateway(Reading):
     headers: Mapping[str, str | Secret] = field(factory=dict, converter=masked)
     _client: Client = field(
         init=False, eq=False, repr=False, default=Factory(lambda self: self._connected(), takes_self=True)
-    )
-    #: Of `url`: masked where the gateway repeats it, as long as it is held.
-    _query: list[Secret] = field(
-        init=False, eq=False, repr=False, default=Factory(lambda self: _secrets(self.url), takes_self=True)
     )
     _has_no_car: list[bool] = field(init=False, eq=False, repr=False, factory=list)
 
@@ -136,9 +124,9 @@ class Gateway(Reading):
             body = self._client.open("GET", f"ipfs/{_EMPTY}?format=raw", Scope(HEALTH_S), headers=_AS_BLOCK)
             with body:
                 kind, data = _kind(body.headers), body.read_all(MOST_BYTES)
-        except AuthenticationError as error:
-            return Health.unconfigured(f"{error.message} (check token)", refused=True)
         except BackendError as error:
+            if error.status in (401, 403):
+                return Health.unconfigured(f"{error.message} (check token)", refused=True)
             known = error.status is not None and 300 <= error.status < 500 and error.status != 429
             return Health.unconfigured(error.message) if known else Health.unavailable(error.message)
         if kind != _RAW or data:
