@@ -96,6 +96,50 @@ def test_a_child_writes_to_the_log_though_the_parent_was_importing_what_that_nee
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", _IMPORTING], timeout=60, check=False).returncode == 0
 
 
+#: Who is loaded first is asked last before a fork. A thread holds what that waits for, and asks those for theirs.
+_FIRST = """
+import os, sys, threading, time
+from pointsman.forks import PAUSE_S, Shared
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+held, asked = threading.RLock(), threading.Event()
+
+class Waited(Shared):
+    def locks(self):
+        asked.set()
+        return (held,)
+
+waited, began, pool = Waited(), threading.Event(), ThreadPoolExecutor(1)
+
+def work():
+    with held:
+        began.set()
+        assert asked.wait(20)
+        logging.getLogger("of another").isEnabledFor(logging.INFO)
+        pool.submit(int).result()
+
+thread = threading.Thread(target=work)
+thread.start()
+assert began.wait(20)
+before = time.monotonic()
+if not (child := os.fork()):
+    os._exit(0)
+took = time.monotonic() - before
+thread.join()
+os.waitpid(child, 0)
+sys.exit(took > PAUSE_S - 1)
+"""
+
+
+def test_a_fork_holds_no_lock_of_python_while_it_waits_for_ours() -> None:
+    """Python takes those of its log and its executors before a fork: who has ours and waits for them held the fork up.
+
+    It came without ours, then, and the child found the index of evidence locked for as long as it lived.
+    """
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", _FIRST], timeout=60, check=False).returncode == 0
+
+
 def test_what_is_begun_meanwhile_is_paused_in_its_order() -> None:
     """Who holds what is new waits for what is of a higher level: the fork lets that go, and begins anew."""
     higher, highest, held, more = Noted(1), Noted(2), threading.Event(), list[Noted]()
