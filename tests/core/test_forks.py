@@ -185,3 +185,64 @@ def test_what_runs_within_that_import_may_write_to_the_log() -> None:
     """A thread does not wait for itself."""
     run = subprocess.run([sys.executable, "-W", "error", "-c", _WRITING], timeout=60, check=True, capture_output=True)
     assert run.stderr == b""
+
+
+#: A thread is in a call of a router, and another one has been; the process forks.
+_ROUTER = """
+import asyncio, os, sys, threading
+from attrs import frozen
+from pointsman import Backend, Completion, Router, UnavailableError, hookimpl
+from pointsman.testing import Clock
+
+begun, asked, parent = threading.Event(), threading.Event(), os.getpid()
+
+@frozen
+class Provider:
+    answer: str = "answer"
+
+    @hookimpl
+    def generate(self, request):
+        if request.prompt == "fail" and self.answer == "answer":
+            raise UnavailableError("away", retry_after=5)
+        if request.prompt == "wait" and os.getpid() == parent:
+            begun.set()
+            asked.wait(20)
+        return Completion(text=self.answer)
+
+clock = Clock()
+backends = [Backend(Provider(), id="one", {OPTIONS}), Backend(Provider("of another"), id="two")]
+router = Router(backends, max_retries=0, clock=clock)
+{BEFORE}
+thread = threading.Thread(target=router.generate, args=("wait",))
+thread.start()
+assert begun.wait(20)
+if not (child := os.fork()):
+    try:
+        assert {CALL} == "answer"
+        os._exit(0)
+    finally:
+        os._exit(1)
+ended = os.waitpid(child, 0)
+asked.set()
+thread.join()
+sys.exit(ended != (child, 0))
+"""
+_FAILED = 'router.generate("fail"); clock.advance(6)'
+_PLAIN = 'router.generate("in the child", timeout=2).text'
+_IN_THREAD = """asyncio.run(asyncio.wait_for(router.agenerate("in the child"), 5)).text"""
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "call"),
+    [
+        ("max_concurrency=1", "", _PLAIN),
+        ("", _FAILED, _PLAIN),
+        ("", 'asyncio.run(router.agenerate("before"))', _IN_THREAD),
+    ],
+    ids=["all that may run at once", "the try of one that was away", "threads of async calls"],
+)
+def test_a_child_waits_for_no_call_and_no_thread_of_its_parent(options: str, before: str, call: str) -> None:
+    """A router that is used on both sides of a fork serves both: what its parent has under way ends in the parent."""
+    code = _ROUTER.replace("{OPTIONS}", options).replace("{BEFORE}", before).replace("{CALL}", call)
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False, capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
