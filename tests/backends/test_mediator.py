@@ -79,10 +79,10 @@ def test_it_is_found_by_its_cid_and_by_that_of_its_record(mediator: Mediator, by
     found = mediator.get_evidence_by_cid(result[by])
     assert found is not None
     said = {name: value for name, value in result.items() if name not in ("stored_in", "waiting_for", "ipfs_available")}
-    assert found == {**said, "verified": True, "data": LEASE, "records": [said]}
+    assert found == {**said, "verified": True, "data": LEASE, "records": [said], "unsound": []}
     assert mediator.retrieve_evidence(result[by]) == LEASE
     without = mediator.get_evidence_by_cid(result[by], with_data=False)
-    assert without == {**said, "verified": True, "records": [said]}
+    assert without == {**said, "verified": True, "records": [said], "unsound": []}
 
 
 def test_the_same_bytes_submitted_twice_keep_both_records(mediator: Mediator) -> None:
