@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -372,9 +372,16 @@ def _path(name: str, given: object) -> Path | None:
     """Return the path that somebody gave, if any."""
     if given is None:
         return None
-    if isinstance(given, str | os.PathLike) and os.fspath(given):
-        return Path(given).expanduser().absolute()
     found = "an empty text" if given == "" else type(given).__name__
+    if isinstance(given, str | os.PathLike) and os.fspath(given):
+        try:
+            path = Path(given).expanduser().absolute()
+            with suppress(OSError):
+                path.lstat()
+        except (TypeError, ValueError, RuntimeError):  # a zero byte, half a surrogate; a path of bytes; nobody's home
+            found = f"{os.fspath(given)!a:.200}, which nothing is called"
+        else:
+            return path
     raise ConfigError(f"Mediator.{name}: found {found}, expected a path")
 
 

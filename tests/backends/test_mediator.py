@@ -451,6 +451,13 @@ def test_the_arguments_of_the_authors_are_taken(tmp_path: Path, no_leaks: None) 
         ({"store": "case-17"}, r"Mediator\.store: found str, expected a pointsman\.Store; for the folder .*path="),
         ({"path": b"case"}, r"Mediator\.path: found bytes, expected a path"),
         ({"path": ""}, r"Mediator\.path: found an empty text, expected a path"),
+        ({"path": "a\0b"}, r"Mediator\.path: found 'a\\x00b', which nothing is called, expected a path"),
+        ({"path": "a\ud800"}, r"Mediator\.path: found 'a\\ud800', which nothing is called, expected a path"),
+        (
+            {"path": "~nobody-of-that-name/a"},
+            r"Mediator\.path: found '~nobody-of-that-name/a', which nothing is called",
+        ),
+        ({"evidence_db_path": "a\0"}, r"Mediator\.evidence_db_path: found 'a\\x00', which nothing is called"),
         ({"evidence_db_path": 5}, r"Mediator\.evidence_db_path: found int, expected a path"),
     ],
 )

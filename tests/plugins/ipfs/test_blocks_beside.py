@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import BackendTimeout, ContentNotFoundError, Store
+from pointsman import BackendTimeout, ContentNotFoundError, Store, UnavailableError
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
@@ -241,3 +241,16 @@ def test_the_time_of_a_call_is_up_where_another_program_was_stopped_while_it_cha
     assert monotonic() - began < 10
     stopped.close()
     calls[way](None)
+
+
+def test_what_is_under_way_when_a_store_is_closed_is_told_so(opened: Callable[[], Store]) -> None:
+    """Not what SQLite says of a connection that is closed."""
+    store = opened()
+    for number in range(1100):
+        store.put(b"%d" % number)
+    listed = store.ls()
+    next(listed)
+    store.close()
+    with pytest.raises(UnavailableError, match="the store was closed meanwhile") as told:
+        list(listed)
+    assert "database" not in str(told.value)
