@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, Unpack
 
 from backends._configuration import made_of, with_receipts
 from backends.text_backend import Prompt, TextBackend, chained
 from pointsman import (
     AllBackendsFailed,
+    AuthenticationError,
+    BackendError,
     Completion,
     ConfigError,
     ContentNotFoundError,
@@ -33,6 +36,8 @@ from .stores import default_store
 
 if TYPE_CHECKING:
     from pointsman_ipfs.evidence import Evidence, Record
+
+T = TypeVar("T")
 
 #: A private key of age or of SSH, the text of a key file, or the path of one.
 Identity: TypeAlias = "str | Secret | Path"
@@ -207,7 +212,9 @@ class Mediator:
         """Return the evidence that has this CID, or whose record has it; None if nobody submitted such.
 
         All of its bytes are read and hashed now, also without `with_data`: what is returned is `verified`. If it was
-        submitted several times, this is what was said of it last; `records` has all that was, the earliest first.
+        submitted several times, this is what was said of it last; `records` has all that was, the earliest first. Who
+        has made up a record of it keeps nobody from it: one that names other bytes, or another size, is passed over
+        where another one is right, and `unsound` says so.
 
         :param with_data: whether the bytes themselves are in it, as `data`.
         :raises InvalidRequestError: it is no CID.
@@ -217,12 +224,20 @@ class Mediator:
         """
         if not (records := self.evidence_state.find(cid)):
             return None
-        found = {**described(records[-1]), "records": [described(one) for one in records]}
+        pieces = BytesIO()
+
+        def read(record: Record) -> None:
+            with open(os.devnull, "wb") as nowhere:
+                pieces.truncate(0)
+                pieces.seek(0)
+                size = self.evidence.write(record, pieces if with_data else nowhere)
+            if size != record.size:
+                raise UnusableAnswer(f"it has {size:,} bytes, and its record says {record.size:,}: that is wrong")
+
+        record, _, unsound = _sound(records, read)
+        found = {**described(record), "records": [described(one) for one in records], "unsound": unsound}
         if with_data:
-            found["data"] = self._read(records[-1])
-        else:
-            with _named(records[-1]), open(os.devnull, "wb") as nowhere:
-                self.evidence.write(records[-1], nowhere)
+            found["data"] = pieces.getvalue()
         return {**found, "verified": True}
 
     def retrieve_evidence(self, cid: str) -> bytes:
@@ -232,7 +247,7 @@ class Mediator:
         Raises as `get_evidence_by_cid`, and `ContentNotFoundError` for what is unknown.
         """
         if records := self.evidence_state.find(cid):
-            return self._read(records[-1])
+            return _sound(records, self.evidence.read)[1]
         try:
             return self.store.get(cid.strip())
         except ContentNotFoundError as error:
@@ -278,10 +293,6 @@ class Mediator:
         """Do as `generate`."""
         return self.generate(prompt)
 
-    def _read(self, record: Record) -> bytes:
-        with _named(record):
-            return self.evidence.read(record)
-
     def _answer(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
         if self.evidence.encrypts:  # else nothing that is encrypted is known here
             options["private"] = True
@@ -302,6 +313,25 @@ class Mediator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sound(records: Sequence[Record], read: Callable[[Record], T]) -> tuple[Record, T, list[str]]:
+    """Return the last of these records whose evidence is what it says, what was read, and what is wrong with others.
+
+    Those that are encrypted go first: who knows the age file alone can make up one of that, in clear.
+    """
+    wrong = list[BackendError]()
+    one_of_each: dict[tuple[str, bool, int], Record] = {}
+    in_turn = sorted(records, key=lambda one: one.encrypted)
+    for record in reversed(in_turn):
+        one_of_each.setdefault((record.plain_cid, record.encrypted, record.size), record)
+    for record in one_of_each.values():
+        try:
+            with _named(record):
+                return record, read(record), [error.message for error in wrong]
+        except (UnusableAnswer, AuthenticationError) as error:
+            wrong.append(error)
+    raise wrong[0]
 
 
 @contextmanager
@@ -344,9 +374,16 @@ def _path(name: str, given: object) -> Path | None:
     """Return the path that somebody gave, if any."""
     if given is None:
         return None
-    if isinstance(given, str | os.PathLike) and os.fspath(given):
-        return Path(given).expanduser().absolute()
     found = "an empty text" if given == "" else type(given).__name__
+    if isinstance(given, str | os.PathLike) and os.fspath(given):
+        try:
+            path = Path(given).expanduser().absolute()
+            with suppress(OSError):
+                path.lstat()
+        except (TypeError, ValueError, RuntimeError):  # a zero byte, half a surrogate; a path of bytes; nobody's home
+            found = f"{os.fspath(given)!a:.200}, which nothing is called"
+        else:
+            return path
     raise ConfigError(f"Mediator.{name}: found {found}, expected a path")
 
 

@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 
 from . import _log
 from .errors import BackendError
+from .forks import Shared
 from .scope import Clock
 
 #: A cool-down that is at least this long, in seconds, is never a guess; nor does a guess grow beyond it.
@@ -81,14 +82,20 @@ class _Circuit:
             woken.set()
 
 
-class Breaker:
-    """The circuits of one router. Thread-safe."""
+class Breaker(Shared):
+    """The circuits of one router. Thread-safe; in a forked child nobody tries yet what is half open."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.RLock()  # the collector may close an abandoned stream, and come here, inside
         self._circuits: dict[tuple[str, str | None], _Circuit] = {}
         self.silent = True  #: whether nothing stands against any backend
+        self.begin()
+        super().__init__()
+
+    def begin(self) -> None:
+        self._lock = threading.RLock()  # the collector may close an abandoned stream, and come here, inside
+        for circuit in self._circuits.values():
+            circuit.probe, circuit.waiting = None, []
 
     def failed(self, backend: str, model: str | None, error: BackendError) -> None:
         """Count a failure that says something about the backend; leave it, or this model of it, alone if it must be."""

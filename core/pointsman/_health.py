@@ -9,6 +9,7 @@ from typing import Any
 from ._configured import Configured
 from ._registry import Registry
 from .errors import BackendError
+from .forks import ForkLock
 from .scope import Clock
 from .secret import words_of
 from .values import Health
@@ -27,7 +28,7 @@ class Monitor:
         self._registry = registry
         self._ttl = ttl
         self._now = clock.now
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._found: dict[str, tuple[Health, float]] = {}
         self._asking: dict[str, threading.Thread] = {}
         self.changes = 0  #: how often anything was found out; 0 while nothing is known
@@ -58,7 +59,7 @@ class Monitor:
 
     def _ask(self, backend: Configured) -> threading.Thread:
         """Start looking, unless somebody already does."""
-        with self._lock:
+        with self._lock.held:
             thread = self._asking.get(backend.id)
             if thread is None or not thread.is_alive():
                 thread = threading.Thread(None, self._look, f"health of {backend.id}", (backend,), daemon=True)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ._backends import Backend
 from .errors import RateLimitError
+from .forks import Shared as Forked
 from .scope import Bell, Clock, Scope
 from .secret import Secret
 
@@ -126,8 +127,10 @@ class Window:
         slot.tokens = tokens
 
 
-class Limiter:
+class Limiter(Forked):
     """The limits of one backend, for all calls of a router. Thread-safe; first come, first served.
+
+    In a forked child no call runs yet, and none is in line; those that began before count in the windows.
 
     :param storage: the URL of a Redis server that shares the windows with other processes. How many calls run at once,
         and who comes first, is a matter of this process.
@@ -150,6 +153,10 @@ class Limiter:
 
             self._shared = Shared(storage, backend.id, self._windows, clock)
         self._look_at = 0.0  #: when Redis, which had no room, is to be asked again, by our clock
+        self.begin()
+        super().__init__()
+
+    def begin(self) -> None:
         self._lock = threading.RLock()  # the collector may end a stream, and its slot, while this thread holds it
         self._line: deque[Slot] = deque()
         self._running = 0

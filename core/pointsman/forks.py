@@ -5,6 +5,7 @@ For plugins that hold locks or connections: `Shared` is told before a fork, and 
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - its lock, and that of `logging`, are taken before a fork after ours
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -75,15 +76,11 @@ _adding = threading.RLock()  # over `_all`; held during a fork, and not before: 
 
 def _surely(work: Callable[[], None]) -> None:
     """Do it, again if Ctrl-C comes meanwhile: what Python then ignores here would leave a lock taken for ever."""
-    interrupt = None
-    while True:
-        try:
-            work()
-            break
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+    try:
+        work()
+    except KeyboardInterrupt:
+        _surely(work)
+        raise
 
 
 def _take() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
@@ -21,13 +21,12 @@ from ._order import Priority
 from ._requests import Prompt, build
 from ._settings import policy_of
 from .errors import AllBackendsFailed, AuthenticationError, BackendError, ConfigError
+from .forks import ForkLock
 from .scope import Clock
 from .secret import Secret
 from .values import Chunk, Completion, Health, ModelInfo, Options, Request
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from ._batch import BatchOptions, Item
     from ._journal import Result
     from .store import Store
@@ -37,6 +36,14 @@ T = TypeVar("T")
 _THREADS = 64
 
 __all__ = ["Router", "Stream"]
+
+
+class _Threads(ForkLock):
+    """Those of a router, once they are made, and what is held meanwhile; a forked child has none of its parent's."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.pool: ThreadPoolExecutor | None = None
 
 
 class Router:
@@ -114,8 +121,7 @@ class Router:
         self._gate = ModelGate(ranked, self._monitor, self._breaker)
         limits = limiters(made, clock, rate_limit_storage)
         self._shared = Shared(policy, self._breaker, clock, limits, self._gate.left_out, verbose)
-        self._lock, self._closed = threading.Lock(), False
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads, self._closed = _Threads(), False
         self._source: str | Path | Mapping[str, Any] | None = None
         self._store: Store | None = None
         _log.to_stderr(_log.INFO if verbose or any(backend.verbose for backend in made) else None)
@@ -236,8 +242,6 @@ class Router:
         """Return what each backend offers, or only the one named; an error in the place of one that cannot tell."""
         self._gate.check_named(build("?", {"backend": backend}))
         wanted = [one for one in self.backends if backend in (None, one.id)]
-        from concurrent.futures import ThreadPoolExecutor
-
         with ThreadPoolExecutor(len(wanted) or 1, thread_name_prefix="pointsman-models") as threads:
             return dict(zip([one.id for one in wanted], threads.map(self._registry.list_models, wanted), strict=True))
 
@@ -250,7 +254,7 @@ class Router:
 
         :raises BackendError: receipts could not be kept; it says where they are. All is released nevertheless.
         """
-        with self._lock:
+        with self._threads.held:
             if self._closed:
                 return
             self._closed = True
@@ -261,8 +265,8 @@ class Router:
                 self._store.close()
             for limiter in self._shared.limiters.values():
                 limiter.close()
-            if self._threads is not None:
-                self._threads.shutdown(wait=False, cancel_futures=True)
+            if self._threads.pool is not None:
+                self._threads.pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Router:
         return self
@@ -385,11 +389,10 @@ class Router:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         import asyncio
-        from concurrent.futures import ThreadPoolExecutor
 
-        with self._lock:
+        with self._threads.held:
             if self._closed:
                 raise ConfigError("this router is closed; make another one")
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            if (pool := self._threads.pool) is None:
+                pool = self._threads.pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="pointsman")
+        return await asyncio.get_running_loop().run_in_executor(pool, work)

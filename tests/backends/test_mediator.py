@@ -79,10 +79,10 @@ def test_it_is_found_by_its_cid_and_by_that_of_its_record(mediator: Mediator, by
     found = mediator.get_evidence_by_cid(result[by])
     assert found is not None
     said = {name: value for name, value in result.items() if name not in ("stored_in", "waiting_for", "ipfs_available")}
-    assert found == {**said, "verified": True, "data": LEASE, "records": [said]}
+    assert found == {**said, "verified": True, "data": LEASE, "records": [said], "unsound": []}
     assert mediator.retrieve_evidence(result[by]) == LEASE
     without = mediator.get_evidence_by_cid(result[by], with_data=False)
-    assert without == {**said, "verified": True, "records": [said]}
+    assert without == {**said, "verified": True, "records": [said], "unsound": []}
 
 
 def test_the_same_bytes_submitted_twice_keep_both_records(mediator: Mediator) -> None:
@@ -453,6 +453,13 @@ def test_the_arguments_of_the_authors_are_taken(tmp_path: Path, no_leaks: None) 
         ({"store": "case-17"}, r"Mediator\.store: found str, expected a pointsman\.Store; for the folder .*path="),
         ({"path": b"case"}, r"Mediator\.path: found bytes, expected a path"),
         ({"path": ""}, r"Mediator\.path: found an empty text, expected a path"),
+        ({"path": "a\0b"}, r"Mediator\.path: found 'a\\x00b', which nothing is called, expected a path"),
+        ({"path": "a\ud800"}, r"Mediator\.path: found 'a\\ud800', which nothing is called, expected a path"),
+        (
+            {"path": "~nobody-of-that-name/a"},
+            r"Mediator\.path: found '~nobody-of-that-name/a', which nothing is called",
+        ),
+        ({"evidence_db_path": "a\0"}, r"Mediator\.evidence_db_path: found 'a\\x00', which nothing is called"),
         ({"evidence_db_path": 5}, r"Mediator\.evidence_db_path: found int, expected a path"),
     ],
 )

@@ -14,6 +14,8 @@ from mediator import Mediator
 from pointsman import AuthenticationError, ConfigError, Router, Store, UnusableAnswer
 from pointsman.testing import Scripted
 from pointsman_ipfs import Blocks, Receipts
+from pointsman_ipfs.dag import car, cbor
+from pointsman_ipfs.dag import cid as cids
 
 from backends import load
 
@@ -195,3 +197,41 @@ def test_an_empty_list_of_keys_does_not_publish(store: Store, keys: dict[str, An
         Mediator([], store, **keys)
     with Mediator([], store, recipients=None, identity=None) as mediator:
         assert mediator.submit_evidence(SECRET, "document")["encrypted"] is False
+
+
+@pytest.mark.parametrize(("private", "wrong"), [(True, "bytes"), (True, "size"), (True, "clear"), (False, "size")])
+def test_who_makes_up_a_record_of_evidence_keeps_nobody_from_it(
+    store: Store, anna: Any, private: bool, wrong: str
+) -> None:
+    """A later record of it, with other bytes or another size, or in clear of an age file, is passed over."""
+    keys = {"identity": str(anna)} if private else {}
+    with Mediator([], store, **keys) as mediator:
+        result = mediator.submit_evidence(SECRET, "document", "anna", "The letter")
+        before = cids.raw_cid(b"")[:4] + cids.parse(result["record_cid"])[-32:]
+        blocks = {before: store.get(cids.to_text(before))}
+        said = whole = cbor.decode(blocks[before])
+        if private:
+            whole = cbor.decode(pyrage.decrypt(store.get(cids.to_text(said.pop("sealed"))), [anna]))
+        whole["size"] += wrong == "size"
+        if wrong == "bytes":
+            whole["plain"] = cbor.Ref(cids.raw_cid(b"of another"))
+        if private and wrong != "clear":
+            age = pyrage.encrypt(cbor.encode(whole), [anna.to_public()])
+            said["sealed"] = cbor.Ref(cids.raw_cid(age))
+            blocks[cids.raw_cid(age)] = age
+        else:
+            whole.pop("plain", None)
+            said |= whole
+        forged = cbor.encode({**said, "previous": cbor.Ref(before)})
+        blocks[cids.cbor_cid(forged)] = forged
+        (pinned,) = store.import_car(b"".join(car.write([cids.cbor_cid(forged)], blocks.items())))
+        assert mediator.evidence.reindex().records == 2
+        found = mediator.get_evidence_by_cid(result["cid"])
+        assert found is not None
+        assert (found["data"], found["size"], found["record_cid"]) == (SECRET, len(SECRET), result["record_cid"])
+        assert found["records"][1]["record_cid"] == pinned.cid
+        assert [pinned.cid in one for one in found["unsound"]] == [True] * (wrong != "clear")
+        assert mediator.retrieve_evidence(result["cid"]) == SECRET
+        if wrong == "size":
+            with pytest.raises(UnusableAnswer, match=rf"{pinned.cid}.*1,320 bytes, and its record says 1,321"):
+                mediator.get_evidence_by_cid(pinned.cid)

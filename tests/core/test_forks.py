@@ -96,6 +96,50 @@ def test_a_child_writes_to_the_log_though_the_parent_was_importing_what_that_nee
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", _IMPORTING], timeout=60, check=False).returncode == 0
 
 
+#: Who is loaded first is asked last before a fork. A thread holds what that waits for, and asks those for theirs.
+_FIRST = """
+import os, sys, threading, time
+from pointsman.forks import PAUSE_S, Shared
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+held, asked = threading.RLock(), threading.Event()
+
+class Waited(Shared):
+    def locks(self):
+        asked.set()
+        return (held,)
+
+waited, began, pool = Waited(), threading.Event(), ThreadPoolExecutor(1)
+
+def work():
+    with held:
+        began.set()
+        assert asked.wait(20)
+        logging.getLogger("of another").isEnabledFor(logging.INFO)
+        pool.submit(int).result()
+
+thread = threading.Thread(target=work)
+thread.start()
+assert began.wait(20)
+before = time.monotonic()
+if not (child := os.fork()):
+    os._exit(0)
+took = time.monotonic() - before
+thread.join()
+os.waitpid(child, 0)
+sys.exit(took > PAUSE_S - 1)
+"""
+
+
+def test_a_fork_holds_no_lock_of_python_while_it_waits_for_ours() -> None:
+    """Python takes those of its log and its executors before a fork: who has ours and waits for them held the fork up.
+
+    It came without ours, then, and the child found the index of evidence locked for as long as it lived.
+    """
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", _FIRST], timeout=60, check=False).returncode == 0
+
+
 def test_what_is_begun_meanwhile_is_paused_in_its_order() -> None:
     """Who holds what is new waits for what is of a higher level: the fork lets that go, and begins anew."""
     higher, highest, held, more = Noted(1), Noted(2), threading.Event(), list[Noted]()
@@ -141,3 +185,64 @@ def test_what_runs_within_that_import_may_write_to_the_log() -> None:
     """A thread does not wait for itself."""
     run = subprocess.run([sys.executable, "-W", "error", "-c", _WRITING], timeout=60, check=True, capture_output=True)
     assert run.stderr == b""
+
+
+#: A thread is in a call of a router, and another one has been; the process forks.
+_ROUTER = """
+import asyncio, os, sys, threading
+from attrs import frozen
+from pointsman import Backend, Completion, Router, UnavailableError, hookimpl
+from pointsman.testing import Clock
+
+begun, asked, parent = threading.Event(), threading.Event(), os.getpid()
+
+@frozen
+class Provider:
+    answer: str = "answer"
+
+    @hookimpl
+    def generate(self, request):
+        if request.prompt == "fail" and self.answer == "answer":
+            raise UnavailableError("away", retry_after=5)
+        if request.prompt == "wait" and os.getpid() == parent:
+            begun.set()
+            asked.wait(20)
+        return Completion(text=self.answer)
+
+clock = Clock()
+backends = [Backend(Provider(), id="one", {OPTIONS}), Backend(Provider("of another"), id="two")]
+router = Router(backends, max_retries=0, clock=clock)
+{BEFORE}
+thread = threading.Thread(target=router.generate, args=("wait",))
+thread.start()
+assert begun.wait(20)
+if not (child := os.fork()):
+    try:
+        assert {CALL} == "answer"
+        os._exit(0)
+    finally:
+        os._exit(1)
+ended = os.waitpid(child, 0)
+asked.set()
+thread.join()
+sys.exit(ended != (child, 0))
+"""
+_FAILED = 'router.generate("fail"); clock.advance(6)'
+_PLAIN = 'router.generate("in the child", timeout=2).text'
+_IN_THREAD = """asyncio.run(asyncio.wait_for(router.agenerate("in the child"), 5)).text"""
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "call"),
+    [
+        ("max_concurrency=1", "", _PLAIN),
+        ("", _FAILED, _PLAIN),
+        ("", 'asyncio.run(router.agenerate("before"))', _IN_THREAD),
+    ],
+    ids=["all that may run at once", "the try of one that was away", "threads of async calls"],
+)
+def test_a_child_waits_for_no_call_and_no_thread_of_its_parent(options: str, before: str, call: str) -> None:
+    """A router that is used on both sides of a fork serves both: what its parent has under way ends in the parent."""
+    code = _ROUTER.replace("{OPTIONS}", options).replace("{BEFORE}", before).replace("{CALL}", call)
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False, capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()

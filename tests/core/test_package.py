@@ -204,15 +204,15 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_stays_small() -> None:
-    """The core has at most 6,230 lines of code, without testing/ and cli/; a larger number wants a reason.
+    """The core has at most 6,239 lines of code, without testing/ and cli/; a larger number wants a reason.
 
     4,300 of them ask models; the rest is `Store`: its loop, its outbox, the streams that its hooks move, which
     go on in another store where one breaks; what is given to it is looked at; stores that fail oddly; and, for plugins
-    too, what holds locks or connections when a process forks.
+    too, what holds locks, connections or calls when a process forks.
     """
     files = [path for path in CORE.rglob("*.py") if not {"testing", "cli"} & set(path.relative_to(CORE).parts)]
     sizes = {path.name: code_lines(path) for path in files}
-    assert sum(sizes.values()) <= 6230, sizes
+    assert sum(sizes.values()) <= 6239, sizes
 
 
 @pytest.mark.parametrize(("paths", "limit"), [(SOURCES, 400), (TESTS, 600)], ids=["sources", "tests"])

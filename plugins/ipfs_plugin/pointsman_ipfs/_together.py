@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 from attrs import define, field
-from pointsman import BackendError, UnavailableError
+from pointsman import PointsmanError, UnavailableError
 from pointsman.forks import Shared
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class _Entry(Generic[T]):
     item: T
     done: bool = False
     gone: bool = False  #: whether its thread waits no more
-    error: BackendError | None = None
+    error: PointsmanError | None = None
     following: _Entry[T] | None = None  #: of the same batch, whose thread this one is to wake
     asleep: threading.Lock = field(factory=_held)  #: its thread waits for it
 
@@ -54,7 +54,7 @@ class Together(Shared, Generic[T]):
     An interrupt (Ctrl-C) takes the thread away that it comes to, and no other: whose things that one was doing are told
     that it was interrupted, and may add them again.
 
-    :param do: does a batch, all of it or nothing; raises a `BackendError` that says why it could not.
+    :param do: does a batch, all of it or nothing; raises a `PointsmanError` that says why it could not.
     :param fitting: says how many of those that wait, from the first on, one batch may have.
     """
 
@@ -68,14 +68,14 @@ class Together(Shared, Generic[T]):
         self._lock = threading.Lock()  # over the queue and what follows
         self._leader: _Entry[T] | None = None  #: whose thread does all that wait
         self._batch: Sequence[_Entry[T]] = ()  #: what that one does now
-        self._error: BackendError | None = None  #: how that went
+        self._error: PointsmanError | None = None  #: how that went
         self._gathering: _Entry[T] | None = None  #: of that one, while it gives the others a moment to come
         self._together, self._took = 1, 0.0  #: of the last batch: how many, and how long it took in seconds
 
     def add(self, item: T) -> None:
         """Return when it is done.
 
-        :raises BackendError: it could not be.
+        :raises PointsmanError: it could not be.
         """
         entry = _Entry(item)
         try:
@@ -123,7 +123,7 @@ class Together(Shared, Generic[T]):
                 self._batch, self._queue = self._queue[:fitting], self._queue[fitting:]
             self._do([one.item for one in self._batch])
             self._error = None
-        except BackendError as failed:
+        except PointsmanError as failed:
             self._error = failed
         self._together, self._took = len(self._batch), perf_counter() - began
         with self._lock:

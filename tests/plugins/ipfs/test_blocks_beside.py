@@ -11,12 +11,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from pointsman import BackendTimeout, ContentNotFoundError, Store
+from pointsman import BackendTimeout, ContentNotFoundError, Store, UnavailableError
 from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
 from pointsman_ipfs.embedded._index import Index
+from pointsman_ipfs.embedded._opened import Opened
 from pointsman_ipfs.embedded._places import Places
 from pointsman_ipfs.embedded._shelf import Shelf
 from pointsman_ipfs.embedded._writer import Writer
@@ -42,11 +43,11 @@ def once(monkeypatch: pytest.MonkeyPatch, of: type, name: str, work: Callable[[]
     """Let something come before or after the next call of a method."""
     real = getattr(of, name)
 
-    def with_it(*arguments: Any) -> Any:
+    def with_it(*arguments: Any, **named: Any) -> Any:
         monkeypatch.setattr(of, name, real)
         if not after:
             work()
-        found = real(*arguments)
+        found = real(*arguments, **named)
         if after:
             work()
         return found
@@ -274,3 +275,26 @@ def test_who_reads_does_not_wait_for_a_program_that_was_stopped(opened: Callable
     assert not store.has(_ABSENT)
     assert monotonic() - began < 30
     stopped.close()
+
+
+def test_what_is_under_way_when_a_store_is_closed_is_told_so(opened: Callable[[], Store]) -> None:
+    """Not what SQLite says of a connection that is closed."""
+    store = opened()
+    for number in range(1100):
+        store.put(b"%d" % number)
+    listed = store.ls()
+    next(listed)
+    store.close()
+    with pytest.raises(UnavailableError, match="the store was closed meanwhile") as told:
+        list(listed)
+    assert "database" not in str(told.value)
+
+
+def test_a_store_that_is_closed_while_a_call_begins_still_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was open a moment ago is not looked for anew in what is closed: that was an error of Python's."""
+    with Store([blocks := Blocks(path=tmp_path)]) as store:
+        cid = store.put(b"hello").cid
+        once(monkeypatch, Opened, "usable", blocks.close, after=True)
+        assert [store.get(cid), store.get(cid)] == [b"hello", b"hello"]

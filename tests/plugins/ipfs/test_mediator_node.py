@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
 from mediator import Mediator
 from pointsman.testing import FaultServer, faults
+from pointsman_ipfs.evidence import Evidence
 
 pytestmark = pytest.mark.kubo
 LEASE = b"The lease of 1 May. " * 40
@@ -152,6 +154,26 @@ def test_what_others_keep_on_the_node_is_no_part_of_a_folder_of_ones_own(at: Any
             assert [one["cid"] for one in mediator.get_user_evidence("anna")] == [first["cid"]]
             assert [one.previous for one in mediator.evidence.records()] == [()]
             assert mediator.evidence.reindex().records == 1
+
+
+def test_a_folder_that_was_lost_comes_back_from_the_node_when_somebody_says_so(
+    at: Any, kubo: Any, tmp_path: Path
+) -> None:
+    """Its records are in no list by themselves: nobody knows whose they are. Once taken, the log goes on there."""
+    case = tmp_path / "case"
+    with at(kubo.api, path=case) as mediator:
+        submitted = [mediator.submit_evidence(data, "document", "anna") for data in (LEASE, b"A letter")]
+        assert mediator.store.sync() == ()
+    rmtree(case)
+    with at(kubo.api, path=case) as mediator:
+        assert mediator.get_user_evidence("anna") == []
+        with Evidence(mediator.store, case / "evidence.sqlite") as all_of_it:
+            all_of_it.reindex()
+        submitted.append(mediator.submit_evidence(b"The answer", "document", "anna"))
+        found = [one["record_cid"] for one in mediator.get_user_evidence("anna")]
+        assert set(found) >= {one["record_cid"] for one in submitted}
+        assert mediator.evidence.find(found[0])[0].previous
+        assert mediator.retrieve_evidence(submitted[0]["cid"]) == LEASE
 
 
 def test_what_the_node_alone_has_is_found_by_the_cid_of_its_record(at: Any, kubo: Any, tmp_path: Path) -> None:

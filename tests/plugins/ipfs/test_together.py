@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
-from pointsman import BackendError, UnavailableError
+from pointsman import ConfigError, PointsmanError, UnavailableError
 from pointsman_ipfs import _together
 from pointsman_ipfs._together import Together
 
@@ -46,20 +46,21 @@ def test_a_batch_has_what_may_join_and_nothing_else() -> None:
     assert max(map(len, batches)) <= 3
 
 
-def test_an_error_is_raised_to_all_of_the_batch_and_to_nobody_else() -> None:
+@pytest.mark.parametrize("kind", [UnavailableError, ConfigError])
+def test_an_error_is_raised_to_all_of_the_batch_and_to_nobody_else(kind: type[PointsmanError]) -> None:
     """Each gets an error of its own; the next batch begins as if nothing had been."""
 
     def do(batch: Sequence[int]) -> None:
         sleep(0.002)
         if 13 in batch:
-            raise UnavailableError("13")
+            raise kind("13")
 
-    together, errors = Together(do, len), list[BackendError]()
+    together, errors = Together(do, len), list[PointsmanError]()
 
     def add(item: int) -> bool:
         try:
             together.add(item)
-        except BackendError as error:
+        except PointsmanError as error:
             errors.append(error)
             return False
         return True
@@ -68,6 +69,7 @@ def test_an_error_is_raised_to_all_of_the_batch_and_to_nobody_else() -> None:
         fine = list(threads.map(add, range(100)))
     assert not fine[13]
     assert 1 <= len(errors) <= 8
+    assert {(type(error), str(error)) for error in errors} == {(kind, "13")}
     assert len({id(error) for error in errors}) == len(errors)
     assert add(14)
 

@@ -197,4 +197,6 @@ def _begin_new(db: sqlite3.Connection) -> None:
 
 
 def _told(path: Path, error: Exception) -> UnavailableError:
-    return UnavailableError(f"the index {path} cannot be used: {error}", retry_same=False)
+    closed = isinstance(error, sqlite3.ProgrammingError)
+    text = "the store was closed meanwhile" if closed else f"the index {path} cannot be used: {error}"
+    return UnavailableError(text, retry_same=False)

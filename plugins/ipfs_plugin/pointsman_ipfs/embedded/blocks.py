@@ -93,7 +93,7 @@ class Blocks:
     @property
     def read_only(self) -> str:
         """Why nothing can be kept here now, and what to do; "" if it can, or no store is here yet."""
-        used = self._used
+        used = self._used[-1:]  # here and below: `close` may come at any time
         if used and not used[-1].read_only:
             return ""
         return _CANNOT.format(self.path) if is_read_only(self.path) else ""
@@ -241,7 +241,7 @@ class Blocks:
         """
         if why := self.read_only:
             return Health.degraded(why)
-        used = self._used
+        used = self._used[-1:]
         if used and not used[-1].absent:
             try:
                 used[-1].places.look()
@@ -274,10 +274,11 @@ class Blocks:
 
     def _opened(self, *, writing: bool = False) -> Opened:
         """Return the open store; a forked child opens it for itself, and who found its index damaged opens it anew."""
-        used = self._used
-        if used and used[-1].usable(writing=writing):
-            return used[-1]
+        last = self._used[-1:]
+        if last and last[0].usable(writing=writing):
+            return last[0]
         with self._lock.held:
+            used = self._used
             if not used or not used[-1].usable(writing=writing):
                 opened = Opened(self.path, writing=writing)  # those that only read go with the last call that uses them
                 used[:] = [*(one for one in used if not one.read_only), opened]  # at once: others look without the lock

@@ -32,7 +32,7 @@ SCHEMA = "pointsman.evidence.v1"
 MOST_BYTES = 1 << 20
 _TEXTS = ("evidence_type", "description", "claim_type", "user")
 #: Levels of metadata within metadata.
-_DEEPEST = 32
+DEEPEST = 32
 #: Characters of the place of something that a message shows.
 _LONGEST = 100
 #: A CID is written again where it is the one before of another record.
@@ -40,7 +40,11 @@ _text = lru_cache(1024)(cids.to_text)
 _RAW, _CBOR = cids.raw_cid(b"")[:4], cids.cbor_cid(b"")[:4]
 
 
-def _plain_mapping(given: object) -> Mapping[str, Any]:
+def plain_mapping(given: object) -> Mapping[str, Any]:
+    """Return a copy of metadata, in the types that a block of DAG-CBOR takes.
+
+    :raises InvalidRequestError: a record cannot hold them.
+    """
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -50,8 +54,8 @@ def _plain_mapping(given: object) -> Mapping[str, Any]:
 
 def _plain(value: Any, place: str, depth: int) -> Any:
     """Return a copy of what JSON can hold, and of bytes, in the types that a block of DAG-CBOR takes."""
-    if depth > _DEEPEST:
-        raise _refused(place, f"found more than {_DEEPEST} levels")
+    if depth > DEEPEST:
+        raise _refused(place, f"found more than {DEEPEST} levels")
     if isinstance(value, Mapping):
         return {_name(name, place): _plain(one, f"{place}.{name}", depth + 1) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -130,7 +134,7 @@ class About:
     user: str | None = field(default=None, validator=_may_be_text)  #: who submits it
     media_type: str | None = field(default=None, validator=_may_be_text)  #: guessed if None
     #: Anything that JSON can hold, and bytes.
-    metadata: Mapping[str, Any] = field(factory=dict, converter=_plain_mapping)
+    metadata: Mapping[str, Any] = field(factory=dict, converter=plain_mapping)
 
 
 @frozen(kw_only=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from pointsman import UnusableAnswer
+from pointsman import InvalidRequestError, UnusableAnswer
 
 from .._forms import Of, is_count, is_hex, is_time, misfits, such
 from ..dag.cbor import Ref, encode
 from ..dag.cid import RAW, codec_of, is_ours, to_text
-from ._records import SCHEMA, Envelope
+from ._records import DEEPEST, SCHEMA, Envelope, plain_mapping
 
 #: What stands in the block of every record.
 _SIGN = encode("schema") + encode(SCHEMA)
@@ -31,6 +32,13 @@ def _is_schema(value: Any) -> bool:
     return value.__class__ is str and value == SCHEMA
 
 
+@such(f"a map that a record can hold: of at most {DEEPEST} levels, of integers of 64 bits with their sign")
+def _is_metadata(value: Any) -> bool:
+    with suppress(InvalidRequestError):
+        return value.__class__ is dict and plain_mapping(value) is not None
+    return False
+
+
 _MAY_BE_TEXT = Of(str, type(None))
 _ABOUT = {
     "size": is_count,
@@ -40,7 +48,7 @@ _ABOUT = {
     "claim_type": _MAY_BE_TEXT,
     "user": _MAY_BE_TEXT,
     "time": is_time,
-    "metadata": Of(dict),
+    "metadata": _is_metadata,
 }
 _LINKS = {
     "schema": _is_schema,

@@ -218,14 +218,16 @@ class Evidence:
         self._give(record, pieces.append)
         return b"".join(pieces)
 
-    def write(self, record: Record, file: BinaryIO) -> None:
+    def write(self, record: Record, file: BinaryIO) -> int:
         """Write the evidence of a record to a file as it comes; when this returns it is known to be all, and right.
+
+        It returns how many bytes that are: that it is as many as the record says, nobody has looked at.
 
         :raises ContentNotFoundError: no store has it.
         :raises AuthenticationError: it is encrypted, and there is no key, or none that opens it.
         :raises UnusableAnswer: what there is are not the bytes that were submitted.
         """
-        self._give(record, file.write)
+        return self._give(record, file.write)
 
     def confirm(self, record: Record) -> None:
         """Read the record itself from the store, and see that it says what this one says.
@@ -236,7 +238,7 @@ class Evidence:
         if [record] != list(map(self._record, self._read(cids.parse(record.record_cid)))):
             raise UnusableAnswer(f"record {record.record_cid}: found one that says something else", retry_same=False)
 
-    def _give(self, record: Record, take: Callable[[bytes], object]) -> None:
+    def _give(self, record: Record, take: Callable[[bytes], object]) -> int:
         seen = hashing()
 
         def taken(piece: bytes) -> None:
@@ -250,8 +252,9 @@ class Evidence:
             else:
                 for piece in content:
                     taken(piece)
-        if cids.to_text(seen.finish().cid) != record.plain_cid:
+        if cids.to_text((whole := seen.finish()).cid) != record.plain_cid:
             raise UnusableAnswer(f"{what}: found other bytes than those that were submitted", retry_same=False)
+        return whole.size
 
     def _read(self, cid: bytes) -> Iterator[Row]:
         """Yield a record as the store has it; nothing, if this is a block of something else.

@@ -123,10 +123,11 @@ class Receipts:
 
     def _opened(self) -> _Open:
         """Return the chain of this process."""
-        used = self._used
-        if used and used[-1].ledger.pid == os.getpid():
-            return used[-1]
+        last = self._used[-1:]  # `close` may come at any time
+        if last and last[0].ledger.pid == os.getpid():
+            return last[0]
         with _opening:
+            used = self._used
             if not used or used[-1].ledger.pid != os.getpid():
                 used.append(_Open(self))
             return used[-1]
