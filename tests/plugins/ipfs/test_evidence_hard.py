@@ -428,17 +428,18 @@ def test_a_child_of_a_process_whose_threads_submit_can_submit(tmp_path: Path, fo
         assert len(evidence.ends()) == 1
 
 
-def test_a_child_that_lives_on_keeps_nothing_locked(tmp_path: Path) -> None:
+def test_a_child_that_lives_on_keeps_nothing_locked(tmp_path: Path, forked: Forked) -> None:
     """Although it was forked in the middle of a change: what its parent holds, its parent lets go."""
     reader, writer = os.pipe()
+
+    def live_on() -> None:
+        os.close(writer)
+        os.read(reader, 1)  # until its parent closes the other end
+
     with opened(tmp_path / "store") as evidence:
         evidence.submit(b"before", About("text"))
         with evidence._index.changing():
-            child = os.fork()
-            if child == 0:
-                os.close(writer)
-                os.read(reader, 1)  # until its parent closes the other end
-                os._exit(0)
+            child = forked(live_on)
         with opened(tmp_path / "store") as another:
             assert another.submit(b"after", About("text")).record.previous
     os.close(writer)

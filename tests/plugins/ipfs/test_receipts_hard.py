@@ -172,6 +172,17 @@ def test_a_child_that_lives_on_keeps_nothing_locked(kept: Path, chain: Chain) ->
     assert f"it begins behind receipt {left}, number 0" in checks
 
 
+def test_a_forked_child_keeps_what_is_no_file_of_receipts(chain: Chain, forked: Callable[..., int]) -> None:
+    """What one router left and the next one took up is closed by then: the child closes nothing that got its number."""
+    for _ in range(2):
+        chain(1)
+    files = [file for _ in range(20) for file in os.pipe()]
+    child = forked(lambda: list(map(os.fstat, files)))
+    for file in files:
+        os.close(file)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_full_disk_lets_receipts_wait(kept: Path) -> None:
     """Calls are answered with their receipts, health says that they wait and why; once there is room, they are kept."""
     (reason,) = output(FULL, kept)

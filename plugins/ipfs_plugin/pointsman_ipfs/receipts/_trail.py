@@ -19,27 +19,11 @@ from pathlib import Path
 from attrs import define
 
 from ..dag.cid import canonical
+from ..embedded._disk import locked_files
 from ..embedded._packs import locked
 
 #: Stands where a line names no receipt.
 _NONE = "-"
-#: Files that are locked, which a forked child has open too: it would keep them locked when its parent is gone.
-_locked: set[int] = set()
-
-
-def _forked() -> None:
-    for file in _locked:
-        os.close(file)
-    _locked.clear()
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _close(file: int) -> None:
-    if file in _locked:
-        _locked.remove(file)
-        os.close(file)
 
 
 @define
@@ -59,7 +43,7 @@ class Left:
 
     def release(self) -> None:
         """Leave it to the next one."""
-        _close(self.file)
+        locked_files.close(self.file)
 
 
 class Trail:
@@ -86,15 +70,14 @@ class Trail:
     def close(self) -> None:
         """Let it go: the next router takes it up."""
         if self._file is not None:
-            _close(self._file)
+            locked_files.close(self._file)
             self._file = None
 
     def _opened(self) -> int:
         if self._file is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             unseen = self._path.with_suffix(".new")  # nobody takes it up before it is locked
-            self._file = os.open(unseen, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            _locked.add(self._file)
+            self._file = locked_files.open(unseen, os.O_CREAT)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             os.rename(unseen, self._path)
         return self._file
@@ -106,7 +89,6 @@ def left_in(folder: Path) -> list[Left]:
     for path in sorted(folder.glob("*")):
         with suppress(OSError):
             if not path.suffix and (file := locked(path)) is not None:
-                _locked.add(file)
                 newest, pages = read(path)
                 found.append(Left(path, file, newest, pages))
     return found
