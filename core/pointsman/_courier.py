@@ -143,7 +143,7 @@ class Courier:
                 if scope.cancelled and isinstance(raised, Exception):  # that says nothing against anybody
                     self._outbox.let_go(store)
                 else:
-                    self._outbox.failed(job, str(error), error.retry_after)
+                    self._outbox.failed(job, str(error), error.retry_after or None)
                 return error.blameless
             finally:
                 self._moved = monotonic()

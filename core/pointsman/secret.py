@@ -121,7 +121,8 @@ def shown_url(url: str) -> str:
     """Return the repr of the URL without its user name and query, which may hold a key; what is no URL may be one."""
     if "://" not in str(url):
         return repr(MASK)
-    return repr(re.sub(r"(?s)//[^?#]*@|[?#].*", lambda at: f"//{MASK}@" if at[0][0] == "/" else f"?{MASK}", str(url)))
+    # A password may have a ? or # in it: what stands behind the first colon is no port then, and an @ comes later.
+    return repr(re.sub(r"(?s)(?<=//)(?:[^?#]*(?=@)|[^/?#]*:(?!\d+[/?#]).*@.*)|(?<=[?#]).+", MASK, str(url)))
 
 
 def keys_in(query: str) -> list[Secret]:

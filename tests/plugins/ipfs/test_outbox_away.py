@@ -130,6 +130,23 @@ def test_what_cannot_be_read_elsewhere_keeps_nothing_else_from_a_store(tmp_path:
         assert store.has(cid, store="office")
 
 
+def test_what_one_source_lacks_is_tried_more_and_more_seldom_while_another_is_away(tmp_path: Path) -> None:
+    """It was tried each second for ever, so that `sync` got no turn and did not end."""
+    home, away = Blocks(path=tmp_path / "home"), Gateway(url="http://127.0.0.1:1")
+    with Store({"home": home, "web": away, "office": Blocks(path=tmp_path / "office")}, max_retries=0) as store:
+        store.put(b"here", store="home")
+        outbox = Outbox(tmp_path / "home" / "outbox.sqlite")
+        outbox.add(to_text(raw_cid(b"lost")), ["office"])
+        for _ in range(6):
+            job = outbox.take("office", tried_before=time() + 1)
+            assert job is not None
+            outbox.failed(job, "it is away", 3000)
+        (waits,) = store.sync()
+        assert (waits.tries, "block" in waits.reason, "web: " in waits.reason) == (7, True, True)
+        assert (outbox.next_due("office") or 0) > 10
+        outbox.close()
+
+
 def test_a_store_that_is_turned_off_is_asked_for_nothing(tmp_path: Path) -> None:
     """What waits for it waits, and says why."""
     home = Blocks(path=tmp_path / "home")
