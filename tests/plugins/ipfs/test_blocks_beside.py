@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread, current_thread
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
+from pointsman_ipfs.embedded._disk import locked_files
 from pointsman_ipfs.embedded._index import Index
 from pointsman_ipfs.embedded._opened import Opened
 from pointsman_ipfs.embedded._places import Places
@@ -195,6 +197,35 @@ def test_what_a_child_inherits_keeps_no_pack_from_a_collection(
             os.close(file)
         for child in children:
             os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("name", ["open", "close"])
+def test_no_fork_comes_between_the_file_of_a_pack_and_what_is_known_of_it(
+    forked: Callable[[Callable[[], object]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A child closes what it knows of: its copy of another file would keep a pack locked for as long as it lives."""
+    path, begun, over, real = tmp_path / "pack", Event(), Event(), getattr(os, name)
+
+    def slowly(*arguments: Any) -> Any:
+        opened = real(*arguments) if name == "open" else None
+        if current_thread() is thread:
+            begun.set()
+            over.wait(0.5)
+        return opened if name == "open" else real(*arguments)
+
+    def is_open() -> bool:
+        return any(os.path.realpath(f"/proc/self/fd/{file}") == str(path) for file in os.listdir("/proc/self/fd"))
+
+    monkeypatch.setattr(os, name, slowly)
+    thread = Thread(target=lambda: locked_files.close(locked_files.open(path, os.O_CREAT)))
+    thread.start()
+    try:
+        assert begun.wait(10)
+        child = forked(lambda: os._exit(is_open()))
+    finally:
+        over.set()
+        thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_nobody_goes_on_with_a_pack_that_a_killed_collection_left(opened: Callable[[], Store], tmp_path: Path) -> None:
