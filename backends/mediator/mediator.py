@@ -10,7 +10,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 from backends._configuration import made_of, with_receipts
 from backends.text_backend import Prompt, TextBackend, chained
@@ -36,8 +36,6 @@ from .stores import default_store
 
 if TYPE_CHECKING:
     from pointsman_ipfs.evidence import Evidence, Record
-
-T = TypeVar("T")
 
 #: A private key of age or of SSH, the text of a key file, or the path of one.
 Identity: TypeAlias = "str | Secret | Path"
@@ -224,20 +222,19 @@ class Mediator:
         """
         if not (records := self.evidence_state.find(cid)):
             return None
-        pieces = BytesIO()
 
-        def read(record: Record) -> None:
+        def read(record: Record) -> bytes:
+            pieces = BytesIO()
             with open(os.devnull, "wb") as nowhere:
-                pieces.truncate(0)
-                pieces.seek(0)
                 size = self.evidence.write(record, pieces if with_data else nowhere)
             if size != record.size:
                 raise UnusableAnswer(f"it has {size:,} bytes, and its record says {record.size:,}: that is wrong")
+            return pieces.getvalue()
 
-        record, _, unsound = _sound(records, read)
+        record, data, unsound = _sound(records, read)
         found = {**described(record), "records": [described(one) for one in records], "unsound": unsound}
         if with_data:
-            found["data"] = pieces.getvalue()
+            found["data"] = data
         return {**found, "verified": True}
 
     def retrieve_evidence(self, cid: str) -> bytes:
@@ -315,7 +312,7 @@ class Mediator:
         self.close()
 
 
-def _sound(records: Sequence[Record], read: Callable[[Record], T]) -> tuple[Record, T, list[str]]:
+def _sound(records: Sequence[Record], read: Callable[[Record], bytes]) -> tuple[Record, bytes, list[str]]:
     """Return the last of these records whose evidence is what it says, what was read, and what is wrong with others.
 
     Those that are encrypted go first: who knows the age file alone can make up one of that, in clear.

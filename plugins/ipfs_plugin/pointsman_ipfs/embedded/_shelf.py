@@ -132,8 +132,10 @@ class Shelf(Shared):
         left = {cid[-32:]: (cid, place) for cid, place in wrong.items()}
         for path in packs_in(self._places.folder) if left else ():
             for record in self.records(path.stem):
+                if (sought := left.get(record.cid[-32:])) is None:
+                    continue
+                cid, read = sought
                 place = Place(path.stem, record.offset, record.length)
-                cid, read = left.get(record.cid[-32:], (b"", place))
                 if read != place and matches(cid, self._read(place) or b""):
                     self._places.index.found(record, path.stem)
                     del left[cid[-32:]]
