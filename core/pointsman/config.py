@@ -199,7 +199,7 @@ class _Reader(Walk):
 
     def _check_receipts(self, receipts: bool | Written) -> None:
         try:
-            cls = receipts is not False and receipts_class(self.catalogue)
+            cls = None if receipts is False else receipts_class(self.catalogue)
             if isinstance(receipts, Written):
                 self.options(fields_of(cls), receipts, "ROUTER.receipts")
         except ConfigError as error:
