@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from pointsman import ConfigError, Store
-from pointsman_ipfs import Blocks, Kubo
+from pointsman import ConfigError, Router, Store
+from pointsman_echo import Echo
+from pointsman_ipfs import Blocks, Kubo, Receipts
 from pointsman_ipfs.evidence import Evidence
 
 
@@ -25,6 +26,16 @@ def test_what_has_a_path_needs_no_home(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("POINTSMAN_STORE", str(tmp_path / "named"))
     with Store() as store:
         assert store.put(b"x").stored_in == ("blocks",)
+
+
+def test_receipts_in_a_store_that_is_given_need_no_home(tmp_path: Path) -> None:
+    """They are kept there, and so is how far their chain is."""
+    with Store({"home": Blocks(path=tmp_path)}) as store:
+        with Router([Echo(suffix="!")], middleware=[Receipts(store=store)]) as router:
+            answer = router.generate("Who pays the deposit back?")
+        assert answer.warnings == ()
+        assert store.has(str(answer.receipt))
+    assert list((tmp_path / "receipts").iterdir()) != []
 
 
 def test_what_needs_a_home_says_what_to_set() -> None:

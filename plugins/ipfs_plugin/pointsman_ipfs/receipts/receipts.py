@@ -152,7 +152,7 @@ class _Open:
     """What a process has open: a chain, and a store of its own where none was given."""
 
     def __init__(self, options: Receipts) -> None:
-        self._given, self._blocks = options.store, Blocks()
+        self._kept_in = Blocks() if options.store is None else options.store  # some users can have no default
         self._own: Store | None = None
         folder = options.trail_path or self._beside()
         how = options.store_id, folder, options._signer, options.delay, options.close_timeout
@@ -160,15 +160,16 @@ class _Open:
 
     def _store(self) -> Store:
         """Return the store; ours is made in the thread that needs it."""
-        if self._given is not None:
-            return self._given
+        if isinstance(self._kept_in, Store):
+            return self._kept_in
         if self._own is None:
-            self._own = Store([self._blocks])
+            self._own = Store([self._kept_in])
         return self._own
 
     def _beside(self) -> Path | None:
         """Return where routers leave their trails if nobody says."""
-        folders = [self._blocks.path] if self._given is None else [one.folder for one in self._given.stores]
+        given = self._kept_in
+        folders = [one.folder for one in given.stores] if isinstance(given, Store) else [given.path]
         return next((folder / "receipts" for folder in folders if folder is not None), None)
 
     def close(self) -> None:
