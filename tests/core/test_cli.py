@@ -16,6 +16,7 @@ from time import sleep
 from typing import Any
 
 import pytest
+from pointsman.cli import _app as app
 from pointsman.testing import FaultServer, faults
 
 COMMANDS = (["generate"], ["batch"], ["health"], ["order"], ["plugins"], ["config", "check"])
@@ -109,6 +110,14 @@ def test_every_command_documents_itself(run: Run, command: list[str]) -> None:
     assert done.returncode == 0
     assert "Exit codes:" in done.stdout
     assert "--json" in done.stdout
+
+
+def test_what_may_be_unchecked_tells_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """`store verify` exits with 3 where a store could not be looked at, and its table of codes has that."""
+    assert app.run(["store", "verify", "--help"]) == 0
+    assert "  3    nothing is wrong, and not all could be looked at\n" in capsys.readouterr().out
+    assert app.run(["store", "gc", "--help"]) == 0
+    assert "  3  " not in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_package(run: Run) -> None:

@@ -12,7 +12,7 @@ from pointsman.errors import ConfigError
 #: The commands that other distributions of this project add, as their entry points name them.
 _OTHERS = {"verify": "pointsman-ipfs", "store.reindex": "pointsman-ipfs"}
 
-#: The exit codes, as every --help tells them.
+#: The exit codes, as every --help tells them; and that of what could not be checked, where a command has it.
 CODES = """\b
 Exit codes:
   0    done
@@ -20,6 +20,7 @@ Exit codes:
   2    the usage or the configuration is wrong
   130  interrupted
   141  whoever read the output left before it was whole"""
+UNCHECKED = CODES.replace("  130", "  3    nothing is wrong, and not all could be looked at\n  130")
 
 
 class Extensible(click.Group):

@@ -94,7 +94,7 @@ def app() -> None:
 for _command in (generate, batch, store, health, order, models, plugins, config):
     app.add_command(_command)
 for _command in (*app.commands.values(), *config.commands.values(), *store.commands.values()):
-    _command.epilog = CODES
+    _command.epilog = _command.epilog or CODES
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

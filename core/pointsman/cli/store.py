@@ -13,7 +13,7 @@ import click
 
 from pointsman.errors import BackendError
 
-from ._added import Extensible
+from ._added import UNCHECKED, Extensible
 from ._bytes import Bytes, counted_down, size_of, standard_input, write_bytes, written
 from ._output import answer, as_json, in_a_line, note, table
 from ._router import config_option, json_option, store_of
@@ -122,7 +122,7 @@ def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str |
     return 0
 
 
-@store.command(short_help="Read everything again; name what is damaged.")
+@store.command(short_help="Read everything again; name what is damaged.", epilog=UNCHECKED)
 @click.argument("cid", required=False)
 @click.option("--repair", is_flag=True, help="Bring back what is damaged from another store.")
 @store_option
