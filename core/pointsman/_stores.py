@@ -151,4 +151,4 @@ def outbox_path(stores: Iterable[StoreBackend]) -> Path:
     try:
         return Path.home() / ".local" / "share" / "pointsman" / "outbox.sqlite"
     except RuntimeError:
-        raise ConfigError("found no folder of a store, and no home of this user: set HOME or POINTSMAN_STORE") from None
+        raise ConfigError("no store has a folder, and no home: set HOME or POINTSMAN_STORE, or give outbox=") from None

@@ -42,10 +42,9 @@ def test_what_needs_a_home_says_what_to_set() -> None:
     """It is an error of the configuration, with the variable."""
     with pytest.raises(ConfigError, match=r"path: found '~/.*whose user has no home here.*; set POINTSMAN_STORE$"):
         Blocks()
-    with pytest.raises(ConfigError, match="no home of this user: set HOME or POINTSMAN_STORE"):
-        Store()
-    with pytest.raises(ConfigError, match="no home of this user: set HOME or POINTSMAN_STORE"):
-        Store({"node": Kubo()})
+    for given in None, {"node": Kubo()}:
+        with pytest.raises(ConfigError, match=r"no home: set HOME or POINTSMAN_STORE, or give outbox=$"):
+            Store(given)
 
 
 def test_a_key_in_no_home_cannot_be_read(tmp_path: Path) -> None:
