@@ -18,7 +18,7 @@ from multiformats import CID
 from pointsman import AuthenticationError, ConfigError, Secret, Store, UnavailableError, UnusableAnswer
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.evidence import About, Evidence, Statistics, reindex
+from pointsman_ipfs.evidence import About, Evidence, Statistics
 from pointsman_ipfs.evidence._age import Keys
 from pointsman_ipfs.evidence._records import Envelope
 
@@ -143,7 +143,8 @@ def test_nothing_of_it_is_in_clear(open_: Open, store: Store, tmp_path: Path) ->
     assert evidence.read(record) == PICTURE
     evidence.statistics()
     evidence.reindex()
-    assert reindex(store, tmp_path / "another.sqlite").records == 2
+    with Evidence(store, tmp_path / "another.sqlite") as keyless:
+        assert keyless.reindex().records == 2
     secret = [word.encode() for word in (*SECRETS, record.time.isoformat()[:16], record.plain_cid)]
     secret += [cids.parse(record.plain_cid)[-32:], b"what is to be seen", str(ALICE).encode()]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -15,7 +15,7 @@ from pointsman import AllBackendsFailed, ConfigError, Store, StoreBackend, Unava
 from pointsman_ipfs import Blocks, Gateway, Kubo, _sqlite
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
-from pointsman_ipfs.evidence import About, Evidence, Record, _locked, reindex
+from pointsman_ipfs.evidence import About, Evidence, Record, _locked
 from pointsman_ipfs.evidence._locked import SharedLock
 
 ABOUT = About("document", "The notice of 3 May", "eviction", "anna")
@@ -59,7 +59,8 @@ def test_it_is_the_same_when_it_is_made_anew(evidence: Evidence, kept: list[Reco
     evidence.close()
     for file in evidence.path.parent.glob("evidence.sqlite*"):
         file.unlink()
-    found = reindex(store)
+    with Evidence(store) as another:
+        found = another.reindex()
     assert (found.records, found.unreadable) == (8, ())
     assert rows(evidence.path) == before
     assert list(evidence.records()) == kept, "what was closed is opened again"

@@ -18,7 +18,7 @@ from pointsman_ipfs import Blocks
 from pointsman_ipfs.dag import car, cbor
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref
-from pointsman_ipfs.evidence import About, Evidence, Record, reindex
+from pointsman_ipfs.evidence import About, Evidence, Record
 from pointsman_ipfs.evidence._records import block_of, sealed_of
 from pointsman_ipfs.proof import Check, verify
 
@@ -72,8 +72,8 @@ def test_an_index_that_was_altered_is_named_and_healed(kept: Path, records: list
     assert any(says.format(records[1].record_cid) in line for line in lines), lines
     assert all("`pointsman store reindex` makes it anew" in line for line in lines)
     assert not [line for line in lines if re.search(r"\b(anna|ben)\b", line)]  # a CID may hold these letters
-    with Store([Blocks(path=kept)]) as store:
-        reindex(store)
+    with Store([Blocks(path=kept)]) as store, Evidence(store) as evidence:
+        evidence.reindex()
     assert lines_of(kept, "fails") == lines_of(kept, "unchecked") == []
 
 

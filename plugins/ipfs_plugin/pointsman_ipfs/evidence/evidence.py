@@ -43,7 +43,7 @@ from ._rows import Row
 from ._schema import envelope_of
 from ._submitted import Submitted
 
-__all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Statistics", "reindex"]
+__all__ = ["ANYONE", "About", "Evidence", "Filed", "Record", "Reindexed", "Statistics"]
 
 #: How often evidence is put into the store anew, where a collection takes it before its record is there.
 _TRIES = 3
@@ -316,6 +316,8 @@ class Evidence:
     def reindex(self) -> Reindexed:
         """Make the index from what is pinned in the stores. What it has of records that cannot be read now is kept.
 
+        No key is needed, also where evidence is encrypted.
+
         :raises BackendError: no store could be listed, or asked; the index is as it was.
         """
         unreadable = dict[str, Finding]()
@@ -376,18 +378,6 @@ class Evidence:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def reindex(store: Store, path: str | Path | None = None) -> Reindexed:
-    """Make the index of the evidence in a store anew from its records: `pointsman store reindex` does this.
-
-    No key is needed, also where evidence is encrypted.
-
-    :param path: of the index; without, it is where `Evidence` has it.
-    :raises BackendError: the store could not be listed, or asked; the index is as it was.
-    """
-    with Evidence(store, path) as evidence:
-        return evidence.reindex()
 
 
 def _named(user: str | Anyone | None) -> tuple[bool, str | None]:
