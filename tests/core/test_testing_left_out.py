@@ -191,3 +191,31 @@ def test_costs_nothing_unless_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "['pointsman.testing.plugin']", done.stdout + done.stderr
+
+
+def test_a_store_without_hooks_is_told_which_it_lacks(pytester: pytest.Pytester) -> None:
+    """In one test with their names; `health` is nobody's duty."""
+    code = """
+from pointsman.content import Stored
+from pointsman.testing import StoreContract
+
+
+@frozen
+class Box:
+    @hookimpl
+    def store(self, source, scope):
+        return Stored("none", 0)
+
+    @hookimpl
+    def fetch(self, cid, offset, length, scope):
+        return iter(())
+
+
+class TestIt(StoreContract):
+    make_store = lambda self: Box()
+"""
+    pytester.makepyfile(PROVIDERS + code)
+    result = pytester.runpytest_inprocess(*OPTIONS, "-k", "its_hooks or health")
+    result.assert_outcomes(failed=1, deselected=result.parseoutcomes()["deselected"])
+    lacking = "resolve, has, entries, extract, export_car, import_car, pin, unpin, verify"
+    result.stdout.fnmatch_lines([f"*AssertionError: it has no hook {lacking}*", "*no hook health (1)*"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,6 +36,8 @@ class StoreReads(Suite):
     Write `make_store(self)`, and `keep(self, source)` if the content must get there in another way than by the store.
     """
 
+    #: The hooks that it must have.
+    hooks: ClassVar[tuple[str, ...]] = ("fetch", "resolve", "has", "entries", "extract", "export_car")
     #: A method `damage(self, cid)` that changes a byte of a block of plain bytes where the store keeps it.
     damage: Any = None
 
@@ -71,6 +73,11 @@ class StoreReads(Suite):
         path = tmp_path / "kept"
         path.write_bytes(data)
         return self.keep(Source(path=path))
+
+    def test_has_its_hooks(self, shelf: Shelf) -> None:
+        """It has every hook that the other tests call: where one is missing, those fail in less clear words."""
+        missing = [hook for hook in self.hooks if not shelf.has(hook)]
+        assert not missing, f"it has no hook {', '.join(missing)}"
 
     @pytest.mark.parametrize("size", _SIZES)
     def test_gives_back_what_was_kept(self, shelf: Shelf, tmp_path: Path, size: int) -> None:
@@ -204,6 +211,7 @@ class StoreReads(Suite):
             assert ended.error is None, f"found {ended.error!r}"
             assert ended.value == [data] * 3
 
+    @needs("health")
     def test_health(self, shelf: Shelf) -> None:
         """It is well, and says so within seconds."""
         health = self.run(shelf.health).value

@@ -36,6 +36,8 @@ class StoreContract(StoreReads):
     collected, as with `ProviderContract`: `make_store` is called before there are fixtures, or your own `sample`.
     """
 
+    hooks = (*StoreReads.hooks, "store", "import_car", "pin", "unpin", "verify")
+
     def test_says_what_it_kept(self, shelf: Shelf, tmp_path: Path) -> None:
         """CID, size and kind of files, streams, folders and symbolic links: the same content has the same CID."""
         hello = shelf.put(b"hello world")
