@@ -21,6 +21,8 @@ And of a store:
 - `read_only`: why nothing can be kept there now (a gateway, a disk that cannot be written), and what to do; or "". Such
   a store is asked for reading only.
 - `local`: True if it is on this machine: such stores come first.
+- `path`: a `Path`, the folder of this machine in which it, and no other store, keeps content. The outbox, the index of
+  evidence and what receipts note are kept there too.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ class Blocks:
     in it is changed; that is looked at anew with each call.
     """
 
-    #: The folder, which is made with the first put. Without: POINTSMAN_STORE, else ~/.local/share/pointsman/store.
+    #: The folder, which is made with the first put. Without: POINTSMAN_STORE, else pointsman/store in XDG_DATA_HOME, or
+    #: in ~/.local/share.
     path: Path = field(factory=default_path, converter=_placed)
     #: How content becomes blocks: another profile gives it other CIDs.
     profile: str = field(default="unixfs-v1-2025", validator=validators.in_(tuple(PROFILES)))
