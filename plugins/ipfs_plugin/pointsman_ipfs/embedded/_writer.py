@@ -22,7 +22,7 @@ from ._places import Places
 from ._reserve import Reserve
 from ._shelf import Shelf
 
-Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
+_Blocks: TypeAlias = "Sequence[tuple[bytes, bytes]]"  # (binary CID, data)
 
 #: A pack is not added to beyond so many bytes, and one that others have left is gone on with up to half of it.
 _FULL = 256 << 20
@@ -42,7 +42,7 @@ _ENDS = attrgetter("ends")  #: of what a thread adds
 class _Entry(NamedTuple):
     """What one thread adds."""
 
-    blocks: Blocks
+    blocks: _Blocks
     pins: tuple[bytes, ...]
     unpins: tuple[bytes, ...]
     ends: float  #: until when its thread waits for who changes the index
@@ -59,7 +59,7 @@ class Writer:
         self._last = places.index.last_mark()
         self._ahead = max(self._last, time_ns()) - monotonic_ns()  #: of that clock, which nobody sets back
 
-    def add(self, blocks: Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
+    def add(self, blocks: _Blocks, pins: tuple[bytes, ...] = (), unpins: tuple[bytes, ...] = ()) -> None:
         """Make these blocks durable, with their pins: all of it or nothing.
 
         :raises UnavailableError: they could not be written.
@@ -103,7 +103,7 @@ class Writer:
             self._places.look()
             raise
 
-    def _write(self, blocks: Blocks, batch: Sequence[_Entry]) -> None:
+    def _write(self, blocks: _Blocks, batch: Sequence[_Entry]) -> None:
         every = {cid[-32:]: (cid, data) for cid, data in blocks}
         if len(every) < len(blocks):  # of the same bytes under several CIDs, one that says how to read them is kept
             every |= {cid[-32:]: (cid, data) for cid, data in blocks if is_formed(cid)}
