@@ -22,7 +22,7 @@ from pointsman import Completion, ConfigError, Health, Request, Secret, Store, h
 from ..embedded.blocks import Blocks
 from ._ledger import Keeping, Ledger
 from ._receipt import answer_content, digest, request_content, written
-from ._signature import Signer, signer_of
+from ._signature import Signer, secret_of, signer_of
 
 __all__ = ["Receipts", "matches"]
 
@@ -44,10 +44,6 @@ def _check_id(named: str | None, store: Store | None) -> None:
         raise ConfigError(f"store_id: found {named!r}, expected one of {', '.join(map(repr, known))}")
 
 
-def _secret(key: str | Secret | None) -> Secret | None:
-    return Secret.of(key)
-
-
 @frozen(kw_only=True)
 class Receipts:
     """Keeps a record of every answer: what was asked, who answered, and all that led to it. Each names the last.
@@ -63,8 +59,9 @@ class Receipts:
     store_id: str | None = None
     #: Whether what was asked and answered is in them; else, and for a request that is `private`, a digest of it.
     content: bool = True
-    #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
-    key: Secret | None = field(default=None, converter=_secret, repr=False)
+    #: What signs them: a private key of Ed25519: that of `cryptography`, PEM, or its 32 bytes (in base64, hexadecimal, or
+    #: as they are); or a file with such a text.
+    key: Secret | None = field(default=None, converter=secret_of, repr=False)
     key_path: Path | None = field(default=None, converter=optional(Path))
     #: Seconds for which a receipt waits for others to become durable with it.
     delay: float = field(default=0.25, validator=[validators.ge(0), validators.le(3600)])
