@@ -59,8 +59,8 @@ class Receipts:
     store_id: str | None = None
     #: Whether what was asked and answered is in them; else, and for a request that is `private`, a digest of it.
     content: bool = True
-    #: What signs them: a private key of Ed25519: that of `cryptography`, PEM, or its 32 bytes (in base64, hexadecimal, or
-    #: as they are); or a file with such a text.
+    #: What signs them: a private key of Ed25519: that of `cryptography`, PEM, or its 32 bytes (in base64, hexadecimal,
+    #: or as they are); or a file with such a text.
     key: Secret | None = field(default=None, converter=secret_of, repr=False)
     key_path: Path | None = field(default=None, converter=optional(Path))
     #: Seconds for which a receipt waits for others to become durable with it.
