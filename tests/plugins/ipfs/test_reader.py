@@ -185,7 +185,7 @@ def test_each_is_asked_what_it_is(blocks: Any) -> None:
         read(blocks, folder)
     record = cids.cbor_cid(b"\xf6")
     blocks.put(record, b"\xf6")
-    with pytest.raises(InvalidRequestError, match="'other', expected 'file'; .* export"):
+    with pytest.raises(InvalidRequestError, match=r"'other', expected 'file'; .* export"):
         read(blocks, record)
     with pytest.raises(InvalidRequestError, match="'file', expected 'folder'"):
         list(reader.entries(blocks.fetch, root))
