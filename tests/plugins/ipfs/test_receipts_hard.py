@@ -281,7 +281,7 @@ def test_receipts_are_signed(kept: Path, tmp_path: Path, chain: Chain, form: str
     """With a key of Ed25519, in whatever form it is written, each receipt has a signature that anyone can check."""
     pem = private().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     (tmp_path / "key").write_text(pem if form == "file" else key_in_base64() + "\n")
-    options: dict[str, Any] = {
+    forms: dict[str, dict[str, Any]] = {
         "base64": {"key": key_in_base64()},
         "pem": {"key": pem},
         "file": {"key_path": tmp_path / "key"},
@@ -290,8 +290,8 @@ def test_receipts_are_signed(kept: Path, tmp_path: Path, chain: Chain, form: str
         "bytes": {"key": bytes(range(32))},
         "pem bytes": {"key": pem.encode()},
         "object": {"key": private()},
-    }[form]
-    chain(3, **options)
+    }
+    chain(3, **forms[form])
     checks = list(verify(kept, key=public()))
     assert all(check.holds for check in checks)
     assert f"all are signed with the key {public().hex()}, which was given" in "\n".join(map(str, checks))
@@ -305,6 +305,12 @@ def test_what_is_no_key_to_sign_with_is_told(key: Any) -> None:
         Receipts(key=key)
     with pytest.raises(ConfigError, match=r"receipts\.key: found .*expected|key: found something else"):
         Router([], receipts={"key": key})
+
+
+def test_what_is_no_store_is_told(tmp_path: Path) -> None:
+    """A path in its place, say: at once, and not with the first answer."""
+    with pytest.raises(ConfigError, match=r"^store: found str, expected a pointsman\.Store"):
+        Receipts(store=str(tmp_path))  # type: ignore[arg-type]
 
 
 def test_the_private_key_is_shown_nowhere(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def _check_id(named: str | None, store: Store | None) -> None:
+def _check(named: str | None, store: Store | None) -> None:
+    if not isinstance(store, Store | None):
+        raise ConfigError(f"store: found {type(store).__name__}, expected a pointsman.Store: Store([Blocks(path=...)])")
     known = ["blocks"] if store is None else [one.id for one in store.stores]
     if named is not None and named not in known:
         raise ConfigError(f"store_id: found {named!r}, expected one of {', '.join(map(repr, known))}")
@@ -79,7 +81,7 @@ class Receipts:
     _used: list[_Open] = field(init=False, repr=False, eq=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        _check_id(self.store_id, self.store)
+        _check(self.store_id, self.store)
 
     @hookimpl
     def receipt(self, request: Request, completion: Completion) -> str:
