@@ -168,7 +168,8 @@ def placed(backend: Backend, priority: float, presets: Mapping[str, Any]) -> Bac
 def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[Backend] = ()) -> list[Backend]:
     """Return the backends behind all that was given, each placed to be asked in this order, and none twice.
 
-    A callable that takes a text and returns one is a backend, too; its name is its `id`, if it has one.
+    A callable that takes a text and returns one is a backend, too, or whatever has such a method `generate`; its name
+    is its `id`, if it has one.
 
     :param of: how an error calls what was given.
     :param first: what is asked before it.
@@ -180,8 +181,11 @@ def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[
             router = one.router if isinstance(one, TextBackend) else one
             chain += (router if isinstance(router, Router) else Router([router])).backends
         except ConfigError as error:
-            if callable(one) and not isinstance(one, type):
-                chain.append(_asking(one, place))
+            ask = one if callable(one) else getattr(one, "generate", None)
+            if (
+                callable(ask) and not isinstance(one, type) and not hasattr(ask, "pointsman_impl")
+            ):  # a hook takes no text
+                chain.append(_asking(ask, one, place))
                 continue
             found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise ConfigError(f"{of}[{place}]: found {found}, expected {expected}") from error
@@ -189,7 +193,7 @@ def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[
     return [placed(backend, priority, {}) for priority, backend in enumerate(once.values(), 1)]
 
 
-def _asking(one: Callable[[str], object], place: int) -> Backend:
-    """Return the backend that asks a callable."""
+def _asking(ask: Callable[[str], object], one: object, place: int) -> Backend:
+    """Return the backend that asks a callable, that of whom it is named for."""
     id, name = getattr(one, "id", None), getattr(one, "__name__", type(one).__name__)
-    return Backend(_Asked(one), type="callable", id=id if isinstance(id, str) and id.strip() else f"{name}-{place + 1}")
+    return Backend(_Asked(ask), type="callable", id=id if isinstance(id, str) and id.strip() else f"{name}-{place + 1}")

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 #: A private key of age or of SSH, the text of a key file, or the path of one.
 Identity: TypeAlias = "str | Secret | Path"
 
-_EXPECTED = "a backend of the package `backends`, one of Pointsman, or a callable that takes a text and returns one"
+_EXPECTED = (
+    "a backend of the package `backends`, one of Pointsman, or a callable, or method `generate`, of text to text"
+)
 
 
 class Mediator:
@@ -50,8 +52,8 @@ class Mediator:
     before it. `router` is the `pointsman.Router` that asks the backends, `store` the `pointsman.Store`.
 
     :param backends: what is asked, in this order, until one answers: `LLMRouterBackend`, `OpenAIBackend` ..., one or a
-        list; or what `backends.load` returned. A callable that takes a text and returns one is a backend, too. They
-        stay open when the mediator is closed. Evidence needs none.
+        list; or what `backends.load` returned. A callable that takes a text and returns one is a backend, too, or what
+        has such a method `generate`. They stay open when the mediator is closed. Evidence needs none.
     :param store: keeps the evidence; it stays open when the mediator is closed. Without: the embedded store of this
         machine, and the IPFS node at its usual address if one answers.
     :param path: a folder of this mediator's own: for the embedded store, and for the index of evidence.

@@ -142,7 +142,7 @@ class Replayed(io.RawIOBase):
             check_time(self._scope.left(), "while the content was read")
             left = self._scope.remaining()
             try:
-                return _bytes_of(self._some(size))
+                return _bytes_of(self._some(size), size)
             except Exception as error:
                 self._broken = error
             finally:
@@ -179,7 +179,7 @@ def file_of(given: Given) -> BinaryIO | Path:
         return path
     if (read := getattr(given, "read", None)) is not None:
         try:
-            _bytes_of(read(0))
+            _bytes_of(read(0), 0)
         except Exception as error:
             raise _unreadable(error) from error
         return given  # type: ignore[return-value] # it reads bytes
@@ -206,10 +206,10 @@ def check_time(left: float, when: str) -> None:
         raise BackendTimeout(f"the time was up {when}; give a longer timeout")
 
 
-def _bytes_of(data: Any) -> bytes:
+def _bytes_of(data: Any, size: int) -> bytes:
     """Return what a file has read.
 
-    :raises InvalidRequestError: that is a text, say.
+    :raises InvalidRequestError: that is a text, say, or more than the file was asked for: the rest would be lost.
     """
     if isinstance(data, str):
         raise InvalidRequestError("content: found a file that reads text, expected one that was opened in binary mode")
@@ -217,7 +217,10 @@ def _bytes_of(data: Any) -> bytes:
         raise InvalidRequestError("content: found a file with nothing to read yet, expected one that waits for more")
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InvalidRequestError(f"content: found a file that reads {type(data).__name__}, expected bytes")
-    return bytes(data)
+    if len(found := bytes(data)) > size:
+        text = f"content: found a file that reads {len(found):,} bytes for {size:,}, expected no more"
+        raise InvalidRequestError(f'{text}; give its pieces, iter(file.read, b"")')
+    return found
 
 
 def _unreadable(error: Exception) -> InvalidRequestError:
@@ -237,7 +240,7 @@ def _seekable(file: Any) -> bool:
 def _waits(file: BinaryIO) -> bool:
     try:
         return os.get_blocking(file.fileno())
-    except (OSError, ValueError):  # it is not the system's
+    except (AttributeError, OSError, ValueError):  # it is not the system's
         return False
 
 

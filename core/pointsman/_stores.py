@@ -140,14 +140,14 @@ def check_folders(stores: Iterable[StoreBackend]) -> None:
             raise ConfigError(f"stores {other!r} and {one.id!r}: found one folder, {one.folder}; give each its own")
 
 
-def outbox_path(stores: Iterable[StoreBackend]) -> Path:
-    """Return where the outbox is if nobody says: beside the content of the first store that has a path to write to.
+def outbox_path(stores: Iterable[StoreBackend], named: str | os.PathLike[str] | None) -> Path:
+    """Return where the outbox is; if nobody says, beside the content of the first store that has a path to write to.
 
     :raises ConfigError: there is none, and the user has no home.
     """
-    for one in stores:
-        if one.folder is not None and one.writable:
-            return one.folder / "outbox.sqlite"
+    beside = (one.folder / "outbox.sqlite" for one in stores if one.folder is not None and one.writable)
+    if (found := named or next(beside, None)) is not None:
+        return Path(os.path.expanduser(found)).absolute()
     try:
         return Path.home() / ".local" / "share" / "pointsman" / "outbox.sqlite"
     except RuntimeError:

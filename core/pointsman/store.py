@@ -67,7 +67,7 @@ class Store:
         wrappers = wrappers_of(self._catalogue, middleware, "Store")
         numbers = {"timeout": timeout, "idle_timeout": idle_timeout, "max_retries": max_retries}
         policy = policy_of(numbers | {"health_ttl": health_ttl}, "Store")
-        self._post = Post(outbox_path(made) if outbox is None else Path(outbox).absolute(), lambda: self._storing)
+        self._post = Post(outbox_path(made, outbox), lambda: self._storing)
         self._absent = Absent(found, self._post, lambda: self._storing)
         told = self._damaged, self._absent.now
         self._storing = Storing(made, wrappers, policy, health_ttl, clock or Clock(), self._catalogue, *told)

@@ -19,9 +19,11 @@ from pointsman import (
     BackendTimeout,
     Completion,
     ConfigError,
+    Request,
     Router,
     Store,
     UnavailableError,
+    hookimpl,
 )
 from pointsman.testing import FaultServer, faults
 from pointsman.testing.doubles import Scripted
@@ -154,6 +156,28 @@ def test_the_next_one_answers_where_a_callable_fails(mediator: Made) -> None:
         mediator(first, second).generate("hello")
     with LLMRouterBackend(provider="echo", fallback_providers=[Called("spare", "x")]) as chain:
         assert [one.id for one in chain.router.backends] == ["llm-router", "spare"]
+
+
+def test_what_generates_a_text_is_a_backend(mediator: Made) -> None:
+    """As those of the package `backends` do, of whatever class it is; a hook takes no text."""
+
+    class Generating:
+        id = "mine"
+
+        def generate(self, prompt: str, **options: Any) -> str:
+            return f"{prompt} Yes."
+
+    class Hooked:
+        @hookimpl
+        def generate(self, request: Request) -> Completion:
+            raise AssertionError
+
+    made = mediator(Generating())
+    assert made.generate("Is it?", max_tokens=5) == "Is it? Yes."
+    made.submit_evidence(b"x", "text")
+    assert made.analyze_evidence()["recommended_by"] == "mine"
+    with pytest.raises(ConfigError, match="found Hooked, expected a backend of the package"):
+        mediator(Hooked())
 
 
 def test_without_a_backend_nobody_is_asked(mediator: Made) -> None:

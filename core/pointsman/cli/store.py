@@ -153,7 +153,11 @@ def verify(cid: str | None, store_id: str | None, as_json_: bool, config_file: s
 @store.command(short_help="Write content as a CAR file.")
 @click.argument("cid")
 @click.option(
-    "-o", "--output", required=True, metavar="FILE", help="A path where nothing is; - is the standard output."
+    "-o",
+    "--output",
+    default="-",
+    metavar="FILE",
+    help="A path where nothing is; - is the standard output. [default: -]",
 )
 @store_option
 @timeout_option

@@ -280,6 +280,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_keys_of_pyrage_are_taken_as_they_are(store: Store) -> None:
+    """Whoever has made one with the library need not write it out."""
+    with Evidence(store, recipients=[ALICE.to_public(), BOB.to_public()], identity=BOB) as evidence:
+        filed = evidence.submit(PICTURE, ABOUT)
+        assert evidence.read(filed.record) == PICTURE
+    assert pyrage.decrypt(store.get(filed.record.cid), [ALICE]) == PICTURE
+    with Evidence(store, identity=[ALICE]) as evidence:
+        assert evidence.find(filed.record.cid) == (filed.record,)
+
+
 @pytest.mark.parametrize(("keys", "told"), WRONG)
 def test_keys_that_are_none_are_refused(store: Store, keys: dict[str, Any], told: str) -> None:
     """At once, with the place and what was expected, and without the key."""

@@ -14,7 +14,7 @@ from attrs import define
 from pointsman import ConfigError, Scope, Store, StoreBackend, UnavailableError, _courier, hookimpl
 from pointsman._outbox import Outbox, Waiting
 from pointsman.content import Stored
-from pointsman_ipfs import Blocks, Gateway
+from pointsman_ipfs import Blocks, Gateway, Kubo
 from pointsman_ipfs.dag.cid import raw_cid, to_text
 
 
@@ -155,6 +155,16 @@ def test_a_store_that_is_turned_off_is_asked_for_nothing(tmp_path: Path) -> None
     office = StoreBackend(Failing([]), id="office", enabled=False)
     with Store([StoreBackend(home, id="home"), office]) as store:
         assert [one.reason for one in store.sync()] == ["disabled in the configuration"]
+
+
+def test_the_outbox_may_be_named_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the folder of a store: else what waits would depend on where the program was started."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    away = {"home": Blocks(path="~/home"), "node": Kubo(url="http://127.0.0.1:9")}
+    with Store(away, outbox="~/waits.sqlite") as store:
+        assert store.put(b"x").waiting_for == ("node",)
+    assert (tmp_path / "waits.sqlite").exists()
 
 
 def test_a_store_that_hangs_keeps_nobody_from_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

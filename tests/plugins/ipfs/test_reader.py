@@ -183,6 +183,10 @@ def test_each_is_asked_what_it_is(blocks: Any) -> None:
     root, folder = file(blocks, b"x").cid, add_folder([], SMALL, blocks.put).cid
     with pytest.raises(InvalidRequestError, match="'folder', expected 'file'"):
         read(blocks, folder)
+    record = cids.cbor_cid(b"\xf6")
+    blocks.put(record, b"\xf6")
+    with pytest.raises(InvalidRequestError, match=r"'other', expected 'file'; .* export"):
+        read(blocks, record)
     with pytest.raises(InvalidRequestError, match="'file', expected 'folder'"):
         list(reader.entries(blocks.fetch, root))
     with pytest.raises(InvalidRequestError, match="'file', expected 'symlink'"):

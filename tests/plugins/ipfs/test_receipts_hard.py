@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from pointsman import Backend, Completion, ConfigError, Message, Request, Router, Secret, Store, UnavailableError
 from pointsman.testing import Scripted
@@ -273,21 +274,43 @@ def public() -> bytes:
     return private().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
-@pytest.mark.parametrize("form", ["base64", "pem", "file", "file of base64"])
+@pytest.mark.parametrize(
+    "form", ["base64", "pem", "file", "file of base64", "hexadecimal", "bytes", "pem bytes", "object"]
+)
 def test_receipts_are_signed(kept: Path, tmp_path: Path, chain: Chain, form: str) -> None:
     """With a key of Ed25519, in whatever form it is written, each receipt has a signature that anyone can check."""
     pem = private().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     (tmp_path / "key").write_text(pem if form == "file" else key_in_base64() + "\n")
-    options: dict[str, Any] = {
+    forms: dict[str, dict[str, Any]] = {
         "base64": {"key": key_in_base64()},
         "pem": {"key": pem},
         "file": {"key_path": tmp_path / "key"},
         "file of base64": {"key_path": tmp_path / "key"},
-    }[form]
-    chain(3, **options)
+        "hexadecimal": {"key": bytes(range(32)).hex()},
+        "bytes": {"key": bytes(range(32))},
+        "pem bytes": {"key": pem.encode()},
+        "object": {"key": private()},
+    }
+    chain(3, **forms[form])
     checks = list(verify(kept, key=public()))
     assert all(check.holds for check in checks)
     assert f"all are signed with the key {public().hex()}, which was given" in "\n".join(map(str, checks))
+
+
+@pytest.mark.parametrize("key", [5, X25519PrivateKey.generate(), private().public_key(), b"\xff" * 31, "ab" * 31])
+def test_what_is_no_key_to_sign_with_is_told(key: Any) -> None:
+    """In a program and in a mapping: with what was expected, and without what was given."""
+    says = "key: found .*, expected a private key of Ed25519 without a password: PEM, "
+    with pytest.raises(ConfigError, match=says):
+        Receipts(key=key)
+    with pytest.raises(ConfigError, match=r"receipts\.key: found .*expected|key: found something else"):
+        Router([], receipts={"key": key})
+
+
+def test_what_is_no_store_is_told(tmp_path: Path) -> None:
+    """A path in its place, say: at once, and not with the first answer."""
+    with pytest.raises(ConfigError, match=r"^store: found str, expected a pointsman\.Store"):
+        Receipts(store=str(tmp_path))  # type: ignore[arg-type]
 
 
 def test_the_private_key_is_shown_nowhere(tmp_path: Path) -> None:
@@ -298,6 +321,6 @@ def test_the_private_key_is_shown_nowhere(tmp_path: Path) -> None:
         Router.from_config(json.loads(json.dumps(config)))
     assert key_in_base64()[:-2] not in str(caught.value)
     pem = private().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    for key in key_in_base64(), pem:
+    for key in key_in_base64(), pem, bytes(range(32)).hex():
         with pytest.raises(ConfigError, match=r"^key_path: found what may be the key itself, .* is given as `key`$"):
             Receipts(key_path=key)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import threading
 from array import array
 from collections import deque
@@ -78,6 +80,31 @@ def test_what_cannot_be_read_at_all_is_told(two: Store, tmp_path: Path) -> None:
                 InvalidRequestError, match=r"content: cannot be read: (ValueError: .*closed|Unsupported)"
             ):
                 two.put(file)
+
+
+@pytest.mark.parametrize("heeds_none", [True, False])
+def test_a_file_that_reads_more_than_it_is_asked_for_is_refused(two: Store, heeds_none: bool) -> None:
+    """What it gave too much would be lost, or would stand in a block of another size. It is the caller's error."""
+
+    class Careless(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(0 if size == 0 and heeds_none else 3_000_000)
+
+    says = f"content: found a file that reads 3,000,000 bytes for {'1,048,576' if heeds_none else 0}, .*iter"
+    with pytest.raises(InvalidRequestError, match=says):
+        two.put(Careless(bytes(7_000_000)))
+    assert list(two.ls()) == []
+
+
+def test_a_file_in_an_archive_is_kept(two: Store, tmp_path: Path) -> None:
+    """`tarfile` gives one without the number that a file of the system has."""
+    (tmp_path / "letter").write_bytes(b"Dear Sir")
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(tmp_path / "letter", "letter")
+    with tarfile.open(tmp_path / "all.tar") as archive:
+        member = archive.extractfile("letter")
+        assert member is not None
+        assert two.get(two.put(member).cid) == b"Dear Sir"
 
 
 def test_content_that_comes_slowly_is_not_waited_for_beyond_the_deadline(two: Store) -> None:

@@ -160,6 +160,7 @@ def test_car_files_go_in_and_out(run: Run, folder: Path, tmp_path: Path) -> None
     cid = run("put", "letters").stdout.split()[0].decode()
     run("export", cid, "-o", "letters.car")
     piped = run("export", cid, "--output", "-").stdout
+    assert run("export", cid).stdout == piped
     assert (tmp_path / "letters.car").read_bytes() == piped
     assert b"File exists" in run("export", cid, "-o", "letters.car", code=2).stderr
     other = Blocks(path=tmp_path / "other")

@@ -267,6 +267,8 @@ def _looked(get: Get, cid: bytes, kind: What) -> _Block:
         text = f"{to_text(cid)}: found a block of kind {block.kind!r}, expected {kind!r}"
         if (block.kind, kind) == ("folder", "file"):
             text += "; name a file in it (CID/NAME), or write all of it to a path (extract, get --output)"
+        elif block.kind == "other":
+            text += "; it is a record, say: export it as a CAR file, or see it with `ipfs dag get`"
         raise InvalidRequestError(text)
     return block
 

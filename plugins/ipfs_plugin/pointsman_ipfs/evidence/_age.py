@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 
 from pointsman import AuthenticationError, ConfigError, Secret, UnusableAnswer
 
-#: The private key itself ("AGE-SECRET-KEY-1...", or an SSH key), the text of a key file, or the path of one.
+#: The private key itself ("AGE-SECRET-KEY-1...", or an SSH key), the text of a key file, or the path of one. A key of
+#: `pyrage.x25519`, which has no types, is one, too.
 Identity: TypeAlias = "str | Secret | Path"
 
 #: Pieces, of 64 KiB, that may wait to be read.
@@ -196,6 +197,7 @@ def hidden(given: object, *, public: bool = False) -> tuple[Any, ...]:
         return ()
     several = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else (given,)
     texts = [one.decode(errors="replace") if isinstance(one, bytes) else one for one in several]
+    texts = [str(one) if type(one).__module__ == "pyrage.x25519" else one for one in texts]  # which writes it out
     texts = [_NO_PATH if isinstance(one, Path) and _WITHIN.search(str(one)) else one for one in texts]
     return tuple(Secret(one) if isinstance(one, str) and not (public and _is_public(one)) else one for one in texts)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from base64 import b64decode
-from binascii import Error as Base64Error
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from ..dag.cbor import encode
 _PEM = "-----BEGIN"
 _SIZE = 32  #: bytes of a key, private or public
 _NAME = encode("signature")
-#: In the place of a path: PEM, or 32 bytes in base64.
-_LIKE_KEY = re.compile(r"PRIVATE KEY|[A-Za-z0-9+/]{40}=$")
+#: In the place of a path: PEM, or 32 bytes in base64 or hexadecimal digits.
+_LIKE_KEY = re.compile(r"PRIVATE KEY|[A-Za-z0-9+/]{40}=$|[0-9A-Fa-f]{64}$")
+_EXPECTED = "a private key of Ed25519 without a password: PEM, or its 32 bytes (in base64, hexadecimal, or as they are)"
 _INSTALL = 'signatures need cryptography: pip install "pointsman-ipfs[sign]"'
 
 
@@ -30,8 +30,22 @@ class Signer:
     sign: Callable[[bytes], bytes]  #: returns 64 bytes
 
 
+def secret_of(key: object) -> Secret | None:
+    """Return a private key, in whatever form a program has it, in the one that nothing shows.
+
+    :raises ConfigError: it is of no such type, or `cryptography`, whose key it may be, is not installed.
+    """
+    if isinstance(key, bytes):
+        key = b64encode(key).decode() if len(key) == _SIZE else key.decode("ascii", "replace")
+    elif not isinstance(key, str | Secret | None):
+        if not isinstance(key, _library()[0].Ed25519PrivateKey):
+            raise ConfigError(f"key: found {type(key).__name__}, expected {_EXPECTED}")
+        key = b64encode(key.private_bytes_raw()).decode()
+    return Secret.of(key)
+
+
 def signer_of(key: Secret | None, path: Path | None) -> Signer | None:
-    """Return what signs with a private key: PEM text, or 32 bytes in base64; or a file with either. None without one.
+    """Return what signs with a private key, as `secret_of` returns it; or a file with such text. None without one.
 
     :raises ConfigError: it is none, or `cryptography` is not installed.
     """
@@ -58,13 +72,17 @@ def _private(key: Secret, where: str) -> Any:
         if key.reveal().startswith(_PEM):
             found = load_pem.load_pem_private_key(key.reveal().encode(), None)
         else:
-            found = ed25519.Ed25519PrivateKey.from_private_bytes(b64decode(key.reveal(), validate=True))
+            found = ed25519.Ed25519PrivateKey.from_private_bytes(_bytes_in(key.reveal()))
     except (ValueError, TypeError):  # not from it: the library may repeat what it was given
         found = None
     if not isinstance(found, ed25519.Ed25519PrivateKey):
-        expected = "a private key of Ed25519 without a password: PEM, or its 32 bytes in base64"
-        raise ConfigError(f"{where}: found something else, expected {expected}")
+        raise ConfigError(f"{where}: found something else, expected {_EXPECTED}")
     return found
+
+
+def _bytes_in(written: str) -> bytes:
+    """Return the bytes of a key that is written in hexadecimal digits or base64; else raise ValueError."""
+    return bytes.fromhex(written) if len(written) == 2 * _SIZE else b64decode(written, validate=True)
 
 
 def public_key(written: str) -> bytes:
@@ -73,8 +91,8 @@ def public_key(written: str) -> bytes:
     :raises ConfigError: it is none.
     """
     try:
-        found = bytes.fromhex(written) if len(written) == 2 * _SIZE else b64decode(written, validate=True)
-    except (ValueError, Base64Error):
+        found = _bytes_in(written)
+    except ValueError:
         found = b""
     if len(found) == _SIZE:
         return found

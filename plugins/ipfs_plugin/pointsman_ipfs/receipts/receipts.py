@@ -22,7 +22,7 @@ from pointsman import Completion, ConfigError, Health, Request, Secret, Store, h
 from ..embedded.blocks import Blocks
 from ._ledger import Keeping, Ledger
 from ._receipt import answer_content, digest, request_content, written
-from ._signature import Signer, signer_of
+from ._signature import Signer, secret_of, signer_of
 
 __all__ = ["Receipts", "matches"]
 
@@ -38,14 +38,12 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def _check_id(named: str | None, store: Store | None) -> None:
+def _check(named: str | None, store: Store | None) -> None:
+    if not isinstance(store, Store | None):
+        raise ConfigError(f"store: found {type(store).__name__}, expected a pointsman.Store: Store([Blocks(path=...)])")
     known = ["blocks"] if store is None else [one.id for one in store.stores]
     if named is not None and named not in known:
         raise ConfigError(f"store_id: found {named!r}, expected one of {', '.join(map(repr, known))}")
-
-
-def _secret(key: str | Secret | None) -> Secret | None:
-    return Secret.of(key)
 
 
 @frozen(kw_only=True)
@@ -63,8 +61,9 @@ class Receipts:
     store_id: str | None = None
     #: Whether what was asked and answered is in them; else, and for a request that is `private`, a digest of it.
     content: bool = True
-    #: What signs them: a private key of Ed25519, as PEM or as its 32 bytes in base64; or a file with either.
-    key: Secret | None = field(default=None, converter=_secret, repr=False)
+    #: What signs them: a private key of Ed25519: that of `cryptography`, PEM, or its 32 bytes (in base64, hexadecimal,
+    #: or as they are); or a file with such a text.
+    key: Secret | None = field(default=None, converter=secret_of, repr=False)
     key_path: Path | None = field(default=None, converter=optional(Path))
     #: Seconds for which a receipt waits for others to become durable with it.
     delay: float = field(default=0.25, validator=[validators.ge(0), validators.le(3600)])
@@ -82,7 +81,7 @@ class Receipts:
     _used: list[_Open] = field(init=False, repr=False, eq=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        _check_id(self.store_id, self.store)
+        _check(self.store_id, self.store)
 
     @hookimpl
     def receipt(self, request: Request, completion: Completion) -> str:
