@@ -181,10 +181,9 @@ def chained(given: Iterable[object], of: str, expected: str, *, first: Iterable[
             router = one.router if isinstance(one, TextBackend) else one
             chain += (router if isinstance(router, Router) else Router([router])).backends
         except ConfigError as error:
-            ask = one if callable(one) else getattr(one, "generate", None)
-            if (
-                callable(ask) and not isinstance(one, type) and not hasattr(ask, "pointsman_impl")
-            ):  # a hook takes no text
+            ask = one if callable(one) else getattr(one, "generate", None)  # which takes a text, if it is no hook
+            hook = isinstance(getattr(ask, "pointsman_impl", None), dict)  # a double of a test has every attribute
+            if callable(ask) and not hook and not isinstance(one, type):
                 chain.append(_asking(ask, one, place))
                 continue
             found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__

@@ -206,9 +206,9 @@ class Store:
                 return False
             raise
 
-    def ls(self, cid: str | None = None, *, store: str | None = None) -> Iterator[Entry]:
+    def ls(self, cid: str | None = None, *, store: str | None = None, timeout: float | None = None) -> Iterator[Entry]:
         """List a folder; without a CID, what is pinned in the first store that can be asked. Raises as `open`."""
-        return self._storing.given_out(self._storing.task("entries", store, moving=True, cid=cid))
+        return self._storing.given_out(self._storing.task("entries", store, timeout, moving=True, cid=cid))
 
     def pin(self, cid: str, *, timeout: float | None = None) -> None:
         """Keep what is under a CID until it is unpinned, in every store. Raises as `get`.
@@ -290,15 +290,18 @@ class Store:
         self._storing.check_open()
         return tuple(self._post.waiting())
 
-    def status(self, cid: str) -> tuple[Copy, ...]:
+    def status(self, cid: str, *, timeout: float | None = None) -> tuple[Copy, ...]:
         """Return how each store has what is under a CID.
 
+        :param timeout: seconds; each store has an equal share, so that one that hangs leaves the others theirs.
         :raises InvalidRequestError: the CID is none.
         """
-        cid = self._storing.rooted(self._storing.task("has", cid=cid)).arguments["cid"]
+        task = self._storing.task("has", None, timeout, cid=cid)
+        each = timeout and task.scope.left() / (len(self.stores) + 1)  # and one, to find what a path leads to
+        cid = self._storing.rooted(self._storing.task("has", None, each, cid=cid)).arguments["cid"]
         waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent.now()
         shown = (one.id for one in self.stores if one.enabled and one.id not in absent)
-        return tuple(self._copy(cid, store, waiting.get(store)) for store in shown)
+        return tuple(self._copy(cid, store, waiting.get(store), each) for store in shown)
 
     def health(self) -> dict[str, Health]:
         """Return how each store is, and whether anything waits for it."""
@@ -384,11 +387,11 @@ class Store:
         except PointsmanError as error:
             _log.failed("outbox", error, cid=cid)
 
-    def _copy(self, cid: str, store: str, waiting: Waiting | None) -> Copy:
+    def _copy(self, cid: str, store: str, waiting: Waiting | None, timeout: float | None) -> Copy:
         if waiting is not None:
             return Copy(store, "waiting", waiting.reason)
         try:
-            return Copy(store, "kept" if self.has(cid, store=store) else "absent")
+            return Copy(store, "kept" if self.has(cid, store=store, timeout=timeout) else "absent")
         except InvalidRequestError:
             raise
         except BackendError as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, NonCallableMock
 
 import pytest
 from mediator import Mediator
@@ -178,6 +179,17 @@ def test_what_generates_a_text_is_a_backend(mediator: Made) -> None:
     assert made.analyze_evidence()["recommended_by"] == "mine"
     with pytest.raises(ConfigError, match="found Hooked, expected a backend of the package"):
         mediator(Hooked())
+
+
+@pytest.mark.parametrize(
+    "double", [Mock(return_value="Yes.", id="double"), NonCallableMock(generate=lambda prompt: "Yes.", id="double")]
+)
+def test_a_double_is_a_backend(mediator: Made, double: object) -> None:
+    """That of the standard library, which has every attribute that it is asked for: the generator's tests give it."""
+    made = mediator(double)
+    made.submit_evidence(b"x", "text")
+    assert made.generate("Is it?") == "Yes."
+    assert [one.id for one in made.router.backends] == ["double"]
 
 
 def test_without_a_backend_nobody_is_asked(mediator: Made) -> None:

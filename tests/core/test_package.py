@@ -204,7 +204,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_stays_small() -> None:
-    """The core has at most 6,242 lines of code, without testing/ and cli/; a larger number wants a reason.
+    """The core has at most 6,244 lines of code, without testing/ and cli/; a larger number wants a reason.
 
     4,300 of them ask models; the rest is `Store`: its loop, its outbox, the streams that its hooks move, which
     go on in another store where one breaks; what is given to it is looked at; stores that fail oddly; and, for plugins
@@ -212,7 +212,7 @@ def test_the_core_stays_small() -> None:
     """
     files = [path for path in CORE.rglob("*.py") if not {"testing", "cli"} & set(path.relative_to(CORE).parts)]
     sizes = {path.name: code_lines(path) for path in files}
-    assert sum(sizes.values()) <= 6242, sizes
+    assert sum(sizes.values()) <= 6244, sizes
 
 
 @pytest.mark.parametrize(("paths", "limit"), [(SOURCES, 400), (TESTS, 600)], ids=["sources", "tests"])

@@ -108,15 +108,16 @@ def get(cid: str, output: str | None, config_file: str | None, **how: Any) -> in
 @store.command(short_help="List a folder, or what is pinned.")
 @click.argument("cid", required=False)
 @store_option
+@timeout_option
 @json_option
 @config_option
-def ls(cid: str | None, store_id: str | None, as_json_: bool, config_file: str | None) -> int:
+def ls(cid: str | None, as_json_: bool, config_file: str | None, **how: Any) -> int:
     """List the folder under CID; without it, what is pinned."""
     with store_of(config_file) as kept:
-        _say_where_none_is(kept, store_id)
+        _say_where_none_is(kept, how["store_id"])
         rows = [
             {"cid": one.cid, "size": one.size, "kind": one.kind, "name": one.name if as_json_ else in_a_line(one.name)}
-            for one in kept.ls(cid, store=store_id)
+            for one in kept.ls(cid, store=how["store_id"], timeout=how["timeout"])
         ]
     _show(rows, ("cid", "kind", "size", "name"), as_json_, "nothing is pinned" if cid is None else "it is empty")
     return 0

@@ -438,8 +438,12 @@ def test_a_node_that_stands_still_keeps_nobody(spare_kubo: Any, running: Any, pa
     """Its process is stopped, its connections stay open: every call ends in its time, and goes on when it does."""
     with running(spare_kubo) as node:
         store, data = pair(node.api, 1.0), noise(6 * MIB, 3)
+        before = store.put(b"before")
+        assert store.sync() == ()
         os.kill(node.daemon.pid, signal.SIGSTOP)
         try:
+            with within(0.9):
+                assert [copy.state for copy in store.status(before.cid, timeout=0.9)] == ["kept", "unknown"]
             with within(1.0):
                 kept = store.put(data)
             with within(1.0):
