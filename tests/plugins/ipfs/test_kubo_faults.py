@@ -434,6 +434,32 @@ def test_a_node_that_ends_in_the_middle_of_a_put(
         proxy.stop()
 
 
+@pytest.mark.parametrize("transport", ["http", "ipfshttpclient"])
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_block_that_is_cut_on_its_way_is_not_damaged(
+    spare_kubo: Any, running: Any, noise: Any, tmp_path: Path, transport: Any, stays: bool
+) -> None:
+    """It is read again before it is called so: the node may have been ended in the middle of it, or only the line."""
+    with running(spare_kubo) as node, ExitStack() as stack:
+        proxy = Proxy(node.api, Wire.passing)
+        stack.callback(proxy.stop)
+        store = stack.enter_context(Store([Kubo(url=proxy.url, transport=transport)], outbox=tmp_path / "outbox"))
+        cid = store.put(noise(6 * MIB, 1)).cid
+
+        def cut(_: bytes) -> bytes:
+            proxy.fault = Wire.passing
+            if not stays:
+                node.daemon.kill()
+                node.daemon.wait(30)
+            raise OSError
+
+        part = After(MIB, cut)
+        proxy.mend()  # ends its connections, too
+        proxy.fault = lambda wire: wire.passing(down=part)
+        found = list(store.verify(cid))
+    assert [one.unchecked for one in found] == ([] if stays else [True]), found
+
+
 def test_a_node_that_stands_still_keeps_nobody(spare_kubo: Any, running: Any, pair: Any, noise: Any) -> None:
     """Its process is stopped, its connections stay open: every call ends in its time, and goes on when it does."""
     with running(spare_kubo) as node:

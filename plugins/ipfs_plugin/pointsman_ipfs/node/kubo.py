@@ -133,7 +133,7 @@ class Kubo(Reading):
     @hookimpl
     def verify(self, cid: str | None, progress: Progress, scope: Scope) -> Iterator[Finding]:
         """Read everything that is pinned and all other blocks, or what is under `cid`, and tell what is wrong."""
-        get, seen, unkept = counted(self._own(scope), progress), set[bytes](), _UNKEPT
+        get, seen, unkept = counted(_surely(self._own(scope)), progress), set[bytes](), _UNKEPT
         only = None if cid is None else reader.resolve(get, cid)
         for root in interrupted(self._rpc, get, scope):
             if only in (None, root):
@@ -278,6 +278,18 @@ def usual_node(timeout: float = 1.0) -> Kubo | None:
 def _opened(source: BinaryIO) -> tuple[list[bytes], Iterator[tuple[bytes, bytes]]]:
     read = reading(source)
     return car.opened(iter(lambda: read(_READ), b""))
+
+
+def _surely(get: Verified) -> Verified:
+    """Return what reads a block again before it is called damaged: it may have been cut, or altered, on its way."""
+
+    def read(cid: bytes) -> bytes:
+        try:
+            return get(cid)
+        except UnusableAnswer:
+            return get(cid)
+
+    return Verified(read)
 
 
 def _findings(found: Iterator[tuple[bytes, str]]) -> Iterator[Finding]:
