@@ -166,7 +166,8 @@ def verify(cid: str | None, store_id: str | None, as_json_: bool, config_file: s
 @config_option
 def export(cid: str, output: str, config_file: str | None, **how: Any) -> int:
     """Write all that is under CID as a CAR file of version 1, which every IPFS program reads."""
-    with store_of(config_file) as kept, Bytes(None, quiet=how["quiet"]) as seen, written(output) as write:
+    quiet = how["quiet"] or (output == "-" and sys.stdout.isatty())
+    with store_of(config_file) as kept, Bytes(None, quiet=quiet) as seen, written(output) as write:
         for piece in kept.export_car(cid, store=how["store_id"], timeout=how["timeout"]):
             write(piece)
             seen.add(len(piece))

@@ -316,6 +316,18 @@ def test_what_is_no_answer_is_told_at_once(kubo: Any, fault: Any, error: type[Ba
         proxy.stop()
 
 
+def test_a_cid_of_the_node_that_is_none_is_the_nodes_fault(kubo: Any) -> None:
+    """Of the block that it took, say: whoever put something gave no CID, and another store can be asked."""
+    proxy = Proxy(kubo.api, lambda wire: wire.passing(down=lambda piece: piece.replace(b'"Key":"baf', b'"Key":"!af')))
+    store = Kubo(url=proxy.url, transport="ipfshttpclient")
+    try:
+        with pytest.raises(UnusableAnswer, match=r"found !af.* taken"):
+            store.store(Source(file=io.BytesIO(b"a few bytes")), Scope(30))
+    finally:
+        store.close()
+        proxy.stop()
+
+
 def test_a_login_is_masked_in_what_comes_back(kubo: Any) -> None:
     """The password, and what it is sent as, are not shown, though a server repeats them."""
     sent = b64encode(b"bob:correct horse battery").decode()

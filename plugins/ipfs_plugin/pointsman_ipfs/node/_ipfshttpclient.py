@@ -86,7 +86,7 @@ class Library(Rpc):
             return str(library.block.put(io.BytesIO(data), opts=options, timeout=timeout)["Key"])
 
         found = self._ask(scope, ask)
-        if cids.digest_of(cids.parse(found)) != cids.digest_of(cid):
+        if (taken := cids.canonical(found)) is None or cids.digest_of(taken) != cids.digest_of(cid):
             raise UnusableAnswer(f"{self.host}: sent block {cids.to_text(cid)}, found {found:.160} taken")
 
     def _pin_of(self, cid: bytes, scope: Scope) -> Mapping[str, Any]:
