@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from pointsman import BackendTimeout, ContentNotFoundError, Store, UnavailableError
 from pointsman_ipfs import Blocks
+from pointsman_ipfs._locked_files import locked_files
 from pointsman_ipfs.dag import car
 from pointsman_ipfs.dag import cid as cids
 from pointsman_ipfs.dag.cbor import Ref, encode
-from pointsman_ipfs.embedded._disk import locked_files
 from pointsman_ipfs.embedded._index import Index
 from pointsman_ipfs.embedded._opened import Opened
 from pointsman_ipfs.embedded._places import Places

@@ -17,12 +17,12 @@ from pathlib import Path
 from pointsman import UnavailableError, UnusableAnswer
 from pointsman.content import Collected
 
+from .._locked_files import locked, locked_files
 from ..dag.block import Verified
 from ..dag.cid import to_text
-from ._disk import locked_files
 from ._holding import PATIENCE_S, lacking, lacking_still
 from ._index import Pin, Place, Sweep, Written
-from ._packs import Mark, Pack, head_of, if_there, locked, marked, packs_in
+from ._packs import Mark, Pack, head_of, if_there, marked, packs_in
 from ._places import Places
 from ._shelf import Shelf
 from ._writer import Writer
@@ -131,16 +131,20 @@ class _Mover:
         path = self._places.folder / f"{name}.car"
         try:
             with if_there(path):
-                if filled < _WORTH * path.stat().st_size and (file := locked(path)) is not None:
-                    try:
-                        if name not in self._places.index.runs():  # else it holds more than the index knows
-                            self._empty(path)
-                            self.emptied = True
-                    finally:
-                        locked_files.close(file)
+                self._empty_where_worth_it(path, filled)
         except (UnavailableError, UnusableAnswer) as error:
             self.failure = error
             self._end()
+
+    def _empty_where_worth_it(self, path: Path, filled: int) -> None:
+        if filled >= _WORTH * path.stat().st_size or (file := locked(path)) is None:
+            return
+        try:
+            if path.stem not in self._places.index.runs():  # else it holds more than the index knows
+                self._empty(path)
+                self.emptied = True
+        finally:
+            locked_files.close(file)
 
     def _end(self) -> None:
         pack, self._pack, counts = self._pack, None, self._counts

@@ -23,11 +23,12 @@ from uuid import uuid4
 from pointsman import UnavailableError, UnusableAnswer
 from pointsman.forks import Shared
 
+from .._locked_files import locked, locked_files
 from .._sqlite import is_read_only
 from ..dag import _varint, car
 from ..dag.cbor import Ref, decode, encode
 from ..dag.cid import RAW
-from ._disk import locked_files, standing, sync_file, sync_folder, unwritten
+from ._disk import standing, sync_file, sync_folder, unwritten
 
 #: CARv1's header with one root, the identity of nothing (bafkqaaa): the placeholder of the specification.
 HEADER = bytes.fromhex("19a265726f6f747381d82a45000155000067") + b"version\x01"
@@ -297,25 +298,6 @@ def _cid_at(head: bytes) -> bytes | None:
         return head[:34] if len(head) >= 34 else None
     if head[:1] == b"\x01" and head[2:4] == b"\x12\x20":
         return head[:36] if len(head) >= 36 else None
-    return None
-
-
-def locked(path: Path) -> int | None:
-    """Return the file of a pack, open and locked for writing; None if its writer lives, or it is gone.
-
-    `locked_files` closes it.
-    """
-    try:
-        file = locked_files.open(path, 0)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(file).st_nlink:
-            return file
-    except BlockingIOError:
-        pass
-    locked_files.close(file)
     return None
 
 

@@ -16,10 +16,11 @@ from time import monotonic
 
 from pointsman import UnavailableError
 
+from .._locked_files import locked, locked_files
 from .._sqlite import patience, until
-from ._disk import locked_files, sync_file, unwritten
+from ._disk import sync_file, unwritten
 from ._index import Index, Place, Written
-from ._packs import Mark, Pack, Record, counted, cut, if_there, locked, packs_in, scanned
+from ._packs import Mark, Pack, Record, counted, cut, if_there, packs_in, scanned
 
 #: What was written is entered together: when nothing more came for so many seconds, at the latest after so many times
 #: that.

@@ -12,6 +12,8 @@ from time import monotonic, sleep
 
 from pointsman import UnavailableError
 
+from .._locked_files import locks
+
 #: Seconds between two tries: others hold it for milliseconds.
 _FIRST_S, _LONGEST_S = 0.0005, 0.005
 #: Bytes that may be left in its file.
@@ -111,12 +113,3 @@ class SharedLock:
 def read(file: int) -> bytes:
     """Return what somebody has left in the file of a lock."""
     return os.pread(file, _NOTE, 0)
-
-
-def locks(file: int, kind: int) -> bool:
-    """Lock an open file, as `flock` has it, without waiting; say whether that was possible."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -13,11 +13,12 @@ from typing import Any
 
 from pointsman import UnusableAnswer
 
+from .._locked_files import locks
 from .._sqlite import Scratch, marks_of, opened, reading
 from ..dag.cid import cbor_cid, raw_cid, to_text
 from ..evidence._evidence_index import _is_damage
 from ..evidence._filing import begun_in
-from ..evidence._locked import locks, read
+from ..evidence._locked import read
 from ..evidence._records import Envelope
 from ..evidence._rows import MARKS, Row
 from ._check import Check, Status, amount

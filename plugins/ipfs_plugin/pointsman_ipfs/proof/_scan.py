@@ -12,10 +12,10 @@ from typing import BinaryIO
 from attrs import define, evolve, field, frozen
 from pointsman import UnusableAnswer
 
+from .._locked_files import locks
 from ..dag import car
 from ..dag.cid import DAG_CBOR, RAW, codec_of, inline_of, to_text
 from ..embedded._packs import HEADER, Mark, mark_in, next_whole
-from ..evidence._locked import locks
 from ._found import Found
 
 _PIECE = 1 << 20

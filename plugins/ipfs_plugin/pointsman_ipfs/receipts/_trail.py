@@ -18,9 +18,8 @@ from pathlib import Path
 
 from attrs import define
 
+from .._locked_files import locked, locked_files
 from ..dag.cid import canonical
-from ..embedded._disk import locked_files
-from ..embedded._packs import locked
 
 #: Stands where a line names no receipt.
 _NONE = "-"
