@@ -15,7 +15,7 @@ from ._courier import Courier
 from ._outbox import Outbox, Waiting, What
 from ._sources import Pieces
 from ._stores import StoreBackend
-from ._storing import Storing
+from ._storing import Storing, includes
 from .errors import BackendError, BackendTimeout, ContentNotFoundError
 from .forks import Shared
 from .scope import Scope
@@ -182,8 +182,8 @@ class Post(Shared):
                     yield piece
             except BackendError as error:
                 why = _SourceFailed(f"what was to be brought could not be read: {error}", retry_after=error.retry_after)
-                hung = any(isinstance(one, BackendTimeout) for one in getattr(error, "exceptions", (error,)))
-                failure.append(error if hung or error.blameless else why)  # to wait for more of that takes hours
+                # Where one hung, or lacks it, that is told as it is: to wait for more of it takes hours.
+                failure.append(error if error.blameless or includes(error, BackendTimeout) else why)
                 raise why from error
 
         source = Pieces(brought())

@@ -274,6 +274,11 @@ def _from(task: Task, given: int) -> Task:
     return evolve(task, arguments={**task.arguments, "offset": offset + given, "length": rest})
 
 
+def includes(error: BackendError, kind: type[BackendError]) -> bool:
+    """Say whether it is an error of this kind, or that of several stores of which one is."""
+    return any(isinstance(one, kind) for one in getattr(error, "exceptions", (error,)))
+
+
 def _plain(error: BackendError) -> BackendError:
     """Return an error as it is; of one store alone, its own; of stores that all do not have something, that."""
     if not isinstance(error, AllBackendsFailed):

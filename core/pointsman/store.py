@@ -19,7 +19,7 @@ from ._post import Post
 from ._settings import policy_of
 from ._sources import Content, Given, file_of, noted, open_file, told, with_first
 from ._stores import StoreBackend, Task, check_folders, outbox_path, stores_of
-from ._storing import Storing
+from ._storing import Storing, includes
 from .content import Collected, Copy, Entry, Finding, Progress, Source, Stored
 from .errors import BackendError, ContentNotFoundError, InvalidRequestError, PointsmanError
 from .scope import Clock
@@ -202,7 +202,7 @@ class Store:
         try:
             return self._storing.run(self._storing.task("has", store, timeout, cid=cid), None, there).answer is True
         except BackendError as error:
-            if any(isinstance(one, ContentNotFoundError) for one in getattr(error, "exceptions", (error,))):
+            if includes(error, ContentNotFoundError):
                 return False
             raise
 
@@ -296,8 +296,8 @@ class Store:
         :param timeout: seconds; each store has an equal share, so that one that hangs leaves the others theirs.
         :raises InvalidRequestError: the CID is none.
         """
-        task = self._storing.task("has", None, timeout, cid=cid)
-        each = timeout and task.scope.left() / (len(self.stores) + 1)  # and one, to find what a path leads to
+        # One share more, to find what a path leads to.
+        each = timeout and self._storing.task("has", None, timeout).scope.left() / (len(self.stores) + 1)
         cid = self._storing.rooted(self._storing.task("has", None, each, cid=cid)).arguments["cid"]
         waiting, absent = {one.store: one for one in self._post.waiting(cid)}, self._absent.now()
         shown = (one.id for one in self.stores if one.enabled and one.id not in absent)
