@@ -480,6 +480,7 @@ def test_a_node_that_stands_still_keeps_nobody(spare_kubo: Any, running: Any, pa
         assert store.sync() == ()
         os.kill(node.daemon.pid, signal.SIGSTOP)
         try:
+            os.waitid(os.P_PID, node.daemon.pid, os.WSTOPPED | os.WNOWAIT)  # until then it may still answer
             with within(0.9):
                 assert [copy.state for copy in store.status(before.cid, timeout=0.9)] == ["kept", "unknown"]
             with within(1.0):
